@@ -1,0 +1,35 @@
+# make repro: the environment, then every figure and table.  make test: the environment, then all tests.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# One environment for all: matplotlib without a screen, no telemetry, and figures and numbers alike on every run.
+export MPLBACKEND ?= agg
+export DVC_NO_ANALYTICS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lab notebooks clean
+
+repro: $(READY)
+	dvc repro
+	@python -m lrp_core.report
+
+test: $(READY)
+	ruff check .
+	ruff format --check .
+	pytest --nbval-lax tests notebooks
+
+lab: $(READY)
+	jupyter lab notebooks
+
+notebooks: $(READY)
+	python -m lrp_core.pipeline --in-place
+
+clean:
+	rm -rf .venv data/small data/default
+
+# A half-made environment has no .ready and is made anew.
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, this is {sys.version}")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+	touch $@

@@ -1,0 +1,216 @@
+"""The controller: pruning rate and order steered by the harmonic mean of the class accuracies.
+
+Our reading of the idea in Yasui, Matsuki and Sato (arXiv 2511.10861), of which only the abstract is at hand. That
+relevance is re-evaluated as pruning goes on, and that rate and order follow the harmonic mean A of the class
+accuracies, is the paper's; the rules below are ours.
+
+1. Order. Filters go by the class-weighted relevance sum_c w_c R_cf, with w_c proportional to dA/da_c, which is
+   proportional to 1/a_c^2: what serves the weak classes goes last.
+2. Rate. The next ``batch`` filters in that order go together if A stays above the bound of the present level. If not,
+   the batch is taken apart by layer: parts that break the bound alone are put off; the others go together, best
+   first, as many as keep the bound, and the rest is put off.
+3. Levels. When next to nothing of a batch could go, or everything left was put off, the level relaxes: the bound
+   sinks, and what was put off comes back.
+
+The controller is logic alone. It sees a network through three callables and never the test images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrp_core.evaluation import MAX_RATE, harmonic_mean
+
+LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the controller works.
+
+    Attributes:
+        batch: filters tried at once, as a fraction of all filters at the start.
+        least: a level is over when less than this fraction of a batch could go.
+        levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may go.
+        order: weigh classes by 1/a_c^2; if not, all alike.
+        rate: check each batch and take it apart if it fails; if not, every batch goes. With ``order`` and ``rate`` both
+            off the controller is ``px-iterative`` (Yeom et al. 2021).
+        accuracy_floor: the least class accuracy that the weights know, so that a class at 0 does not take all weight.
+    """
+
+    batch: float = 0.05
+    least: float = 0.1
+    levels: tuple[float, ...] = LEVELS
+    order: bool = True
+    rate: bool = True
+    accuracy_floor: float = 0.05
+
+    def __post_init__(self):
+        """Refuse impossible settings."""
+        if not 0 < self.batch <= 1:
+            raise ValueError(f"batch must lie in (0, 1], got {self.batch}")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least must lie in [0, 1], got {self.least}")
+        if list(self.levels) != sorted(set(self.levels), reverse=True) or not all(
+            0 < level <= 1 for level in self.levels
+        ):
+            raise ValueError(f"levels must descend within (0, 1], got {self.levels}")
+        if not 0 < self.accuracy_floor < 1:
+            raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of pruning did.
+
+    Attributes:
+        step: 0, 1, ...
+        level: index of the level; ``len(levels)`` once everything may go.
+        bound: the least harmonic mean that this level accepts.
+        requested: filters tried.
+        removed: the filters that went, by number, in the order in which they go.
+        deferred: filters put off until the level relaxes.
+        rate: achieved fraction of filters removed, after the step.
+        before, after: harmonic mean of the class accuracies before and after the step.
+        accuracies: class accuracies after the step, (n_classes,).
+        evaluations: measurements of accuracy so far, each at most one forward pass over the scarce images.
+    """
+
+    step: int
+    level: int
+    bound: float
+    requested: int
+    removed: np.ndarray
+    deferred: int
+    rate: float
+    before: float
+    after: float
+    accuracies: np.ndarray
+    evaluations: int
+
+
+def take(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Return the first ``size`` filters of ``order`` that can go without a layer losing its last filter.
+
+    Args:
+        order: filter numbers, first to go first.
+        size: how many to take, at most.
+        layer_of: each filter's layer, (n_filters,).
+        active: whether each filter is still there, (n_filters,).
+    """
+    left = np.bincount(layer_of[active], minlength=layer_of.max() + 1)
+    taken = []
+    for filter_ in order:
+        if len(taken) == size:
+            break
+        if left[layer_of[filter_]] > 1:
+            left[layer_of[filter_]] -= 1
+            taken.append(filter_)
+    return np.array(taken, dtype=np.int64)
+
+
+def class_weights(accuracies: np.ndarray, floor: float) -> np.ndarray:
+    """Return weights proportional to dA/da_c of the harmonic mean A, that is to 1/a_c^2, with mean 1, (n_classes,)."""
+    weights = 1 / np.maximum(accuracies, floor) ** 2
+    return weights / weights.mean()
+
+
+def control(
+    layer_of: np.ndarray,
+    relevance: Callable[[], np.ndarray],
+    accuracy: Callable[[np.ndarray], np.ndarray],
+    prune: Callable[[np.ndarray], None],
+    settings: Settings = Settings(),
+) -> Iterator[Step]:
+    """Prune a network until 95 % of its filters are gone, and yield a record of each step.
+
+    Args:
+        layer_of: each filter's layer, (n_filters,).
+        relevance: the present relevance by class, (n_classes, n_filters); NaN for filters that are gone.
+        accuracy: the class accuracies, (n_classes,), of the present network without the given filters.
+        prune: removes the given filters for good.
+        settings: see :class:`Settings`.
+    """
+    n_filters = len(layer_of)
+    target = int(np.ceil(round(MAX_RATE * n_filters, 6)))
+    active = np.ones(n_filters, dtype=bool)
+    deferred = np.zeros(n_filters, dtype=bool)
+    evaluations = 0
+
+    def measure(filters: np.ndarray) -> np.ndarray:
+        nonlocal evaluations
+        evaluations += 1
+        return accuracy(filters)
+
+    nothing = np.array([], dtype=np.int64)
+    now = measure(nothing)
+    start = harmonic_mean(now)
+    bounds = [level * start for level in settings.levels] if settings.rate else []
+    level = step = 0
+    shares = None  # relevance of the present network
+    while (gone := int((~active).sum())) < target:
+        if shares is None:
+            shares = relevance()
+        weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(now))
+        score = weights @ shares
+        while True:
+            candidates = np.flatnonzero(active & ~deferred)
+            order = candidates[np.argsort(score[candidates], kind="stable")]
+            size = min(int(np.ceil(settings.batch * n_filters)), target - gone)
+            batch = take(order, size, layer_of, active)
+            if len(batch):
+                break
+            level, deferred[:] = level + 1, False
+        bound = bounds[level] if level < len(bounds) else 0.0
+        removed, after = _accept(batch, layer_of[batch], measure, bound)
+        if len(removed):
+            prune(removed)
+            active[removed] = False
+            shares = None
+        deferred[np.setdiff1d(batch, removed)] = True
+        before, now = now, after if len(removed) else now
+        yield Step(
+            step=step,
+            level=level,
+            bound=bound,
+            requested=len(batch),
+            removed=removed,
+            deferred=len(batch) - len(removed),
+            rate=(gone + len(removed)) / n_filters,
+            before=harmonic_mean(before),
+            after=harmonic_mean(now),
+            accuracies=now,
+            evaluations=evaluations,
+        )
+        step += 1
+        if len(removed) < settings.least * len(batch):
+            level, deferred[:] = level + 1, False
+
+
+def _accept(
+    batch: np.ndarray, layers: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], bound: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the part of a batch that keeps the bound, whole or layer by layer, and the class accuracies without it."""
+    together = measure(batch)
+    if harmonic_mean(together) >= bound:
+        return batch, together
+    parts = [batch[layers == layer] for layer in np.unique(layers)]
+    if len(parts) == 1:
+        return batch[:0], None
+    alone = [measure(part) for part in parts]
+    ranked = sorted(range(len(parts)), key=lambda i: -harmonic_mean(alone[i]))
+    good = [i for i in ranked if harmonic_mean(alone[i]) >= bound]
+    if not good:
+        return batch[:0], None
+    # The longest run of parts, best first, that keeps the bound together: found by bisection.
+    few, many, after = 1, len(good), alone[good[0]]
+    while few < many:
+        middle = (few + many + 1) // 2
+        joint = measure(np.concatenate([parts[i] for i in good[:middle]]))
+        if harmonic_mean(joint) >= bound:
+            few, after = middle, joint
+        else:
+            many = middle - 1
+    accepted = np.concatenate([parts[i] for i in good[:few]])
+    return batch[np.isin(batch, accepted)], after

@@ -1,0 +1,131 @@
+"""Runs a numbered notebook with papermill: as a stage of dvc.yaml, or for its small default results.
+
+python -m lrp_core.pipeline 03_baseline_lrp_pruning      # with the parameters of params.yaml, to results/notebooks
+python -m lrp_core.pipeline --in-place                   # all of them, at their own defaults, where they lie
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from papermill.inspection import inspect_notebook
+
+from lrp_core.paths import ROOT, atomic
+
+NOTEBOOKS = ROOT / "notebooks"
+# What each notebook leaves in the workspace for those after it.
+OUTPUTS = {
+    "01_data_prep": ("images.safetensors", "splits.csv"),
+    "02_head_training": ("heads.safetensors",),
+    "03_baseline_lrp_pruning": ("orders_baseline.safetensors",),
+    "04_dynamic_pruning": ("orders_dynamic.safetensors",),
+    "05_auc_tables_figures": (),
+}
+
+
+def declared_parameters(notebook: str) -> set[str]:
+    """Return the names in a notebook's parameters cell."""
+    return set(inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
+
+
+def stage_parameters(notebook: str, params: dict[str, dict]) -> dict:
+    """Return what params.yaml says of a notebook: its own section, and what it uses of ``base``.
+
+    Args:
+        notebook: name without suffix.
+        params: the content of params.yaml.
+
+    Raises:
+        ValueError: the section and the notebook's parameters cell do not name the same parameters.
+    """
+    declared, base = declared_parameters(notebook), params["base"]
+    if notebook not in params:
+        raise ValueError(f"params.yaml has no section {notebook!r}; it has: {', '.join(params)}")
+    section = params[notebook] or {}
+    unknown = sorted(set(section) - declared)
+    missing = sorted(declared - set(section) - set(base))
+    if unknown or missing:
+        raise ValueError(
+            f"params.yaml and {notebook}.ipynb disagree: not in the notebook's parameters cell: {unknown or 'none'}; "
+            f"not in the section {notebook!r} or in base: {missing or 'none'}"
+        )
+    return {name: value for name, value in base.items() if name in declared} | section
+
+
+def execute(notebook: str, output: Path, parameters: dict) -> None:
+    """Run a notebook and write the executed copy, whole or not at all; its progress bars go to the terminal.
+
+    Raises:
+        RuntimeError: a cell failed; the message is the cell's error.
+    """
+    with atomic(output) as temporary:
+        try:
+            papermill.execute_notebook(
+                str(NOTEBOOKS / f"{notebook}.ipynb"),
+                str(temporary),
+                parameters,
+                cwd=str(ROOT),
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+        except PapermillExecutionError as error:
+            raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+
+
+def ensure_inputs(notebook: str, workspace: str) -> None:
+    """Run the notebooks before this one at their small defaults where their outputs are missing.
+
+    So that Run All works in any notebook of a fresh clone. Only for the small workspace that the notebooks name
+    themselves: the stages of dvc.yaml bring their own inputs.
+    """
+    for earlier, files in OUTPUTS.items():
+        if earlier == notebook:
+            return
+        default = inspect_notebook(str(NOTEBOOKS / f"{earlier}.ipynb"))["workspace"]["default"]
+        if workspace == default.strip("\"'") and not all((ROOT / workspace / file).is_file() for file in files):
+            print(f"{workspace} is not prepared: running {earlier} first", file=sys.stderr)
+            execute(earlier, ROOT / workspace / "notebooks" / f"{earlier}.ipynb", {})
+
+
+def execute_in_place(notebook: str) -> None:
+    """Run a notebook at its defaults and keep its outputs in the file, without times and progress bars."""
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    with atomic(path) as temporary:
+        execute(notebook, temporary, {})
+        content = nbformat.read(temporary, as_version=4)
+        content.metadata.pop("papermill", None)
+        for cell in content.cells:
+            cell.metadata = {"tags": tags} if (tags := [tag for tag in cell.metadata.get("tags", ())]) else {}
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        nbformat.write(content, temporary)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage, or all notebooks in place; 1 if a notebook failed."""
+    parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run with params.yaml")
+    what.add_argument("--in-place", action="store_true", help="run all notebooks at their small defaults")
+    options = parser.parse_args(arguments)
+    try:
+        if options.in_place:
+            for notebook in OUTPUTS:
+                print(f"running {notebook}", file=sys.stderr)
+                execute_in_place(notebook)
+        else:
+            parameters = stage_parameters(options.notebook, yaml.safe_load((ROOT / "params.yaml").read_text()))
+            execute(options.notebook, ROOT / "results" / "notebooks" / f"{options.notebook}.ipynb", parameters)
+    except (RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Figures. Each function draws tidy rows and returns a matplotlib figure; colours are safe for the colour-blind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lrp_core.paths import atomic
+
+STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
+
+
+def set_theme() -> None:
+    """Set the look of all figures."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write ``path`` as .png and .pdf, without the date, so that the same figure gives the same bytes."""
+    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
+        with atomic(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
+
+
+def image_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], n: int = 6) -> Figure:
+    """Show the first ``n`` images of each class, a row a class; images (N, H, W, 3) uint8, labels (N,)."""
+    figure, axes = plt.subplots(len(class_names), n, figsize=(1.3 * n, 1.4 * len(class_names)), layout="constrained")
+    for label, (row, name) in enumerate(zip(axes, class_names, strict=True)):
+        for axis, image in zip(row, images[labels == label], strict=False):
+            axis.imshow(image)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name.replace(" ", "\n"))
+    return figure
+
+
+def split_map(positions: np.ndarray, splits: pd.DataFrame) -> Figure:
+    """Show where the images of one seed lie in the source's order; positions (N,) of the whole data set."""
+    rows = splits.assign(position=positions[splits["index"]])
+    grid = sns.relplot(
+        rows,
+        x="position",
+        y="class",
+        hue="split",
+        style="split",
+        s=25,
+        height=2.6,
+        aspect=3.4,
+        markers={"scarce": "o", "test": "X"},
+    )
+    grid.set(xlabel="place in the source's list", ylabel="")
+    return grid.figure
+
+
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Show counts (true, predicted) as shares of the true class."""
+    figure, axis = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    ticks = [name.replace(" ", "\n") for name in class_names]
+    sns.heatmap(shares, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis)
+    axis.set(xlabel="predicted", ylabel="true", xticklabels=ticks, yticklabels=ticks)
+    return figure
+
+
+def pruning_curves(curves: pd.DataFrame, measures: Sequence[str] = ("accuracy", "harmonic_mean")) -> Figure:
+    """Show test measures against the achieved pruning rate, a line a method: mean and 95 % band over seeds."""
+    titles = {"accuracy": "class-averaged test accuracy", "harmonic_mean": "harmonic mean of class accuracies"}
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=(5.4 * len(measures), 3.9), layout="constrained", squeeze=False
+    )
+    for axis, measure in zip(axes[0], measures, strict=True):
+        sns.lineplot(
+            curves,
+            x="rate",
+            y=measure,
+            hue="method",
+            style="method",
+            errorbar=("ci", 95),
+            seed=0,
+            ax=axis,
+            legend=axis is axes[0][0],
+        )
+        axis.set(xlabel="filters removed", ylabel=titles.get(measure, measure), ylim=(0, 1), xlim=(0, 1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Show each class's test accuracy against the rate: a row a method, a column a seed, a line a class."""
+    columns = [column for column in curves if column.startswith("accuracy_")]
+    rows = curves[curves["method"].isin(methods)].melt(["method", "seed", "rate"], columns, "class", "accuracy")
+    rows["class"] = rows["class"].str.removeprefix("accuracy_")
+    grid = sns.relplot(
+        rows,
+        kind="line",
+        x="rate",
+        y="accuracy",
+        hue="class",
+        style="class",
+        row="method",
+        col="seed",
+        row_order=methods,
+        errorbar=None,
+        height=2.1,
+        aspect=1.15,
+        facet_kws={"ylim": (0, 1), "xlim": (0, 1), "margin_titles": True},
+    )
+    grid.set_titles(row_template="{row_name}", col_template="seed {col_name}")
+    grid.set_axis_labels("filters removed", "test accuracy")
+    for axis in grid.axes.flat:
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return grid.figure
+
+
+def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Show the share of filters that each layer keeps, by rate, averaged over seeds: a panel a method."""
+    columns = [column for column in curves if column.startswith("kept_")]
+    figure, axes = plt.subplots(1, len(methods), figsize=(4.4 * len(methods), 3.8), layout="constrained", squeeze=False)
+    for axis, method in zip(axes[0], methods, strict=True):
+        kept = curves[curves["method"] == method].groupby("rate_requested")[columns].mean()
+        shares = (kept / kept.iloc[0]).T
+        shares.index = [f"conv {i}" for i in range(1, len(shares) + 1)]
+        sns.heatmap(
+            shares,
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            ax=axis,
+            cbar=axis is axes[0][-1],
+            xticklabels=5,
+            yticklabels=axis is axes[0][0],
+            cbar_kws={"label": "filters kept", "format": PercentFormatter(1)},
+        )
+        axis.set(title=method, xlabel="filters removed", ylabel="")
+        axis.set_xticklabels([f"{float(label.get_text()):.0%}" for label in axis.get_xticklabels()], rotation=0)
+    return figure
+
+
+def controller_trace(trace: pd.DataFrame) -> Figure:
+    """Show one run of the controller by step: the rate, what was tried and undone, A with its bound, the classes."""
+    figure, axes = plt.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+    accepted = trace[trace["deferred"] == 0]
+    partly = trace[(trace["deferred"] > 0) & (trace["removed"] > 0)]
+    undone = trace[trace["removed"] == 0]
+    colours = sns.color_palette("colorblind")
+    axes[0].plot(trace["step"], trace["rate"], color="0.5", lw=1)
+    kinds = ((accepted, "o", "batch accepted", 2), (partly, "^", "part put off", 1), (undone, "x", "all put off", 3))
+    for rows, marker, label, colour in kinds:
+        axes[0].scatter(rows["step"], rows["rate"], marker=marker, color=colours[colour], label=label, s=28, zorder=3)
+    axes[0].set(ylabel="filters removed", ylim=(0, 1))
+    axes[0].legend(loc="lower right")
+    axes[1].plot(trace["step"], trace["after"], label="harmonic mean A (cross-fitted)", color=colours[0])
+    axes[1].step(trace["step"], trace["bound"], where="mid", ls="--", color=colours[3], label="bound of the level")
+    axes[1].set(ylabel="A on the scarce images", ylim=(0, 1))
+    axes[1].legend(loc="lower left")
+    for style, column in zip(STYLES, [name for name in trace if name.startswith("accuracy_")], strict=False):
+        axes[2].plot(trace["step"], trace[column], ls=style, label=column.removeprefix("accuracy_"))
+    axes[2].set(ylabel="class accuracy (cross-fitted)", xlabel="step", ylim=(0, 1))
+    axes[2].legend(loc="lower left", ncols=2)
+    for axis in axes:
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def relevance_maps(
+    images: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], rows: Sequence[str]
+) -> Figure:
+    """Show images beside their relevance maps: red for, blue against the class, each map scaled by its own maximum.
+
+    Args:
+        images: (N, H, W, 3), uint8.
+        maps: a column each, relevance summed over colours, (N, H, W).
+        titles: one a map.
+        rows: one an image.
+    """
+    figure, axes = plt.subplots(
+        len(images),
+        1 + len(maps),
+        figsize=(1.9 * (1 + len(maps)), 1.9 * len(images)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for i, row in enumerate(axes):
+        row[0].imshow(images[i])
+        row[0].set_ylabel(rows[i].replace(" ", "\n"))
+        for axis, relevance in zip(row[1:], maps, strict=True):
+            limit = np.abs(relevance[i]).max() or 1.0
+            axis.imshow(relevance[i], cmap="seismic", vmin=-limit, vmax=limit)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    for axis, title in zip(axes[0], ["image", *titles], strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
