@@ -22,6 +22,7 @@ import numpy as np
 
 from lrp_core.evaluation import MAX_RATE, harmonic_mean
 
+_NOTHING = np.array([], dtype=np.int64)
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
 
 
@@ -74,7 +75,8 @@ class Step:
         rate: achieved fraction of filters removed, after the step.
         before, after: harmonic mean of the class accuracies before and after the step.
         accuracies: class accuracies after the step, (n_classes,).
-        evaluations: measurements of accuracy so far, each at most one forward pass over the scarce images.
+        evaluations: tries measured so far, each at most one forward pass over the scarce images. The accuracy of the
+            present network comes with its relevance and is not counted.
     """
 
     step: int
@@ -128,30 +130,34 @@ def control(
     Args:
         layer_of: each filter's layer, (n_filters,).
         relevance: the present relevance by class, (n_classes, n_filters); NaN for filters that are gone.
-        accuracy: the class accuracies, (n_classes,), of the present network without the given filters.
+        accuracy: the class accuracies, (n_classes,), of the present network without the given filters; cheap for none.
         prune: removes the given filters for good.
         settings: see :class:`Settings`.
+
+    Raises:
+        ValueError: there are too few filters for 95 % to go with one left in each layer.
     """
     n_filters = len(layer_of)
     target = int(np.ceil(round(MAX_RATE * n_filters, 6)))
+    n_layers = len(np.unique(layer_of))
+    if target > n_filters - n_layers:
+        raise ValueError(
+            f"{n_filters} filters in {n_layers} layers cannot lose {MAX_RATE:.0%} and leave one in each layer; "
+            "the network is too small to be pruned this far"
+        )
     active = np.ones(n_filters, dtype=bool)
     deferred = np.zeros(n_filters, dtype=bool)
     evaluations = 0
 
-    def measure(filters: np.ndarray) -> np.ndarray:
+    def harmonic_without(filters: np.ndarray) -> float:
         nonlocal evaluations
         evaluations += 1
-        return accuracy(filters)
+        return harmonic_mean(accuracy(filters))
 
-    nothing = np.array([], dtype=np.int64)
-    now = measure(nothing)
-    start = harmonic_mean(now)
-    bounds = [level * start for level in settings.levels] if settings.rate else []
+    shares, now = relevance(), accuracy(_NOTHING)
+    bounds = [level * harmonic_mean(now) for level in settings.levels] if settings.rate else []
     level = step = 0
-    shares = None  # relevance of the present network
     while (gone := int((~active).sum())) < target:
-        if shares is None:
-            shares = relevance()
         weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(now))
         score = weights @ shares
         while True:
@@ -163,13 +169,13 @@ def control(
                 break
             level, deferred[:] = level + 1, False
         bound = bounds[level] if level < len(bounds) else 0.0
-        removed, after = _accept(batch, layer_of[batch], measure, bound)
+        removed = _acceptable(batch, layer_of[batch], harmonic_without, bound) if bound else batch
+        before = now
         if len(removed):
             prune(removed)
             active[removed] = False
-            shares = None
+            shares, now = relevance(), accuracy(_NOTHING)
         deferred[np.setdiff1d(batch, removed)] = True
-        before, now = now, after if len(removed) else now
         yield Step(
             step=step,
             level=level,
@@ -188,29 +194,25 @@ def control(
             level, deferred[:] = level + 1, False
 
 
-def _accept(
-    batch: np.ndarray, layers: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], bound: float
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the part of a batch that keeps the bound, whole or layer by layer, and the class accuracies without it."""
-    together = measure(batch)
-    if harmonic_mean(together) >= bound:
-        return batch, together
+def _acceptable(
+    batch: np.ndarray, layers: np.ndarray, harmonic_without: Callable[[np.ndarray], float], bound: float
+) -> np.ndarray:
+    """Return the part of a batch that keeps the bound: all of it, or of some layers, or nothing."""
+    if harmonic_without(batch) >= bound:
+        return batch
     parts = [batch[layers == layer] for layer in np.unique(layers)]
     if len(parts) == 1:
-        return batch[:0], None
-    alone = [measure(part) for part in parts]
-    ranked = sorted(range(len(parts)), key=lambda i: -harmonic_mean(alone[i]))
-    good = [i for i in ranked if harmonic_mean(alone[i]) >= bound]
+        return batch[:0]
+    alone = [harmonic_without(part) for part in parts]
+    good = [i for i in np.argsort(alone, kind="stable")[::-1] if alone[i] >= bound]
     if not good:
-        return batch[:0], None
+        return batch[:0]
     # The longest run of parts, best first, that keeps the bound together: found by bisection.
-    few, many, after = 1, len(good), alone[good[0]]
+    few, many = 1, len(good)
     while few < many:
         middle = (few + many + 1) // 2
-        joint = measure(np.concatenate([parts[i] for i in good[:middle]]))
-        if harmonic_mean(joint) >= bound:
-            few, after = middle, joint
+        if harmonic_without(np.concatenate([parts[i] for i in good[:middle]])) >= bound:
+            few = middle
         else:
             many = middle - 1
-    accepted = np.concatenate([parts[i] for i in good[:few]])
-    return batch[np.isin(batch, accepted)], after
+    return batch[np.isin(batch, np.concatenate([parts[i] for i in good[:few]]))]

@@ -41,7 +41,7 @@ def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all."""
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -111,9 +111,9 @@ class Experiment:
         if rows.empty:
             known = sorted(self.splits["seed"].unique().tolist())
             raise ValueError(f"no {split} images for seed {seed} in {self.workspace}; it has the seeds {known}")
-        index = rows["index"].to_numpy()
+        index = rows["index"].to_numpy(copy=True)
         images = normalise(self._images["images"][index], self.backbone_name, self.weights)
-        labels = torch.from_numpy(rows["label"].to_numpy())
+        labels = torch.from_numpy(rows["label"].to_numpy(copy=True))
         return Samples(images.to(memory_format=torch.channels_last), labels, rows["block"].to_numpy(), index)
 
     def pixels(self, index: np.ndarray) -> np.ndarray:
@@ -136,14 +136,16 @@ class Experiment:
         """Return the unpruned classifier of a seed, with its one full head."""
         return classifier(self.backbone, self.head(seed)[0][:1])
 
-    def task(self, seed: int) -> ScarceTask:
-        """Return the unpruned network of a seed at work on the scarce images."""
+    def task(self, seed: int, absolute: bool) -> ScarceTask:
+        """Return the unpruned network of a seed at work on the scarce images, with signed or absolute relevance."""
         weight, fold = self.head(seed)
         scarce = self.samples(seed, "scarce")
         network = PrunedNetwork(classifier(self.backbone, weight), scarce.images[:1])
-        return ScarceTask(network, scarce.images, scarce.labels, fold)
+        return ScarceTask(network, scarce.images, scarce.labels, fold, absolute)
 
-    def run(self, name: str, method: Callable[[ScarceTask], Iterable[Step]], seed: int, settings: dict) -> Run:
+    def run(
+        self, name: str, method: Callable[[ScarceTask], Iterable[Step]], seed: int, absolute: bool, settings: dict
+    ) -> Run:
         """Prune with a method on the scarce images of a seed, then measure the curve on its test images, once.
 
         A finished run is kept in the workspace and read back when it is asked for again with the same settings, input
@@ -153,14 +155,16 @@ class Experiment:
             name: the method's name in the results.
             method: yields the steps of pruning.
             seed: the split and its heads.
-            settings: everything that the method depends on, for the record.
+            absolute: sum |relevance| over positions instead of relevance.
+            settings: what else the method depends on; part of what identifies a finished run.
         """
+        settings = settings | {"absolute": absolute}
         key = self._key(name, seed, settings)
         path = self.workspace / "runs" / f"{name}-seed{seed}-{key}.json"
         if path.is_file():
             kept = json.loads(path.read_text())
             return Run(np.array(kept["order"]), pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]))
-        steps = list(_with_progress(self.task(seed), method, f"{name}, seed {seed}"))
+        steps = list(_with_progress(self.task(seed, absolute), method, f"{name}, seed {seed}"))
         order = np.concatenate([step.removed for step in steps])
         test = self.samples(seed, "test")
         curve = curves.test_curve(self.classifier(seed), order, test.images, test.labels, self.class_names)

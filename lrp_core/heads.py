@@ -17,7 +17,7 @@ from torch import nn
 
 from lrp_core.evaluation import class_accuracies, predict
 
-REGULARISATION = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths C, from which cross-fitted accuracy chooses
+REGULARISATION = (1e-3, 1e-2, 1e-1)  # inverse strengths C, from which cross-fitted accuracy chooses
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float) 
     features = features.astype(np.float64)
     scale = features.std(axis=0)
     scale[scale == 0] = 1.0  # a dead channel
-    head = LogisticRegression(C=regularisation, fit_intercept=False, max_iter=5000, tol=1e-6)
+    head = LogisticRegression(C=regularisation, fit_intercept=False, max_iter=5000)
     return head.fit(features / scale, labels).coef_ / scale
 
 

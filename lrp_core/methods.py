@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,8 +40,8 @@ def px_static(task: ScarceTask) -> Iterator[Step]:
     size = int(np.ceil(round(MAX_RATE * network.n_filters, 6)))
     removed = take(order, size, network.layer_of, network.active)
     before = task.accuracy(removed[:0])
-    after = task.accuracy(removed)
     task.prune(removed)
+    after = task.accuracy(removed[:0])
     yield Step(
         step=0,
         level=0,
@@ -52,39 +53,45 @@ def px_static(task: ScarceTask) -> Iterator[Step]:
         before=harmonic_mean(before),
         after=harmonic_mean(after),
         accuracies=after,
-        evaluations=2,
+        evaluations=0,
     )
 
 
-def controlled(task: ScarceTask, settings: Settings, absolute: bool) -> Iterator[Step]:
-    """Run the controller on signed relevance, or on its absolute value at each position."""
-    network = task.network
+def controlled(task: ScarceTask, settings: Settings) -> Iterator[Step]:
+    """Run the controller, which with order and rate off is conventional iterative pruning."""
+    layer_of = task.network.layer_of
 
     def relevance() -> np.ndarray:
-        return class_shares(task.relevance(absolute), task.labels, network.layer_of)
+        return class_shares(task.relevance(), task.labels, layer_of)
 
-    return control(network.layer_of, relevance, task.accuracy, task.prune, settings)
-
-
-def _iterative(absolute: bool) -> Callable[[ScarceTask, float], Iterator[Step]]:
-    return lambda task, batch: controlled(task, Settings(batch=batch, order=False, rate=False), absolute)
+    return control(layer_of, relevance, task.accuracy, task.prune, settings)
 
 
-BASELINES: dict[str, Callable[[ScarceTask, float], Iterator[Step]]] = {
-    "px-static": lambda task, batch: px_static(task),
-    "px-iterative": _iterative(absolute=False),
-    "px-iterative-abs": _iterative(absolute=True),
+def _iterative(task: ScarceTask, batch: float) -> Iterator[Step]:
+    return controlled(task, Settings(batch=batch, order=False, rate=False))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A conventional method: its steps, given the fraction that goes in each, and whether relevance loses its sign."""
+
+    steps: Callable[[ScarceTask, float], Iterator[Step]]
+    absolute: bool
+
+
+# px-iterative: Yeom et al. 2021, re-evaluates relevance at every step and removes the lowest signed share first.
+# px-iterative-abs: the same authors' code for ResNets, which sums |relevance| over positions instead.
+BASELINES = {
+    "px-static": Baseline(lambda task, batch: px_static(task), absolute=False),
+    "px-iterative": Baseline(_iterative, absolute=False),
+    "px-iterative-abs": Baseline(_iterative, absolute=True),
 }
 
 
-def baseline(name: str, batch: float) -> Callable[[ScarceTask], Iterator[Step]]:
-    """Return a conventional method that removes ``batch`` (a fraction of all filters) a step.
-
-    ``px-iterative`` (Yeom et al. 2021) re-evaluates relevance at every step and removes the lowest signed share first;
-    ``px-iterative-abs`` (the same authors' code for ResNets) sums |relevance| over positions instead.
+def baseline(name: str) -> Baseline:
+    """Return a conventional method by name.
 
     Raises:
         ValueError: unknown name.
     """
-    method = BASELINES[check_choice("baseline", name, BASELINES)]
-    return lambda task: method(task, batch)
+    return BASELINES[check_choice("baseline", name, BASELINES)]

@@ -94,13 +94,13 @@ def pruning_curves(curves: pd.DataFrame, measures: Sequence[str] = ("accuracy", 
 def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Show each class's test accuracy against the rate: a row a method, a column a seed, a line a class."""
     columns = [column for column in curves if column.startswith("accuracy_")]
-    rows = curves[curves["method"].isin(methods)].melt(["method", "seed", "rate"], columns, "class", "accuracy")
+    rows = curves[curves["method"].isin(methods)].melt(["method", "seed", "rate"], columns, "class", "test accuracy")
     rows["class"] = rows["class"].str.removeprefix("accuracy_")
     grid = sns.relplot(
         rows,
         kind="line",
         x="rate",
-        y="accuracy",
+        y="test accuracy",
         hue="class",
         style="class",
         row="method",

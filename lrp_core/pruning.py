@@ -25,7 +25,9 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
     layers = trace(model)
     kept = _kept(layers, filters)
     readable = _channels_read(layers, kept, example_input)
-    smaller = copy.deepcopy(model)
+    weighted = [layer.module for layer in layers if isinstance(layer.module, WEIGHTED)]
+    shared = {id(parameter): parameter for module in weighted for parameter in module.parameters()}
+    smaller = copy.deepcopy(model, shared)  # their kept parts are copied below, so nothing stays shared
     for layer in layers:
         if isinstance(layer.module, WEIGHTED):
             _shrink(smaller.get_submodule(layer.name), kept.get(layer.name), readable[layer.name])

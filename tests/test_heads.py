@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from lrp_core.heads import classifier, crossfitted_predictions, fit_heads, train_head
+
+
+@pytest.fixture
+def features():
+    """Three classes of 20 images, 6 non-negative features that tell them apart with some error."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 20)
+    x = rng.gamma(2.0, size=(60, 6)) + 1.5 * np.eye(3, 6)[labels] * rng.random((60, 1))
+    return torch.from_numpy(x), torch.from_numpy(labels), np.arange(60) // 2
+
+
+def test_head_minimises_the_penalised_cross_entropy(features):
+    """The same loss written down and minimised by scipy, in float64."""
+    x, y = features[0].numpy(), features[1].numpy()
+    scaled = x / x.std(axis=0)
+
+    def loss(flat):
+        weight = flat.reshape(3, 6)
+        logits = scaled @ weight.T
+        return np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(60), y]) + (weight**2).sum() / (2 * 0.1)
+
+    expected = minimize(loss, np.zeros(18), method="BFGS").x.reshape(3, 6)
+    np.testing.assert_allclose(train_head(x, y, 0.1) * x.std(axis=0), expected, atol=2e-3)
+
+
+def test_each_fold_is_judged_by_the_head_that_has_not_seen_it(features):
+    x, y, blocks = features
+    heads = fit_heads(x, y, blocks, n_folds=4, seed=0)
+    assert heads.weight.shape == (5, 3, 6)
+    for k in range(4):
+        unseen = (heads.fold == k).numpy()
+        assert not set(blocks[unseen]) & set(blocks[~unseen])  # twins of one block stay together
+        expected = train_head(x.numpy()[~unseen], y.numpy()[~unseen], heads.regularisation)
+        np.testing.assert_allclose(heads.weight[k + 1].numpy(), expected, rtol=1e-5, atol=1e-7)
+    logits = x.float() @ heads.weight.flatten(0, 1).T
+    predicted = crossfitted_predictions(logits, heads.fold, 3)
+    for i in range(60):
+        assert predicted[i] == (heads.weight[1 + heads.fold[i]] @ x[i].float()).argmax()
+
+
+def test_classifier_puts_the_heads_side_by_side():
+    trunk = nn.Conv2d(3, 6, 3)
+    weight = torch.randn(2, 3, 6)
+    images = torch.randn(4, 3, 8, 8)
+    pooled = trunk(images).mean(dim=(2, 3))
+    expected = torch.cat([pooled @ weight[0].T, pooled @ weight[1].T], dim=1)
+    assert torch.allclose(classifier(trunk, weight)(images), expected, atol=1e-6)
+
+
+def test_folds_that_lose_a_class_are_refused(features):
+    x, y, _ = features
+    with pytest.raises(ValueError, match="a class has no image left; choose more folds"):
+        fit_heads(x, y, np.repeat(np.arange(3), 20), n_folds=2, seed=0)
