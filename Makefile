@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# One environment for all: matplotlib without a screen, no telemetry, and figures and numbers alike on every run.
-export MPLBACKEND ?= agg
+# No telemetry; tools of the environment come first.
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrp_core.evaluation import MAX_RATE, harmonic_mean
+from lrp_core.pruning import filters_at
 
 _NOTHING = np.array([], dtype=np.int64)
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
@@ -138,7 +139,7 @@ def control(
         ValueError: there are too few filters for 95 % to go with one left in each layer.
     """
     n_filters = len(layer_of)
-    target = int(np.ceil(round(MAX_RATE * n_filters, 6)))
+    target = filters_at(MAX_RATE, n_filters)
     n_layers = len(np.unique(layer_of))
     if target > n_filters - n_layers:
         raise ValueError(
@@ -163,7 +164,7 @@ def control(
         while True:
             candidates = np.flatnonzero(active & ~deferred)
             order = candidates[np.argsort(score[candidates], kind="stable")]
-            size = min(int(np.ceil(settings.batch * n_filters)), target - gone)
+            size = min(filters_at(settings.batch, n_filters), target - gone)
             batch = take(order, size, layer_of, active)
             if len(batch):
                 break

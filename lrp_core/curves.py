@@ -6,14 +6,9 @@ import torch
 from torch import nn
 
 from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, n_parameters, predict
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.pruning import PrunedNetwork, filters_at
 
 GRID = tuple(round(0.05 * i, 2) for i in range(20))  # 0 to 0.95 by 0.05
-
-
-def filters_at(rate: float, n_filters: int) -> int:
-    """Return how many filters are gone at a pruning rate: the least number that reaches it."""
-    return int(np.ceil(round(rate * n_filters, 6)))
 
 
 def network_at(model: nn.Module, order: np.ndarray, rate: float, example_input: torch.Tensor) -> PrunedNetwork:

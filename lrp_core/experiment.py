@@ -22,9 +22,10 @@ from lrp_core import curves
 from lrp_core.backbones import load_backbone, normalise
 from lrp_core.controller import Step
 from lrp_core.data import Dataset
+from lrp_core.evaluation import MAX_RATE
 from lrp_core.heads import Heads, classifier
 from lrp_core.paths import ROOT, atomic
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.pruning import PrunedNetwork, filters_at
 from lrp_core.tasks import ScarceTask
 
 # What a run's result depends on, beside its parameters and its input files.
@@ -34,7 +35,9 @@ _CODE = ("backbones", "controller", "curves", "evaluation", "graph", "heads", "l
 def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name: str) -> None:
     """Write images.safetensors and splits.csv (the rows of all seeds) into a workspace."""
     tensors = {"images": dataset.images, "labels": dataset.labels, "positions": dataset.positions}
-    write_tensors(workspace / "images.safetensors", tensors, {"name": name, "classes": json.dumps(dataset.class_names)})
+    # One entry of metadata: safetensors writes several in a random order, and the file's bytes would differ.
+    description = json.dumps({"name": name, "classes": dataset.class_names})
+    write_tensors(workspace / "images.safetensors", tensors, {"dataset": description})
     write_csv(workspace / "splits.csv", splits)
 
 
@@ -92,8 +95,8 @@ class Experiment:
         self.backbone_name, self.weights = backbone, weights
         self._images = read_tensors(self.workspace / "images.safetensors")
         with safe_open(self.workspace / "images.safetensors", "pt") as file:
-            metadata = file.metadata()
-        self.dataset_name, self.class_names = metadata["name"], tuple(json.loads(metadata["classes"]))
+            description = json.loads(file.metadata()["dataset"])
+        self.dataset_name, self.class_names = description["name"], tuple(description["classes"])
         self.splits = pd.read_csv(self.workspace / "splits.csv")
 
     @cached_property
@@ -214,7 +217,8 @@ def _labelled(labels: dict, frame: pd.DataFrame) -> pd.DataFrame:
 def _with_progress(
     task: ScarceTask, method: Callable[[ScarceTask], Iterable[Step]], description: str
 ) -> Iterator[Step]:
-    with tqdm(total=task.network.n_filters, desc=description, unit="filter", mininterval=1) as bar:
+    to_go = filters_at(MAX_RATE, task.network.n_filters)
+    with tqdm(total=to_go, desc=description, unit="filter", mininterval=1) as bar:
         for step in method(task):
             bar.update(len(step.removed))
             bar.set_postfix(A=f"{step.after:.2f}", evaluations=step.evaluations, refresh=False)

@@ -64,7 +64,8 @@ def _redistribute(rule: Rule, layer: nn.Module, a: torch.Tensor, relevance: torc
     with torch.enable_grad():
         a = a.detach().requires_grad_()
         z = rule(layer, a)
-        share = relevance / (z + torch.where(z < 0, -EPSILON, EPSILON)).detach()
+        denominator = torch.copysign(torch.tensor(EPSILON, dtype=z.dtype), z.detach()).add_(z.detach())
+        share = relevance / denominator
         return a.detach() * torch.autograd.grad(z, a, share)[0]
 
 
@@ -111,7 +112,7 @@ def explain(
     *,
     absolute: bool = False,
     pixels: bool = False,
-    batch_size: int = 16,
+    batch_size: int = 24,
 ) -> Explanation:
     """Propagate relevance from each sample's target class to every convolution's output, and to the pixels if asked.
 
@@ -180,7 +181,7 @@ def filter_relevance(
     composite: str = "epsilon-zplus",
     *,
     absolute: bool = False,
-    batch_size: int = 16,
+    batch_size: int = 24,
 ) -> dict[str, torch.Tensor]:
     """Return the relevance of every filter to every sample's target class.
 

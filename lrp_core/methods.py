@@ -11,6 +11,7 @@ import numpy as np
 from lrp_core.controller import Settings, Step, control, take
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import MAX_RATE, harmonic_mean
+from lrp_core.pruning import filters_at
 from lrp_core.tasks import ScarceTask
 
 
@@ -37,7 +38,7 @@ def px_static(task: ScarceTask) -> Iterator[Step]:
     """
     network = task.network
     order = np.argsort(np.abs(task.relevance()).sum(axis=0), kind="stable")
-    size = int(np.ceil(round(MAX_RATE * network.n_filters, 6)))
+    size = filters_at(MAX_RATE, network.n_filters)
     removed = take(order, size, network.layer_of, network.active)
     before = task.accuracy(removed[:0])
     task.prune(removed)

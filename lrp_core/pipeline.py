@@ -13,6 +13,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
+from traitlets.config import Config
 
 from lrp_core.paths import ROOT, atomic
 
@@ -70,6 +71,7 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
                 parameters,
                 cwd=str(ROOT),
                 progress_bar=False,
+                config=Config(KernelManager={"transport": "ipc"}),  # a socket of this user, no open port
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )

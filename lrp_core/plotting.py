@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lrp_core.paths import atomic
 
@@ -164,6 +164,7 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
         axes[2].plot(trace["step"], trace[column], ls=style, label=column.removeprefix("accuracy_"))
     axes[2].set(ylabel="class accuracy (cross-fitted)", xlabel="step", ylim=(0, 1))
     axes[2].legend(loc="lower left", ncols=2)
+    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     return figure

@@ -1,0 +1,178 @@
+"""The chain: parameters, checkpoints, the same bytes twice, and documents that say what the files say."""
+
+import re
+import tomllib
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from lrp_core import experiment, methods, pipeline
+from lrp_core.controller import Settings
+from lrp_core.curves import GRID, network_at
+from lrp_core.data import Dataset, split_dataset
+from lrp_core.heads import Heads
+from lrp_core.paths import ROOT
+
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_every_notebook_is_a_stage_and_a_section():
+    assert list(STAGES) == list(pipeline.OUTPUTS) == [name for name in PARAMS if name != "base"]
+    for name, stage in STAGES.items():
+        assert stage["cmd"] == f"python -m lrp_core.pipeline {name}"
+        assert set(stage["params"]) == {"base", name}
+        assert {f"notebooks/{name}.ipynb", "lrp_core"} <= set(stage["deps"])
+
+
+@pytest.mark.parametrize("notebook", list(pipeline.OUTPUTS))
+def test_params_yaml_names_each_notebooks_parameters(notebook):
+    given = pipeline.stage_parameters(notebook, PARAMS)
+    assert set(given) == pipeline.declared_parameters(notebook)
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"\w+: (str|int|float|bool|list) = .+  # .+", line), f"typed and commented: {line}"
+
+
+def test_base_holds_nothing_that_no_notebook_uses():
+    used = set().union(*(pipeline.declared_parameters(notebook) for notebook in pipeline.OUTPUTS))
+    assert set(PARAMS["base"]) <= used
+
+
+def test_misspelt_parameter_is_an_error():
+    params = PARAMS | {"02_head_training": {"flods": 5}}
+    with pytest.raises(ValueError, match=r"parameters cell: \['flods'\]; not in .*: \['folds'\]"):
+        pipeline.stage_parameters("02_head_training", params)
+
+
+def test_stages_lead_from_output_to_input():
+    made = set()
+    for stage in STAGES.values():
+        inputs = {dep for dep in stage["deps"] if dep.startswith(("data/", "results/"))}
+        assert inputs <= made
+        made |= {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+
+
+def test_environment_yml_installs_what_pyproject_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["--constraint requirements.lock", "--editable .[test]"]
+    assert f"python{project['requires-python']}" in environment["dependencies"]
+    locked = set((ROOT / "requirements.lock").read_text().lower().split())
+    for pin in project["dependencies"] + project["optional-dependencies"]["test"]:
+        assert pin in locked
+
+
+class Miniature(experiment.Experiment):
+    """An experiment on noise with class-dependent means and a random trunk: small, but everything runs for real."""
+
+    def __init__(self, workspace):
+        """Write a workspace and open it."""
+        rng = np.random.default_rng(0)
+        labels = np.repeat(rng.permutation(np.arange(24) % 3), 10)
+        pixels = rng.normal(100, 40, size=(240, 3, 16, 16)) + 60 * np.eye(3)[labels][:, :, None, None]
+        images = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8))
+        dataset = Dataset(images, torch.from_numpy(labels), torch.arange(240), ("a", "b", "c"))
+        splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
+        experiment.write_dataset(workspace, dataset, splits, "noise")
+        super().__init__(str(workspace), "vgg16", "hed-bsds500", threads=1)
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(3, 30, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(30, 50, 3), torch.nn.ReLU()]
+        self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
+        self.write_heads({seed: Heads(torch.randn(4, 3, 50), torch.arange(36) % 3, 0.1) for seed in (0, 1)})
+
+    def dynamic(self, seed):
+        """Run the controller."""
+        settings = {"batch": 0.1, "least": 0.1, "levels": [0.9, 0.5]}
+        return self.run("dynamic", lambda task: methods.controlled(task, Settings(**settings)), seed, True, settings)
+
+
+def test_two_runs_give_the_same_bytes(tmp_path):
+    contents = []
+    for name in ("first", "second"):
+        work = Miniature(tmp_path / name)
+        run = work.dynamic(0)
+        for part in ("curve", "trace"):
+            experiment.write_csv(tmp_path / name / f"{part}.csv", getattr(run, part))
+        files = ("curve.csv", "trace.csv", "images.safetensors", "splits.csv", "heads.safetensors")
+        contents.append([(tmp_path / name / file).read_bytes() for file in files])
+    assert contents[0] == contents[1]
+    curve = pd.read_csv(tmp_path / "first" / "curve.csv")
+    assert curve["rate_requested"].tolist() == list(GRID)
+    assert (curve["rate"] >= curve["rate_requested"]).all()
+    assert curve["parameters"].is_monotonic_decreasing
+    kept = curve.filter(like="kept_").sum(axis=1)
+    assert np.allclose(1 - kept / 80, curve["rate"])
+
+
+def test_finished_run_is_read_back_and_a_changed_one_is_not(tmp_path, monkeypatch):
+    work = Miniature(tmp_path)
+    first = work.dynamic(0)
+    ran = []
+    monkeypatch.setattr(work, "task", lambda *arguments: ran.append(arguments))
+    again = work.dynamic(0)
+    assert ran == []
+    assert (again.order == first.order).all()
+    pd.testing.assert_frame_equal(again.curve, first.curve)
+    pd.testing.assert_frame_equal(again.trace, first.trace)
+    with pytest.raises(AttributeError):  # the stand-in for a task cannot be pruned
+        work.run("dynamic", lambda task: task.relevance(), 0, True, {"batch": 0.2})
+    assert len(ran) == 1
+
+
+def test_interrupted_run_leaves_nothing(tmp_path):
+    work = Miniature(tmp_path)
+
+    def interrupted(task):
+        yield from list(methods.px_static(task))[:0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work.run("interrupted", interrupted, 0, True, {})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_names_and_rates_are_refused(tmp_path):
+    work = Miniature(tmp_path)
+    with pytest.raises(ValueError, match=r"no test images for seed 7 in .*; it has the seeds \[0, 1\]"):
+        work.samples(7, "test")
+    with pytest.raises(
+        ValueError, match=r"unknown baseline 'px'; choose one of: px-iterative, px-iterative-abs, px-static"
+    ):
+        methods.baseline("px")
+    example = work.samples(0, "test").images[:1]
+    for rate in (-0.1, 0.5, 1.0):
+        with pytest.raises(
+            ValueError, match=rf"impossible pruning rate {rate}: this order of removal covers 0 to 0\.100"
+        ):
+            network_at(work.classifier(0), np.arange(8), rate, example)
+    with pytest.raises(FileNotFoundError, match=r"images\.safetensors is missing: run the stages before this one"):
+        experiment.Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500", 1)
+
+
+def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path):
+    """The shortcuts (kept activations, logits from the relevance pass) against pruning for real and looking."""
+    work = Miniature(tmp_path)
+    for filters in (np.array([0, 5]), np.array([35, 79]), np.array([3, 40])):
+        task = work.task(0, absolute=False)
+        expected = work.task(0, absolute=False)
+        expected.prune(filters)
+        np.testing.assert_array_equal(task.accuracy(filters), expected.accuracy(filters[:0]))
+
+
+def test_readme_shows_the_table_of_the_committed_run():
+    readme = (ROOT / "README.md").read_text()
+    table = pd.read_csv(ROOT / "results" / "tables" / "auc.csv")
+    for row in table.itertuples():
+        assert f"| `{row.method}` | {row.auc:.3f} ± {row.auc_sd:.3f} |" in readme
+        if row.method != table[table["verdict"] == "the best baseline"]["method"].item():
+            assert f"{row.gain:+.1%}" in readme
+            assert f"{row.low:+.3f} to {row.high:+.3f}" in readme
+    for image in re.findall(r"\]\((results/[^)]+)\)", readme):
+        assert (ROOT / image).is_file()
