@@ -6,6 +6,7 @@ python -m lrp_core.pipeline --in-place                   # all of them, at their
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -63,7 +64,9 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
     Raises:
         RuntimeError: a cell failed; the message is the cell's error.
     """
-    with atomic(output) as temporary:
+    with atomic(output) as temporary, tempfile.TemporaryDirectory() as sockets:
+        # The kernel talks through sockets of this user's, not through open ports.
+        connection = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
         try:
             papermill.execute_notebook(
                 str(NOTEBOOKS / f"{notebook}.ipynb"),
@@ -71,7 +74,7 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
                 parameters,
                 cwd=str(ROOT),
                 progress_bar=False,
-                config=Config(KernelManager={"transport": "ipc"}),  # a socket of this user, no open port
+                config=connection,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )

@@ -153,7 +153,9 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
     axes[0].plot(trace["step"], trace["rate"], color="0.5", lw=1)
     kinds = ((accepted, "o", "batch accepted", 2), (partly, "^", "part put off", 1), (undone, "x", "all put off", 3))
     for rows, marker, label, colour in kinds:
-        axes[0].scatter(rows["step"], rows["rate"], marker=marker, color=colours[colour], label=label, s=28, zorder=3)
+        if len(rows):
+            style = {"marker": marker, "color": colours[colour], "label": label}
+            axes[0].scatter(rows["step"], rows["rate"], s=28, zorder=3, **style)
     axes[0].set(ylabel="filters removed", ylim=(0, 1))
     axes[0].legend(loc="lower right")
     axes[1].plot(trace["step"], trace["after"], label="harmonic mean A (cross-fitted)", color=colours[0])
