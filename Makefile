@@ -6,7 +6,7 @@ READY := .venv/.ready
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lab notebooks clean
+.PHONY: repro test lab notebooks bench clean
 
 repro: $(READY)
 	dvc repro
@@ -22,6 +22,9 @@ lab: $(READY)
 
 notebooks: $(READY)
 	python -m lrp_core.pipeline --in-place
+
+bench: $(READY)
+	python benchmarks/relevance.py
 
 clean:
 	rm -rf .venv data/small data/default

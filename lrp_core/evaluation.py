@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -87,6 +88,30 @@ def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 40) -> tor
     """Return the model's logits (N, K), batch by batch."""
     with torch.inference_mode():
         return torch.cat([model(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs.
+
+    Attributes:
+        filters: output channels of all convolutions.
+        parameters: of all layers.
+        multiply_adds: of one forward pass, as torch's own counter sees them.
+        latency: median time of one forward pass, in seconds, measured here.
+    """
+
+    filters: int
+    parameters: int
+    multiply_adds: int
+    latency: float
+
+
+def size(model: nn.Module, example_input: torch.Tensor) -> Size:
+    """Return what a network costs on one input (1, C, H, W)."""
+    filters = sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    counted = n_parameters(model), multiply_adds(model, example_input)
+    return Size(filters, *counted, latency(model, example_input))
 
 
 def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:

@@ -29,7 +29,19 @@ from lrp_core.pruning import PrunedNetwork, filters_at
 from lrp_core.tasks import ScarceTask
 
 # What a run's result depends on, beside its parameters and its input files.
-_CODE = ("backbones", "controller", "curves", "evaluation", "graph", "heads", "lrp", "methods", "pruning", "tasks")
+_CODE = (
+    "backbones",
+    "controller",
+    "curves",
+    "evaluation",
+    "graph",
+    "heads",
+    "lrp",
+    "methods",
+    "pruning",
+    "rules",
+    "tasks",
+)
 
 
 def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name: str) -> None:

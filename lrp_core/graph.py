@@ -1,11 +1,28 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+
+
+class Add(nn.Module):
+    """The sum of its inputs, as at the end of a residual block."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Add inputs of one shape."""
+        return sum(inputs[1:], inputs[0])
+
+
+class Concat(nn.Module):
+    """Its inputs side by side along the channels, as in a dense block."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Concatenate along dimension 1."""
+        return torch.cat(inputs, dim=1)
 
 
 @dataclass(frozen=True)
@@ -25,20 +42,65 @@ class Layer:
 
 INPUT = "input"
 
-# Layers that hold weights, and layers that neither mix nor reorder channels.
-WEIGHTED = (nn.Conv2d, nn.Linear)
-CHANNELWISE = (nn.ReLU, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-SUPPORTED = (*WEIGHTED, *CHANNELWISE, nn.Flatten)
+WEIGHTED = (nn.Conv2d, nn.Linear)  # kinds (with their subclasses) that hold a weight
+ACTIVATIONS = (nn.ReLU, nn.ReLU6)  # not negative, by channel and position
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_STATEFUL = (*WEIGHTED, nn.BatchNorm2d)
+# Kinds behind which nothing is negative if nothing was before.
+_SIGN_KEEPING = (nn.Flatten, *POOLING, Add, Concat)
+_NOTHING = (nn.Dropout, nn.Identity)  # in a network that predicts
+SUPPORTED = (*WEIGHTED, nn.BatchNorm2d, *ACTIVATIONS, *POOLING, nn.Flatten, Add, Concat, *_NOTHING)
 
-_FUNCTIONS: dict[Callable, Callable[..., nn.Module]] = {
-    torch.flatten: nn.Flatten,
-    torch.relu: nn.ReLU,
-    F.relu: lambda inplace=False: nn.ReLU(),
+
+def _concat(tensors: object, dim: int = 0) -> nn.Module | None:
+    return Concat() if dim == 1 else None
+
+
+def _add(*addends: object, alpha: int = 1) -> nn.Module | None:
+    return Add() if alpha == 1 and all(isinstance(addend, fx.Node) for addend in addends) else None
+
+
+def _mean(source: object, dim: object = None, keepdim: bool = False) -> nn.Module | None:
+    if tuple(dim or ()) not in ((2, 3), (-2, -1)):
+        return None
+    pool = nn.AdaptiveAvgPool2d(1)
+    return pool if keepdim else nn.Sequential(pool, nn.Flatten())
+
+
+# What a call in a model's forward stands for: the module, or None if it is used in a way that is not supported.
+_CALLS: dict[object, Callable[..., nn.Module | None]] = {
+    torch.flatten: lambda source, *args, **kwargs: nn.Flatten(*(args or (0,)), **kwargs),
+    torch.relu: lambda source: nn.ReLU(),
+    F.relu: lambda source, inplace=False: nn.ReLU(),
+    F.relu6: lambda source, inplace=False: nn.ReLU6(),
+    F.dropout: lambda source, *args, **kwargs: nn.Identity(),
+    F.max_pool2d: lambda source, *args, **kwargs: nn.MaxPool2d(*args, **kwargs),
+    F.avg_pool2d: lambda source, *args, **kwargs: nn.AvgPool2d(*args, **kwargs),
+    F.adaptive_avg_pool2d: lambda source, output_size: nn.AdaptiveAvgPool2d(output_size),
+    torch.cat: _concat,
+    torch.concat: _concat,
+    torch.add: _add,
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.mean: _mean,
+    "flatten": lambda source, *args, **kwargs: nn.Flatten(*(args or (0,)), **kwargs),
+    "relu": lambda source: nn.ReLU(),
+    "relu_": lambda source: nn.ReLU(),
+    "add": _add,
+    "add_": _add,
+    "mean": _mean,
 }
 
 
+class _Tracer(fx.Tracer):
+    """Looks into a model's own modules, but not into those that this project knows by their kind."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, SUPPORTED) or super().is_leaf_module(module, qualified_name)
+
+
 def trace(model: nn.Module) -> list[Layer]:
-    """List the layers of a network in the order in which they run.
+    """List the layers of a network, as it predicts (eval mode), in the order in which they run.
 
     Args:
         model: takes one tensor, returns one tensor, and is made of supported layers.
@@ -48,7 +110,7 @@ def trace(model: nn.Module) -> list[Layer]:
             model's forward cannot be traced.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # whatever the model's own code raises under tracing
         raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
     names, layers = {}, []
@@ -58,41 +120,146 @@ def trace(model: nn.Module) -> list[Layer]:
                 raise ValueError(f"{type(model).__name__} takes several inputs; one image tensor is supported")
             names[node] = INPUT
         elif node.op == "output":
-            if names.get(node.args[0]) != layers[-1].name:
+            if not layers or names.get(node.args[0]) != layers[-1].name:
                 raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
         else:
-            layer = _layer(model, node, names)
-            if layer.name in names.values():
-                raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
-            names[node] = layer.name
-            layers.append(layer)
+            chain = _layers(model, node, names)
+            names[node] = chain[-1].name if chain else names[node.all_input_nodes[0]]
+            for layer in chain:
+                if any(layer.module is other.module and isinstance(layer.module, _STATEFUL) for other in layers):
+                    raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
+                layers.append(layer)
     return layers
 
 
-def _layer(model: nn.Module, node: fx.Node, names: dict[fx.Node, str]) -> Layer:
+def _layers(model: nn.Module, node: fx.Node, names: dict[fx.Node, str]) -> list[Layer]:
+    """Turn a node of the trace into one layer, or into a chain of them where one module does several things."""
     inputs = tuple(names[source] for source in node.all_input_nodes)
     if node.op == "call_module":
         name, module = str(node.target), model.get_submodule(node.target)
-    elif node.op == "call_function" and node.target in _FUNCTIONS:
-        name, module = node.name, _FUNCTIONS[node.target](*node.args[1:], **node.kwargs)
+        uses = [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]
+        name += f"_{uses.index(node)}" if node is not uses[0] else ""  # an activation that serves twice
     else:
-        raise _unsupported(node.name, getattr(node.target, "__name__", node.target))
-    if type(module) not in SUPPORTED:
+        name, module = node.name, _CALLS[node.target](*node.args, **node.kwargs) if node.target in _CALLS else None
+        if module is None:
+            raise _unsupported(name, f"{getattr(node.target, '__name__', node.target)}{_written(node)}")
+    parts = list(module) if isinstance(module, nn.Sequential) else [module]
+    if type(module).__name__ == "BatchNormAct2d":  # timm's
+        parts += [module.drop, module.act]
+    layers = []
+    for part in parts:
+        part_name = f"{name}.{len(layers)}" if layers else name
+        if not isinstance(part, _NOTHING):
+            layers.append(Layer(part_name, _as_it_predicts(part_name, part), (layers[-1].name,) if layers else inputs))
+    return layers
+
+
+def _written(node: fx.Node) -> str:
+    arguments = [str(value) for value in node.args] + [f"{key}={value}" for key, value in node.kwargs.items()]
+    return f"({', '.join(arguments)})"
+
+
+def _as_it_predicts(name: str, module: nn.Module) -> nn.Module:
+    """Return the layer's computation in eval mode and not in place, or refuse it."""
+    if type(module) in ACTIVATIONS:
+        return type(module)()
+    # timm's convolution with TensorFlow's padding and its normalisation with an activation are what they are a kind
+    # of, apart from that; other subclasses may compute anything.
+    if type(module) not in SUPPORTED and type(module).__name__ not in ("Conv2dSame", "BatchNormAct2d"):
         raise _unsupported(name, type(module).__name__)
-    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
-        raise _unsupported(name, f"Conv2d with groups={module.groups}, padding_mode={module.padding_mode!r}")
+    if isinstance(module, nn.BatchNorm2d) and module.running_mean is None:
+        raise _unsupported(name, "BatchNorm2d without running statistics")
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        raise _unsupported(name, f"Conv2d with padding_mode={module.padding_mode!r}")
     if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
         raise _unsupported(name, f"Flatten({module.start_dim}, {module.end_dim}) (only from dimension 1 to the last)")
-    if isinstance(module, nn.ReLU):
-        module = nn.ReLU()
-    elif isinstance(module, nn.Dropout):
-        module = nn.Identity()  # the network as it predicts
-    return Layer(name, module, inputs)
+    return module
 
 
 def _unsupported(name: str, kind: object) -> ValueError:
     supported = ", ".join(sorted(kind.__name__ for kind in SUPPORTED))
     return ValueError(f"layer {name!r} is of the unsupported kind {kind}; supported are: {supported}")
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and shift by channel, (C,) each, of a batch normalisation in eval mode."""
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale
+    return (scale * norm.weight, shift * norm.weight + norm.bias) if norm.affine else (scale, shift)
+
+
+class ChannelAffine(nn.Module):
+    """A batch normalisation in eval mode, as the scale and shift that it is."""
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        """Take scale and shift from the running statistics."""
+        super().__init__()
+        scale, shift = affine(norm)
+        self.scale, self.shift = scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Scale and shift (N, C, H, W) by channel."""
+        return torch.addcmul(self.shift, a, self.scale)
+
+
+def with_weight(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module:
+    """Return the layer with other weights; it shares nothing but its settings with the given one."""
+    other = type(layer).__new__(type(layer))
+    other.__dict__ = layer.__dict__ | {"_parameters": {"weight": weight, "bias": bias}}
+    return other
+
+
+def fold_batchnorm(layers: list[Layer]) -> list[Layer]:
+    """Fold each batch normalisation into the convolution before it, exactly; the traced model is untouched.
+
+    A batch normalisation behind anything else, or behind a convolution that others read too, becomes the scale and
+    shift by channel that it is.
+    """
+    readers = _readers(layers)
+    folded: dict[str, Layer] = {}
+    renamed: dict[str, str] = {}
+    for layer in layers:
+        layer = replace(layer, inputs=tuple(renamed.get(name, name) for name in layer.inputs))
+        if isinstance(layer.module, nn.BatchNorm2d):
+            source = folded.get(layer.inputs[0])
+            if source is not None and isinstance(source.module, nn.Conv2d) and len(readers[source.name]) == 1:
+                scale, shift = affine(layer.module)
+                weight = source.module.weight.detach() * scale.view(-1, 1, 1, 1)
+                bias = shift if source.module.bias is None else torch.addcmul(shift, source.module.bias, scale)
+                folded[source.name] = replace(source, module=with_weight(source.module, weight, bias.detach()))
+                renamed[layer.name] = source.name
+                continue
+            layer = replace(layer, module=ChannelAffine(layer.module))
+        folded[layer.name] = layer
+    return list(folded.values())
+
+
+def _readers(layers: list[Layer]) -> dict[str, list[Layer]]:
+    readers: dict[str, list[Layer]] = {name: [] for name in (INPUT, *(layer.name for layer in layers))}
+    for layer in layers:
+        for source in layer.inputs:
+            readers[source].append(layer)
+    return readers
+
+
+def nonnegative(layers: list[Layer]) -> set[str]:
+    """Return the names of the layers whose outputs cannot be negative."""
+    names: set[str] = set()
+    for layer in layers:
+        keeps = isinstance(layer.module, _SIGN_KEEPING) and names.issuperset(layer.inputs)
+        if keeps or isinstance(layer.module, ACTIVATIONS):
+            names.add(layer.name)
+    return names
+
+
+def rectified(layers: list[Layer]) -> set[str]:
+    """Return the names of the layers that are read by nothing but activations, so that negative outputs are lost."""
+    readers = _readers(layers)
+    return {
+        layer.name
+        for layer in layers
+        if readers[layer.name] and all(isinstance(reader.module, ACTIVATIONS) for reader in readers[layer.name])
+    }
 
 
 def run(

@@ -1,83 +1,53 @@
 """Layer-wise Relevance Propagation (LRP): how much each filter of a network contributes to a class.
 
-A rule redistributes the relevance R_k of a layer's outputs to its inputs, R_j = a_j * sum_k (dz_k / da_j) R_k / z_k,
-and rules differ only in the linear map z(a) that stands for the layer. Each rule below is that map; automatic
-differentiation of one layer does the rest. Biases take no relevance and stay out of z, so that relevance is conserved.
+One pass forward keeps what the rules will read, one pass backward carries relevance from the logit to the filters, and
+to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp_core.rules`. Of the other layers,
+activations and batch normalisations that could not be folded pass relevance on (the pass rule), max pooling gives all
+to the winner, and sums and average pooling share by contribution (the norm rule).
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.errors import check_choice
-from lrp_core.graph import INPUT, Layer, run, trace
+from lrp_core import rules
+from lrp_core.graph import (
+    ACTIVATIONS,
+    INPUT,
+    WEIGHTED,
+    Add,
+    ChannelAffine,
+    Concat,
+    Layer,
+    fold_batchnorm,
+    nonnegative,
+    rectified,
+    run,
+    trace,
+)
 
-EPSILON = 1e-6  # keeps a denominator from 0; small beside any pre-activation that carries relevance
-
-
-def _linear(layer: nn.Module, weight: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-    """Apply the layer with other weights and no bias."""
-    if isinstance(layer, nn.Conv2d):
-        return F.conv2d(a, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return F.linear(a, weight)
-
-
-def epsilon(layer: nn.Module, a: torch.Tensor) -> torch.Tensor:
-    """Epsilon rule (Bach et al. 2015, eq. 58): every contribution a_j w_jk."""
-    return _linear(layer, layer.weight, a)
-
-
-def zplus(layer: nn.Module, a: torch.Tensor) -> torch.Tensor:
-    """z+ rule (Montavon et al. 2017, sec. 4): positive contributions only.
-
-    The paper states it for a >= 0, as behind a ReLU. Negative inputs (pixels) contribute through negative weights.
-    """
-    if bool((a < 0).any()):
-        negative = _linear(layer, layer.weight.clamp(max=0), a.clamp(max=0))
-        return _linear(layer, layer.weight.clamp(min=0), a.clamp(min=0)) + negative
-    return _linear(layer, layer.weight.clamp(min=0), a)
+_NO_VALUES = (*ACTIVATIONS, ChannelAffine)  # pass relevance on, whatever went through them
 
 
-def norm(layer: nn.Module, a: torch.Tensor) -> torch.Tensor:
-    """Average pooling, linear as it is: inputs share in proportion to their part of the average."""
-    return layer(a)
-
-
-Rule = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-COMPOSITES: dict[str, dict[type[nn.Module], Rule]] = {
-    "epsilon-zplus": {nn.Linear: epsilon, nn.Conv2d: zplus},
-}
-_POOLING: dict[type[nn.Module], Rule] = {nn.AvgPool2d: norm, nn.AdaptiveAvgPool2d: norm}
-
-
-def _gradient(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-    """Max pooling (winner takes all) and flattening: relevance goes where the value came from."""
+def _winner_takes_all(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+    """Send the relevance of a maximum to where it came from."""
     with torch.enable_grad():
         a = a.detach().requires_grad_()
         return torch.autograd.grad(layer(a), a, relevance)[0]
 
 
-def _redistribute(rule: Rule, layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+def _norm(layer: nn.Module, inputs: list[torch.Tensor], relevance: torch.Tensor) -> list[torch.Tensor]:
+    """Share the relevance of a sum or an average in proportion to each input's part in it."""
     with torch.enable_grad():
-        a = a.detach().requires_grad_()
-        z = rule(layer, a)
-        denominator = torch.copysign(torch.tensor(EPSILON, dtype=z.dtype), z.detach()).add_(z.detach())
-        share = relevance / denominator
-        return a.detach() * torch.autograd.grad(z, a, share)[0]
-
-
-def _backward(
-    rules: dict[type[nn.Module], Rule], layer: Layer, a: torch.Tensor, relevance: torch.Tensor
-) -> torch.Tensor:
-    kind = type(layer.module)
-    if kind in (nn.ReLU, nn.Identity):
-        return relevance
-    if kind in (nn.MaxPool2d, nn.Flatten):
-        return _gradient(layer.module, a, relevance)
-    return _redistribute(rules[kind], layer.module, a, relevance)
+        inputs = [a.detach().requires_grad_() for a in inputs]
+        z = layer(*inputs)
+        share = rules.share(relevance, z.detach().clone())
+        return [
+            a.detach() * gradient for a, gradient in zip(inputs, torch.autograd.grad(z, inputs, share), strict=True)
+        ]
 
 
 @dataclass
@@ -86,7 +56,8 @@ class Explanation:
 
     Attributes:
         filters: by convolution, the relevance of its output channels, summed over positions, (N, C).
-        totals: by convolution, the sum of all relevance at its output, (N,); equal to ``initial`` where conserved.
+        totals: by convolution, the sum of all relevance at its output, (N,); in a chain of layers equal to
+            ``initial`` where nothing is lost.
         initial: the relevance at the target output that was propagated, (N,).
         logits: the network's output, (N, K).
         pixels: relevance at the input, (N, 3, H, W), if asked for.
@@ -99,7 +70,10 @@ class Explanation:
     pixels: torch.Tensor | None = None
 
     def conservation_gap(self) -> dict[str, float]:
-        """By convolution, the mean over samples of |total - initial| / |initial|: 0 where nothing was lost."""
+        """By convolution, the mean over samples of |total - initial| / |initial|: 0 where nothing was lost.
+
+        In a network with branches the gap is that part of the relevance which takes another way.
+        """
         gaps = {name: (total - self.initial).abs() / self.initial.abs() for name, total in self.totals.items()}
         return {name: gap.mean().item() for name, gap in gaps.items()}
 
@@ -108,39 +82,41 @@ def explain(
     model: nn.Module,
     images: torch.Tensor,
     targets: torch.Tensor,
-    composite: str = "epsilon-zplus",
+    composite: str | Mapping[str, str | rules.Rule] | rules.Composite = "epsilon-zplus",
     *,
     absolute: bool = False,
     pixels: bool = False,
+    box: rules.Box | None = None,
     batch_size: int = 24,
 ) -> Explanation:
     """Propagate relevance from each sample's target class to every convolution's output, and to the pixels if asked.
 
-    The initial relevance is one-hot at the target (1, whatever the logit). Max pooling gives all to the winner,
-    average pooling shares by contribution, ReLU and dropout pass relevance on.
+    The initial relevance is one-hot at the target (1, whatever the logit). The network is explained as it predicts:
+    batch normalisation with its running statistics, folded into the convolution before it; no dropout.
 
     Args:
         model: a classifier made of supported layers, images (N, C, H, W) to logits (N, K); left as it is.
-        images: (N, C, H, W), in the dtype of the model's parameters.
+        images: (N, C, H, W), in the dtype and on the device of the model's parameters.
         targets: the class to explain, by sample, (N,), int64.
-        composite: which rule goes to which layer; ``"epsilon-zplus"`` (epsilon in dense layers, z+ in convolutions).
+        composite: which rule goes to which layer: a name, or a rule for each depth (:func:`lrp_core.rules.composite`).
         absolute: sum |R| over positions instead of R.
         pixels: also go through the first convolution, to the input.
+        box: least and greatest normalised pixel, numbers or (C,), for composites that end with the z-box rule.
         batch_size: samples at a time; bounds the memory.
 
     Raises:
         ValueError: an unknown composite, an unsupported layer, or targets that do not fit the model's output.
     """
-    rules = COMPOSITES[check_choice("composite", composite, COMPOSITES)] | _POOLING
-    layers = trace(model)
     if len(images) != len(targets) or len(images) == 0:
         raise ValueError(
             f"{len(images)} images with {len(targets)} targets: give one target to each of 1 or more images"
         )
-    parts = [
-        _explain_batch(layers, rules, images[i : i + batch_size], targets[i : i + batch_size], absolute, pixels)
-        for i in range(0, len(images), batch_size)
-    ]
+    with torch.no_grad():
+        propagation = _Propagation(model, rules.composite(composite, box), absolute, pixels)
+        parts = [
+            propagation(images[i : i + batch_size], targets[i : i + batch_size])
+            for i in range(0, len(images), batch_size)
+        ]
     return Explanation(
         filters={name: torch.cat([part.filters[name] for part in parts]) for name in parts[0].filters},
         totals={name: torch.cat([part.totals[name] for part in parts]) for name in parts[0].totals},
@@ -150,42 +126,101 @@ def explain(
     )
 
 
-def _explain_batch(layers, rules, images, targets, absolute, pixels) -> Explanation:
-    read: dict[str, torch.Tensor] = {}  # by layer, what it read
-    with torch.no_grad():
-        logits = run(layers, {INPUT: images}, lambda layer, live: read.update({layer.name: live[layer.inputs[0]]}))
-        if targets.min() < 0 or targets.max() >= logits.shape[1]:
-            raise ValueError(f"targets must lie in 0..{logits.shape[1] - 1}, got {targets.min()}..{targets.max()}")
-        start = F.one_hot(targets, logits.shape[1]).to(logits)
+class _Propagation:
+    """A network made ready: traced, folded, its rules assigned, the parts of its weights made when first needed."""
+
+    def __init__(self, model: nn.Module, composite: rules.Composite, absolute: bool, pixels: bool):
+        self.layers = fold_batchnorm(trace(model))
+        self.absolute, self.pixels = absolute, pixels
+        weighted = {layer.name: layer.module for layer in self.layers if isinstance(layer.module, WEIGHTED)}
+        self.rules = composite.assign(weighted)
+        unsigned, followed = nonnegative(self.layers), rectified(self.layers)
+        self.maps = {
+            layer.name: rules.LinearMap(layer.module, layer.inputs[0] not in unsigned, layer.name in followed)
+            for layer in self.layers
+            if layer.name in weighted
+        }
+        # Relevance goes on to a layer only if a convolution or the pixels are there or behind it.
+        self.wanted = {INPUT} if pixels else set()
+        for layer in self.layers:
+            if isinstance(layer.module, nn.Conv2d) or self.wanted.intersection(layer.inputs):
+                self.wanted.add(layer.name)
+
+        self.kept = {name for layer in self.layers for name in self._reads(layer)}
+
+    def _reads(self, layer: Layer) -> list[str]:
+        """Name the values that this layer's way back reads."""
+        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, (*_NO_VALUES, nn.Flatten, Concat)):
+            return []
+        if layer.name in self.maps and self.rules[layer.name].uses_output:
+            return [*layer.inputs, layer.name]
+        return list(layer.inputs)
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> Explanation:
+        kept, shapes = {}, {}
+
+        def keep(layer: Layer, live: dict[str, torch.Tensor]) -> None:
+            for name in layer.inputs:
+                shapes[name] = live[name].shape
+                if name in self.kept:
+                    kept[name] = live[name]
+
+        logits = run(self.layers, {INPUT: images}, keep)
+        kept[self.layers[-1].name] = logits
+        n_classes = logits.shape[1]
+        if targets.min() < 0 or targets.max() >= n_classes:
+            raise ValueError(f"targets must lie in 0..{n_classes - 1}, got {targets.min()}..{targets.max()}")
+        start = F.one_hot(targets, n_classes).to(logits)
         result = Explanation(logits=logits, initial=start.sum(dim=1))
-        arrived = {layers[-1].name: start}
-        first = next(i for i, layer in enumerate(layers) if isinstance(layer.module, nn.Conv2d))
-        for i in range(len(layers) - 1, -1 if pixels else first - 1, -1):
-            layer = layers[i]
-            relevance = arrived.pop(layer.name)
+        arrived = {self.layers[-1].name: start}
+        for layer in reversed(self.layers):
+            relevance = arrived.pop(layer.name, None)
+            if relevance is None:
+                continue
             if isinstance(layer.module, nn.Conv2d):
-                result.filters[layer.name] = (relevance.abs() if absolute else relevance).sum(dim=(2, 3))
+                result.filters[layer.name] = (relevance.abs() if self.absolute else relevance).sum(dim=(2, 3))
                 result.totals[layer.name] = relevance.sum(dim=(1, 2, 3))
-            if pixels or i > first:
-                (source,) = layer.inputs
-                passed = _backward(rules, layer, read.pop(layer.name), relevance)
-                arrived[source] = arrived[source] + passed if source in arrived else passed
+            if self.wanted.intersection(layer.inputs):
+                passed = self._backward(layer, kept, shapes, relevance)
+                for source, share in zip(layer.inputs, passed, strict=True):
+                    if source in self.wanted:
+                        arrived[source] = arrived[source] + share if source in arrived else share
+            kept.pop(layer.name, None)
         result.pixels = arrived.get(INPUT)
-    return result
+        return result
+
+    def _backward(self, layer: Layer, kept: dict, shapes: dict, relevance: torch.Tensor) -> list[torch.Tensor]:
+        """Return the relevance of each of the layer's inputs."""
+        module, inputs = layer.module, [kept.get(name) for name in layer.inputs]
+        if layer.name in self.maps:
+            output = kept.get(layer.name)
+            return [self.rules[layer.name](self.maps[layer.name], inputs[0], output, relevance)]
+        if isinstance(module, _NO_VALUES):
+            return [relevance] * len(layer.inputs)
+        if isinstance(module, nn.Flatten):
+            return [relevance.reshape(shapes[layer.inputs[0]])]
+        if isinstance(module, Concat):
+            return list(relevance.split([shapes[name][1] for name in layer.inputs], dim=1))
+        if isinstance(module, nn.MaxPool2d):
+            return [_winner_takes_all(module, inputs[0], relevance)]
+        if isinstance(module, (Add, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+            return _norm(module, inputs, relevance)
+        raise AssertionError(f"no rule for {type(module).__name__}")  # graph.SUPPORTED and this list differ
 
 
 def filter_relevance(
     model: nn.Module,
     images: torch.Tensor,
     targets: torch.Tensor,
-    composite: str = "epsilon-zplus",
+    composite: str | Mapping[str, str | rules.Rule] | rules.Composite = "epsilon-zplus",
     *,
     absolute: bool = False,
     batch_size: int = 24,
 ) -> dict[str, torch.Tensor]:
     """Return the relevance of every filter to every sample's target class.
 
-    Relevance is taken at a convolution's output and summed over positions. Arguments and errors as in :func:`explain`.
+    Relevance is taken at a convolution's output, after the batch normalisation that follows it, and summed over
+    positions. Arguments and errors as in :func:`explain`.
 
     Returns:
         By convolution, in the order of the network's layers from the output back, a tensor (N, C_layer).

@@ -1,17 +1,125 @@
-"""Removal of filters: the pruned network is a smaller network, not a masked one."""
+"""Removal of filters: the pruned network is a smaller network, not a masked one.
+
+Filters whose channels meet go together: partners in a residual sum, a depthwise filter with the channel that it reads,
+the channels of a grouped convolution that stand at the same place in each group. Such a set is a group; in a chain
+of convolutions each group is one filter.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.graph import INPUT, WEIGHTED, Layer, run, trace
+from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, run, trace
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Which filters go together. A channel is known by the number of its group, -1 for a channel that has to stay.
+
+    Attributes:
+        n_groups: number of groups.
+        filters: by convolution, the groups of its output channels, (C_out,).
+        channels: by layer with a weight or a batch normalisation, the groups of the channels that it reads, (C_in,);
+            for a dense layer, of its inputs.
+    """
+
+    n_groups: int
+    filters: dict[str, np.ndarray]
+    channels: dict[str, np.ndarray]
+
+
+class _Groups:
+    """Union-find over channels; channel 0 stands for all that have to stay."""
+
+    def __init__(self):
+        self._parent = [0]
+
+    def new(self, n: int) -> np.ndarray:
+        first = len(self._parent)
+        self._parent.extend(range(first, first + n))
+        return np.arange(first, first + n)
+
+    def root(self, channel: int) -> int:
+        while self._parent[channel] != channel:
+            self._parent[channel] = channel = self._parent[self._parent[channel]]
+        return channel
+
+    def join(self, one: np.ndarray, other: np.ndarray) -> None:
+        for a, b in zip(one, other, strict=True):
+            a, b = sorted((self.root(a), self.root(b)))
+            self._parent[b] = a
+
+
+def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
+    """Find out which filters go together.
+
+    Groups are numbered by their first filter, from the input to the output.
+
+    Args:
+        model: made of supported layers.
+        example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
+    """
+    layers = trace(model)
+    positions: dict[str, int] = {}
+    with torch.no_grad():
+        run(
+            layers,
+            {INPUT: example_input},
+            lambda layer, live: positions.update({name: live[name][0, 0].numel() for name in layer.inputs}),
+        )
+    groups = _Groups()
+    outputs = {INPUT: np.zeros(example_input.shape[1], dtype=int)}
+    for layer in layers:
+        outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, groups)
+    last = outputs[layers[-1].name]
+    groups.join(last, np.zeros_like(last))  # the network's outputs stay
+    number = {0: -1}
+
+    def numbered(channels: np.ndarray) -> np.ndarray:
+        return np.array([number.setdefault(groups.root(channel), len(number) - 1) for channel in channels])
+
+    filters = {layer.name: numbered(outputs[layer.name]) for layer in layers if isinstance(layer.module, nn.Conv2d)}
+    channels = {
+        layer.name: numbered(outputs[layer.inputs[0]])
+        for layer in layers
+        if isinstance(layer.module, (*WEIGHTED, nn.BatchNorm2d))
+    }
+    return Coupling(len(number) - 1, filters, channels)
+
+
+def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], groups: _Groups) -> np.ndarray:
+    """Return the channels of a layer's output, after joining those that the layer makes go together."""
+    module, (first, *others) = layer.module, inputs
+    if isinstance(module, Add):
+        for other in others:
+            groups.join(first, other)
+        return first
+    if isinstance(module, Concat):
+        return np.concatenate(inputs)
+    if isinstance(module, nn.Flatten):
+        return np.repeat(first, positions[layer.inputs[0]])
+    if isinstance(module, nn.Linear):
+        return np.zeros(module.out_features, dtype=int)
+    if isinstance(module, nn.Conv2d):
+        if module.groups == module.in_channels and module.groups > 1:  # depthwise
+            return np.repeat(first, module.out_channels // module.in_channels)
+        made = groups.new(module.out_channels)
+        for channels in (first, made):
+            alike = channels.reshape(module.groups, -1)
+            for other in alike[1:]:
+                groups.join(alike[0], other)
+        return made
+    return first
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
-    """Return a copy of the network without some filters; whatever reads their channels shrinks with them.
+    """Return a copy of the network without some filters, and without those that go with them.
+
+    Whatever reads their channels shrinks too: convolutions, batch normalisations, dense layers.
 
     Args:
         model: made of supported layers; untouched.
@@ -19,74 +127,91 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
         example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
 
     Raises:
-        ValueError: an unknown layer, an index out of range, a layer that would lose its last filter, or an
-            unsupported layer.
+        ValueError: an unknown layer, an index out of range, a filter that has to stay (its channel is the network's
+            input or output), a layer that would lose its last filter, or an unsupported layer.
     """
-    layers = trace(model)
-    kept = _kept(layers, filters)
-    readable = _channels_read(layers, kept, example_input)
-    weighted = [layer.module for layer in layers if isinstance(layer.module, WEIGHTED)]
-    shared = {id(parameter): parameter for module in weighted for parameter in module.parameters()}
-    smaller = copy.deepcopy(model, shared)  # their kept parts are copied below, so nothing stays shared
-    for layer in layers:
-        if isinstance(layer.module, WEIGHTED):
-            _shrink(smaller.get_submodule(layer.name), kept.get(layer.name), readable[layer.name])
+    coupling = couple(model, example_input)
+    gone = np.zeros(coupling.n_groups, dtype=bool)
+    for name, indices in filters.items():
+        if name not in coupling.filters:
+            raise ValueError(f"{name!r} is no convolution of this network; it has: {', '.join(coupling.filters)}")
+        groups = coupling.filters[name]
+        for index in indices:
+            if not 0 <= index < len(groups):
+                raise ValueError(f"layer {name!r} has filters 0..{len(groups) - 1}, not {index}")
+            if groups[index] < 0:
+                raise ValueError(
+                    f"filter {index} of {name!r} has to stay: its channel is the network's input or output"
+                )
+            gone[groups[index]] = True
+    for name, groups in coupling.filters.items():
+        if (gone[groups] & (groups >= 0)).all():
+            raise ValueError(f"layer {name!r} would lose all of its {len(groups)} filters; leave at least one")
+    return _shrink(model, coupling, ~gone)
+
+
+_TENSORS = ("weight", "bias", "running_mean", "running_var")  # of the layers that shrink
+
+
+def _shrink(model: nn.Module, coupling: Coupling, stays: np.ndarray, present: np.ndarray | None = None) -> nn.Module:
+    """Return a copy of the network with these groups only.
+
+    Args:
+        model: a network with the groups ``present``.
+        coupling: of the network with all groups.
+        stays: (n_groups,), boolean.
+        present: (n_groups,), boolean; None: all.
+    """
+    stays = np.append(stays, True)  # group -1
+    present = np.ones_like(stays) if present is None else np.append(present, True)
+    # What is about to be cut is shared with the copy until then, not copied whole.
+    modules = [model.get_submodule(name) for name in coupling.channels]
+    tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
+    shared = {id(tensor): tensor for tensor in tensors if tensor is not None}
+    smaller = copy.deepcopy(model, shared)
+
+    def mask(groups: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(stays[groups[present[groups]]])
+
+    for name, channels in coupling.channels.items():
+        module = smaller.get_submodule(name)
+        filters = mask(coupling.filters[name]) if name in coupling.filters else None
+        _keep(module, filters, mask(channels))
     return smaller
 
 
-def _kept(layers: list[Layer], filters: Mapping[str, Iterable[int]]) -> dict[str, torch.Tensor]:
-    """By convolution, a boolean (C,): the filter stays."""
-    kept = {
-        layer.name: torch.ones(layer.module.out_channels, dtype=torch.bool)
-        for layer in layers
-        if isinstance(layer.module, nn.Conv2d)
-    }
-    for name, indices in filters.items():
-        if name not in kept:
-            raise ValueError(f"{name!r} is no convolution of this network; it has: {', '.join(kept)}")
-        for index in indices:
-            if not 0 <= index < len(kept[name]):
-                raise ValueError(f"layer {name!r} has filters 0..{len(kept[name]) - 1}, not {index}")
-            kept[name][index] = False
-        if not kept[name].any():
-            raise ValueError(f"layer {name!r} would lose all of its {len(kept[name])} filters; leave at least one")
-    return kept
-
-
-def _channels_read(layers: list[Layer], kept: dict[str, torch.Tensor], example_input: torch.Tensor) -> dict:
-    """By layer with weights, a boolean (C_in,): that input channel (or flattened position of one) stays."""
-    shapes = {}
-    with torch.no_grad():
-        run(
-            layers, {INPUT: example_input}, lambda layer, live: shapes.update({layer.name: live[layer.inputs[0]].shape})
-        )
-    stays = {INPUT: torch.ones(example_input.shape[1], dtype=torch.bool)}
-    read = {}
-    for layer in layers:
-        arriving = stays[layer.inputs[0]]
-        if isinstance(layer.module, nn.Flatten):
-            arriving = arriving.repeat_interleave(shapes[layer.name][2:].numel())
-        elif isinstance(layer.module, WEIGHTED):
-            read[layer.name] = arriving
-            arriving = kept.get(layer.name, torch.ones(layer.module.weight.shape[0], dtype=torch.bool))
-        stays[layer.name] = arriving
-    return read
-
-
-def _shrink(layer: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
-    """Keep these outputs (None: all) and inputs of a layer, in place."""
-    outputs = torch.ones(layer.weight.shape[0], dtype=torch.bool) if outputs is None else outputs
-    frozen = not layer.weight.requires_grad
-    channels_last = layer.weight.dim() == 4 and layer.weight.is_contiguous(memory_format=torch.channels_last)
-    weight = layer.weight.detach()[outputs][:, inputs]
-    weight = weight.contiguous(memory_format=torch.channels_last) if channels_last else weight
-    layer.weight = nn.Parameter(weight, requires_grad=not frozen)
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.detach()[outputs], requires_grad=not frozen)
-    if isinstance(layer, nn.Conv2d):
-        layer.out_channels, layer.in_channels = layer.weight.shape[:2]
+def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
+    """Keep these outputs (None: all) and inputs, boolean masks, of a layer, in place."""
+    if isinstance(module, nn.BatchNorm2d):
+        for name in _TENSORS:
+            if (tensor := getattr(module, name)) is not None:
+                _replace(module, name, tensor.detach()[inputs])
+        module.num_features = int(inputs.sum())
+        return
+    if outputs is None:
+        outputs = torch.ones(len(module.weight), dtype=torch.bool)
+    weight = module.weight.detach()[outputs]
+    if isinstance(module, nn.Linear):
+        weight = weight[:, inputs]
+        module.in_features = weight.shape[1]
     else:
-        layer.out_features, layer.in_features = layer.weight.shape
+        if module.groups == module.in_channels:  # depthwise, or one input channel
+            module.groups = int(inputs.sum()) if module.groups > 1 else 1
+        else:
+            weight = weight[:, inputs.view(module.groups, -1)[0]]
+        module.out_channels, module.in_channels = len(weight), int(inputs.sum())
+    if module.bias is not None:
+        _replace(module, "bias", module.bias.detach()[outputs])
+    _replace(module, "weight", weight)
+
+
+def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was."""
+    old = getattr(module, name)
+    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.clone(memory_format=torch.channels_last)  # sets the strides of 1 x 1 kernels too
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)
 
 
 def filters_at(rate: float, n_filters: int) -> int:
@@ -95,41 +220,54 @@ def filters_at(rate: float, n_filters: int) -> int:
 
 
 class PrunedNetwork:
-    """A network that loses filters step by step, its filters numbered 0..n_filters-1 through all layers.
+    """A network that loses filters step by step, numbered 0..n_filters-1 from input to output.
+
+    Filters that only go together (see :class:`Coupling`) count as one; where no two are coupled, as in VGG, a number is
+    one filter. A layer, here, is the set of convolutions that a group has filters in.
 
     Attributes:
         model: the network as it is now.
-        layer_names: the convolutions, from input to output.
+        example_shape: of one input, (1, C, H, W).
+        coupling: which filters go together, in the network before any was removed.
+        layer_names: by layer, the name of its first convolution, from input to output.
         layer_of: by filter number, the index of its layer in ``layer_names``, (n_filters,).
         active: by filter number, whether it is still there, (n_filters,).
     """
 
     def __init__(self, model: nn.Module, example_input: torch.Tensor):
-        convolutions = [layer for layer in trace(model) if isinstance(layer.module, nn.Conv2d)]
-        sizes = [layer.module.out_channels for layer in convolutions]
         self.model = model
-        self.example_input = example_input
-        self.layer_names = [layer.name for layer in convolutions]
-        self.layer_of = np.repeat(np.arange(len(sizes)), sizes)
-        self.active = np.ones(sum(sizes), dtype=bool)
+        self.example_shape = tuple(example_input.shape)
+        self.coupling = couple(model, example_input)
+        members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
+        for name, groups in self.coupling.filters.items():
+            for group in np.unique(groups[groups >= 0]):
+                members[group].append(name)
+        layers = list(dict.fromkeys(tuple(names) for names in members))
+        self.layer_names = [names[0] for names in layers]
+        self.layer_of = np.array([layers.index(tuple(names)) for names in members])
+        self.active = np.ones(self.coupling.n_groups, dtype=bool)
 
     @property
     def n_filters(self) -> int:
-        """The number of filters before any was removed."""
+        """The number of filters before any was removed, coupled ones counted once."""
         return len(self.active)
 
     def without(self, filters: np.ndarray) -> nn.Module:
-        """Return the present network without these filters (by number); the present one stays."""
-        here = np.cumsum(self.active) - 1  # position among the active filters
-        indices = {}
-        for index, name in enumerate(self.layer_names):
-            mine = filters[self.layer_of[filters] == index]
-            if not self.active[mine].all():
-                raise ValueError(f"filters {mine[~self.active[mine]].tolist()} of {name!r} are removed already")
-            first = np.flatnonzero(self.active & (self.layer_of == index))[0]
-            if len(mine):
-                indices[name] = (here[mine] - here[first]).tolist()
-        return remove_filters(self.model, indices, self.example_input)
+        """Return the present network without these filters (by number); the present one stays.
+
+        Raises:
+            ValueError: a filter is removed already, or a layer would lose its last one.
+        """
+        filters = np.asarray(filters, dtype=int)
+        if len(lost := filters[~self.active[filters]]):
+            names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in lost})
+            raise ValueError(f"filters {lost.tolist()} of {', '.join(map(repr, names))} are removed already")
+        stays = self.active.copy()
+        stays[filters] = False
+        for layer in np.unique(self.layer_of[filters]):
+            if not stays[self.layer_of == layer].any():
+                raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
+        return _shrink(self.model, self.coupling, stays, self.active)
 
     def remove(self, filters: np.ndarray) -> None:
         """Take these filters (by number) out for good."""
@@ -137,13 +275,20 @@ class PrunedNetwork:
         self.active[filters] = False
 
     def flat(self, by_layer: Mapping[str, torch.Tensor]) -> np.ndarray:
-        """Lay values (..., C_layer) of each layer out by filter number, (..., n_filters), float64; NaN where gone."""
-        values = torch.cat([by_layer[name] for name in self.layer_names], dim=-1).double().cpu().numpy()
-        result = np.full((*values.shape[:-1], self.n_filters), np.nan)
-        result[..., self.active] = values
+        """Lay values (..., C) of the present convolutions out by filter number, summed over coupled filters.
+
+        Returns:
+            (..., n_filters), float64; NaN where a filter is gone.
+        """
+        shape = next(iter(by_layer.values())).shape[:-1]
+        result = np.zeros((*shape, self.n_filters))
+        for name, groups in self.coupling.filters.items():
+            present = groups[(groups < 0) | self.active[groups]]
+            values = by_layer[name].double().cpu().numpy()
+            np.add.at(result, (..., present[present >= 0]), values[..., present >= 0])
+        result[..., ~self.active] = np.nan
         return result
 
     def kept_by_layer(self) -> dict[str, int]:
-        """By convolution, how many filters are left."""
-        counts = np.bincount(self.layer_of[self.active], minlength=len(self.layer_names))
-        return dict(zip(self.layer_names, counts.tolist(), strict=True))
+        """By convolution, how many of its filters are left."""
+        return {name: int(((groups < 0) | self.active[groups]).sum()) for name, groups in self.coupling.filters.items()}

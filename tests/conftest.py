@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrp_core import rules
 from lrp_core.backbones import load_backbone
 
 
@@ -29,6 +30,12 @@ def miniature_vgg(seed: int = 0, flatten_positions: bool = False) -> nn.Module:
         layers.append(("pool", nn.AdaptiveAvgPool2d(1)))
     layers += [("flatten", nn.Flatten()), ("head", nn.Linear(40 if flatten_positions else 10, 4))]
     return nn.Sequential(OrderedDict(layers)).double().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def no_stabiliser(monkeypatch):
+    """Closed forms have no epsilon in the denominator."""
+    monkeypatch.setattr(rules, "EPSILON", 1e-15)
 
 
 @pytest.fixture

@@ -1,12 +1,64 @@
 import io
+import urllib.error
 
 import h5py
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision.models import get_model, get_model_weights
 
 from lrp_core._torchvision import declare_missing_operators
-from lrp_core.backbones import HED_WHEEL, load_backbone, normalise
+from lrp_core.backbones import HED_WHEEL, load_backbone, load_network, normalise
+from lrp_core.wheels import Wheel
+
+CHANNELS = {
+    "alexnet": 256,
+    "densenet121": 1024,
+    "efficientnet-lite0": 1280,
+    "mobilenet_v2": 1280,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "vgg11": 512,
+    "vgg11_bn": 512,
+    "vgg16": 512,
+    "vgg16_bn": 512,
+    "vgg19": 512,
+    "vgg19_bn": 512,
+}
+LABELLED_IMAGES = Wheel(  # 20 images of ImageNet, foolbox/data/imagenet_NUMBER_CLASS.jpg; nothing of it is run
+    package="foolbox",
+    version="3.3.4",
+    filename="foolbox-3.3.4-py3-none-any.whl",
+    sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+)
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    """Two images of noise, 64x64."""
+    return torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """torchvision's cache, empty, and no network."""
+
+    def refuse(request):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def checkpoint(folder, name):
+    """The file in which torchvision looks for a network's weights."""
+    return folder / get_model_weights(name).IMAGENET1K_V1.url.rsplit("/", 1)[1]
 
 
 def test_torchvision_is_importable_and_declared_once():
@@ -14,6 +66,85 @@ def test_torchvision_is_importable_and_declared_once():
 
     assert torchvision.ops.nms is not None
     assert declare_missing_operators() == []  # lrp_core has done it, or there was nothing to do
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_trunk_of_every_network(name, pixels):
+    """From images to what its last activation lets through, frozen and in eval mode."""
+    trunk = load_backbone(name, "random")
+    features = trunk(normalise(pixels, name, "random"))
+    assert features.dim() == 4
+    assert features.shape[:2] == (2, CHANNELS[name])
+    assert features.min() >= 0
+    assert features.max() > 0
+    assert not any(module.training for module in trunk.modules())
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "densenet121", "efficientnet-lite0"])
+def test_network_is_its_trunk_and_a_classifier(name, pixels):
+    """A trunk that ended too early or too late, or was wired otherwise, would give the classifier something else."""
+    torch.manual_seed(0)
+    network = load_network(name, "random")
+    torch.manual_seed(0)
+    trunk = load_backbone(name, "random")
+    images = normalise(pixels, name, "random")
+    features, head = trunk(images), list(network.children())[-1]
+    pooled = network.avgpool(features).flatten(1) if name == "alexnet" else features.mean((2, 3))
+    logits = network(images)
+    assert logits.shape == (2, 1000)
+    torch.testing.assert_close(head(pooled), logits)
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("resnet18", ""), ("mobilenet_v2", "features.")])
+def test_imagenet_weights_in_the_cache_need_no_network(name, prefix, checkpoints):
+    saved = get_model(name, weights=None).state_dict()
+    torch.save(saved, checkpoint(checkpoints, name))
+    network, trunk = (load(name, "imagenet").state_dict() for load in (load_network, load_backbone))
+    assert network.keys() == saved.keys()
+    assert all(torch.equal(network[key], value) for key, value in saved.items())
+    assert {prefix + key for key in trunk} == {key for key in saved if not key.startswith(("fc.", "classifier."))}
+    assert all(torch.equal(value, saved[prefix + key]) for key, value in trunk.items())
+
+
+def test_imagenet_weights_without_a_network_say_what_to_do(checkpoints):
+    with pytest.raises(ConnectionError) as error:
+        load_backbone("mobilenet_v2", "imagenet")
+    file = checkpoint(checkpoints, "mobilenet_v2")
+    assert f"put {file.name} into {checkpoints} by hand" in str(error.value)
+    assert "no route to host" in str(error.value)
+    assert list(checkpoints.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "another network"])
+def test_damaged_imagenet_weights_are_named(damage, checkpoints):
+    file = checkpoint(checkpoints, "mobilenet_v2")
+    torch.save(get_model("mobilenet_v2" if damage == "truncated" else "shufflenet_v2_x0_5").state_dict(), file)
+    if damage != "another network":
+        file.write_bytes(file.read_bytes()[: 100_000 if damage == "truncated" else 0])
+    with pytest.raises(ValueError, match=f"{file} is damaged, or not torchvision's mobilenet_v2: delete it"):
+        load_backbone("mobilenet_v2", "imagenet")
+
+
+def test_efficientnet_lite0_classifies_photographs():
+    """Its published accuracy is 75 %; with tensors mixed up, or inputs scaled otherwise, hardly one would be right."""
+    images, labels = [], []
+    with LABELLED_IMAGES.open() as archive:
+        for member in sorted(archive.namelist()):
+            if member.startswith("foolbox/data/imagenet_"):
+                image = Image.open(io.BytesIO(archive.read(member)))
+                side = round(0.875 * min(image.size))  # the usual centre crop, 224 pixels of 256
+                left, top = ((length - side) // 2 for length in image.size)
+                crop = image.resize((224, 224), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+                images.append(torch.from_numpy(np.array(crop)).permute(2, 0, 1))
+                labels.append(int(member.removesuffix(".jpg").rsplit("_", 1)[1]))
+    inputs = normalise(torch.stack(images), "efficientnet-lite0", "imagenet")
+    assert inputs.shape == (20, 3, 224, 224)
+    torch.testing.assert_close(inputs, (torch.stack(images).float() - 127) / 128)
+    predicted = load_network("efficientnet-lite0", "imagenet")(inputs).argmax(dim=1)
+    assert (predicted == torch.tensor(labels)).sum() >= 16
 
 
 def test_trunk_computes_what_the_file_says(vgg16):
@@ -34,16 +165,29 @@ def test_trunk_computes_what_the_file_says(vgg16):
     assert (got - x).abs().max() <= 1e-4 * x.abs().max()
 
 
-def test_trunk_is_frozen_and_in_eval_mode(vgg16):
+def test_trunk_with_edge_detection_weights_is_frozen_and_in_eval_mode(vgg16):
     assert not vgg16.training
     assert not any(parameter.requires_grad for parameter in vgg16.parameters())
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown backbone 'vgg61'; choose one of: vgg16"):
-        load_backbone("vgg61", "hed-bsds500")
-    with pytest.raises(ValueError, match="unknown weights for the backbone 'vgg16' 'coco'; choose one of: hed-bsds500"):
-        load_backbone("vgg16", "coco")
+def test_edge_detection_weights_have_no_classifier():
+    with pytest.raises(ValueError, match="vgg16 weights 'hed-bsds500' come without a classifier; load_backbone"):
+        load_network("vgg16", "hed-bsds500")
+
+
+@pytest.mark.parametrize("load", [load_backbone, load_network])
+def test_unknown_names_are_refused(load):
+    with pytest.raises(ValueError, match=f"unknown backbone 'vgg61'; choose one of: {', '.join(sorted(CHANNELS))}"):
+        load("vgg61", "imagenet")
+    message = "unknown weights for the backbone 'vgg16' 'coco'; choose one of: hed-bsds500, imagenet, random"
+    with pytest.raises(ValueError, match=message):
+        load("vgg16", "coco")
+
+
+def test_images_are_normalised_as_imagenets_were():
+    image = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    want = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225])
+    torch.testing.assert_close(normalise(image, "resnet18", "imagenet").flatten(), want)
 
 
 def test_images_of_the_wrong_kind_are_refused():

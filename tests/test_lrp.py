@@ -1,51 +1,18 @@
+import copy
+
 import pytest
 import torch
 import zennit.composites
+import zennit.torchvision
 from conftest import miniature_vgg
+from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle, without_biases
 from torch import nn
 from torch.nn import functional as F
+from zennit.canonizers import SequentialMergeBatchNorm
 
 from lrp_core import lrp
+from lrp_core.graph import INPUT, fold_batchnorm, run, trace
 from lrp_core.heads import classifier
-
-
-@pytest.fixture
-def no_stabiliser(monkeypatch):
-    """Closed forms have no epsilon in the denominator."""
-    monkeypatch.setattr(lrp, "EPSILON", 1e-15)
-
-
-def dense_by_loops(weight, a, relevance, positive):
-    """R_j = sum_k a_j w_jk / sum_j a_j w_jk R_k, term by term, for one sample in float64."""
-    terms = a[None, :] * weight
-    if positive:
-        terms = terms.clamp(min=0)
-    z = terms.sum(dim=1)
-    return sum(terms[k] / z[k] * relevance[k] for k in range(len(z)) if z[k] != 0)
-
-
-def test_epsilon_in_a_dense_layer_by_hand(no_stabiliser):
-    layer, a = nn.Linear(3, 2).double(), torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
-    layer.weight.data = torch.tensor([[1.0, -1.0, 4.0], [0.5, 1.0, 0.0]], dtype=torch.float64)
-    relevance = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
-    # contributions 1, -2, 2 of z = 1; and 0.5, 2, 0 of z = 2.5
-    expected = torch.tensor([[1 + 0.4, -2 + 1.6, 2.0]], dtype=torch.float64)
-    assert torch.allclose(lrp._redistribute(lrp.epsilon, layer, a, relevance), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("signed", [False, True])
-def test_zplus_in_a_convolution_against_its_matrix(signed, no_stabiliser):
-    """The convolution written out as a matrix; negative inputs (pixels) times negative weights count."""
-    generator = torch.manual_seed(0)
-    layer = nn.Conv2d(2, 3, 3, stride=2, padding=1).double()
-    a = torch.randn(1, 2, 5, 5, generator=generator, dtype=torch.float64)
-    a = a if signed else a.abs()
-    units = torch.eye(50, dtype=torch.float64).view(50, 2, 5, 5)
-    matrix = F.conv2d(units, layer.weight.detach(), stride=2, padding=1).flatten(1).T
-    relevance = torch.rand(1, 3, 3, 3, generator=generator, dtype=torch.float64)
-    expected = dense_by_loops(matrix, a.flatten(), relevance.flatten(), positive=True)
-    got = lrp._redistribute(lrp.zplus, layer, a, relevance).flatten()
-    assert torch.allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_filter_relevance_of_a_network_by_hand(no_stabiliser):
@@ -114,14 +81,19 @@ def test_model_comes_back_as_it_was(images, targets):
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
 
 
-def test_vgg16_agrees_with_zennit(vgg16):
-    """Per-filter relevance and heatmap of the pre-trained VGG16, in float64, against zennit's EpsilonPlus."""
-    generator = torch.Generator().manual_seed(3)
-    model = classifier(vgg16, torch.randn(1, 4, 512, generator=generator)).double()
-    images = (torch.rand(2, 3, 32, 32, generator=generator) * 255 - 110).double()
-    targets = torch.tensor([1, 3])
-    ours = lrp.explain(model, images, targets, pixels=True)
+BOX = (-3.0, 3.0)
 
+
+def zennit_relevance(model, images, targets, composite):
+    """Relevance by convolution, (N, C), and at the pixels, as zennit has it."""
+    kinds = {
+        "epsilon-zplus": zennit.composites.EpsilonPlus,
+        "epsilon-alpha2-beta1": zennit.composites.EpsilonAlpha2Beta1,
+        "epsilon-gamma-box": zennit.composites.EpsilonGammaBox,
+    }
+    bounds = dict(zip(("low", "high"), BOX, strict=True)) if composite == "epsilon-gamma-box" else {}
+    residual = any(type(layer).__name__ == "BasicBlock" for layer in model.modules())
+    canonizer = zennit.torchvision.ResNetCanonizer() if residual else SequentialMergeBatchNorm()
     outputs = {}
 
     def keep(name):
@@ -131,30 +103,153 @@ def test_vgg16_agrees_with_zennit(vgg16):
 
         return hook
 
-    for layer in model.modules():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # so that the convolution's output is not overwritten
-    composite = zennit.composites.EpsilonPlus(zero_params="bias")
-    with composite.context(model) as explained:
+    with kinds[composite](zero_params="bias", canonizers=[canonizer], **bounds).context(model) as explained:
         hooks = [
             layer.register_forward_hook(keep(name))
             for name, layer in explained.named_modules()
             if isinstance(layer, nn.Conv2d)
         ]
-        x = images.clone().requires_grad_()
-        explained(x).backward(F.one_hot(targets, 4).double())
+        pixels = images.clone().requires_grad_()
+        explained(pixels).backward(F.one_hot(targets, 4).to(images))
         for hook in hooks:
             hook.remove()
-    vgg16.float()
-    assert len(outputs) == 13
-    for name, output in outputs.items():
-        theirs = output.grad.sum(dim=(2, 3))
-        assert (ours.filters[name] - theirs).abs().max() <= 1e-4 * theirs.abs().max(), name
-    assert (ours.pixels - x.grad).abs().max() <= 1e-4 * x.grad.abs().max()
+    return {name: output.grad.sum(dim=(2, 3)) for name, output in outputs.items()}, pixels.grad
+
+
+@pytest.fixture(scope="module", params=["vgg16", "vgg16_bn", "resnet18", "depthwise"])
+def explained_by_zennit(request, vgg16):
+    """A network in float64: the pre-trained VGG16, others with random parameters."""
+    if request.param == "vgg16":
+        weight = torch.randn(1, 4, 512, generator=torch.Generator().manual_seed(3))
+        model = classifier(copy.deepcopy(vgg16), weight)
+        for layer in model.modules():
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # zennit reads the outputs of convolutions
+        images = draw_images("vgg16") * 60
+    else:
+        model = depthwise_network() if request.param == "depthwise" else network(request.param)
+        images = draw_images(request.param).clamp(*BOX)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-12  # zennit leaves eps in a batch normalisation that it has merged
+    return model.double(), images.double(), torch.tensor([1, 3])
+
+
+@pytest.mark.parametrize("composite", ["epsilon-zplus", "epsilon-alpha2-beta1", "epsilon-gamma-box"])
+def test_relevance_agrees_with_zennit(explained_by_zennit, composite):
+    """Of every filter and of every pixel."""
+    model, images, targets = explained_by_zennit
+    theirs, their_pixels = zennit_relevance(model, images, targets, composite)
+    ours = lrp.explain(model, images, targets, composite, pixels=True, box=BOX)
+    assert ours.filters.keys() == theirs.keys()
+    for name, relevance in theirs.items():
+        assert (ours.filters[name] - relevance).abs().max() <= 1e-6 * relevance.abs().max(), name
+    assert (ours.pixels - their_pixels).abs().max() <= 1e-6 * their_pixels.abs().max()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_architecture_is_computed_and_conserved(name, no_stabiliser):
+    """Folding changes nothing; all relevance passes the stem and reaches the pixels; float64."""
+    model, images = network(name).double(), draw_images(name).double()
+    folded = fold_batchnorm(trace(model))
+    assert not any(isinstance(layer.module, nn.BatchNorm2d) for layer in folded)
+    assert torch.allclose(run(folded, {INPUT: images}), model(images), rtol=1e-9)
+    # An output of a linear bottleneck can be negative with negative contributions only, which z+ has no place for.
+    bottleneck = name in ("mobilenet_v2", "efficientnet-lite0")
+    composite = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"} if bottleneck else "epsilon-zplus"
+    explanation = lrp.explain(without_biases(model), images, torch.tensor([0, 3]), composite, pixels=True)
+    assert torch.allclose(explanation.logits, model(images), rtol=1e-9)
+    convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    assert set(explanation.filters) == set(convolutions)
+    ones = torch.ones(2, dtype=torch.float64)
+    assert torch.allclose(explanation.totals[convolutions[0]], ones, atol=1e-5)
+    assert torch.allclose(explanation.pixels.sum(dim=(1, 2, 3)), ones, atol=1e-5)
+
+
+def test_relevance_is_conserved_by_residual_block(no_stabiliser):
+    """What arrives at the input of every block of a ResNet is all there was, each rest of the network for itself."""
+    trunk, pool, flatten, head = network("resnet18").double()
+    stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool)
+    blocks = [block for name in ("layer1", "layer2", "layer3", "layer4") for block in getattr(trunk, name)]
+    value = stem(draw_images("resnet18").double())
+    for i, block in enumerate(blocks):
+        rest = nn.Sequential(*blocks[i:], pool, flatten, head)
+        arrived = lrp.explain(rest, value, torch.tensor([1, 2]), pixels=True).pixels.sum(dim=(1, 2, 3))
+        assert torch.allclose(arrived, torch.ones(2, dtype=torch.float64), atol=1e-5), f"block {i}"
+        value = block(value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_epsilon_everywhere_is_input_times_gradient(name, no_stabiliser):
+    """LRP-0 on a network without biases, skips and poolings included (Shrikumar et al. 2016)."""
+    model = without_biases(network(name).double())
+    images = draw_images(name).double().requires_grad_()
+    targets = torch.tensor([2, 0])
+    chosen = model(images).gather(1, targets[:, None])
+    gradient = torch.autograd.grad(chosen.sum(), images)[0]
+    expected = images.detach() * gradient / chosen.detach()[..., None, None]
+    epsilon = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"}
+    got = lrp.explain(model, images.detach(), targets, epsilon, pixels=True).pixels
+    assert (got - expected).abs().max() <= 1e-8 * expected.abs().max()
+
+
+def test_sum_shares_by_contribution_and_concatenation_splits(no_stabiliser):
+    """One pixel, worked out: x = 2 goes through weights 1 and 3, the two meet as 2 + 6, then beside a third of 4."""
+
+    class Meeting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.three, self.two = (nn.Conv2d(1, 1, 1, bias=False) for _ in range(3))
+            self.head = nn.Linear(2, 1, bias=False)
+
+        def forward(self, x):
+            return self.head(torch.flatten(torch.cat([self.one(x) + self.three(x), self.two(x)], dim=1), 1))
+
+    model = Meeting().double()
+    for layer, weight in ((model.one, 1.0), (model.three, 3.0), (model.two, 2.0)):
+        layer.weight.data.fill_(weight)
+    model.head.weight.data = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
+    # the head gets 8 and 4: contributions 4 and -2 of 2, so relevance 2 and -1; of the 2, a quarter to weight 1
+    image = torch.full((1, 1, 1, 1), 2.0, dtype=torch.float64)
+    got = lrp.filter_relevance(model, image, torch.tensor([0]))
+    expected = {"one": 0.5, "three": 1.5, "two": -1.0}
+    assert {name: round(value.item(), 10) for name, value in got.items()} == expected
+
+
+def test_functional_calls_are_understood():
+    model = settle(Branches()).double()
+    images = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    explanation = lrp.explain(model, images, torch.tensor([0, 1]))
+    assert torch.allclose(explanation.logits, model(images), rtol=1e-9)
+    assert explanation.filters["own"].shape == (2, 7)
+
+
+def test_bfloat16_agrees_roughly():
+    model, images, targets = network("vgg11"), draw_images("vgg11"), torch.tensor([1, 2])
+    exact = lrp.filter_relevance(model, images, targets)
+    rough = lrp.filter_relevance(model.bfloat16(), images.bfloat16(), targets)
+    for name, relevance in exact.items():
+        assert rough[name].dtype == torch.bfloat16
+        correlation = torch.corrcoef(torch.stack([relevance.flatten(), rough[name].float().flatten()]))[0, 1]
+        assert correlation > 0.95, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_agrees_with_cpu():
+    model, images, targets = network("resnet18").double(), draw_images("resnet18").double(), torch.tensor([1, 2])
+    expected = lrp.filter_relevance(model, images, targets)
+    got = lrp.filter_relevance(model.cuda(), images.cuda(), targets.cuda())
+    assert all(torch.allclose(got[name].cpu(), relevance, rtol=1e-6) for name, relevance in expected.items())
+
+
+def test_pixels_behind_a_box_need_its_bounds(images, targets):
+    with pytest.raises(ValueError, match=r"ends with the z-box rule: give box=\(low, high\)"):
+        lrp.explain(miniature_vgg(), images, targets, "epsilon-gamma-box", pixels=True)
+    assert lrp.filter_relevance(miniature_vgg(), images, targets, "epsilon-gamma-box")  # the input layer is not reached
 
 
 def test_unknown_composite_is_named(images, targets):
-    with pytest.raises(ValueError, match="unknown composite 'gama'; choose one of: epsilon-zplus"):
+    with pytest.raises(ValueError, match="unknown composite 'gama'; choose one of: epsilon-alpha2"):
         lrp.filter_relevance(miniature_vgg(), images, targets, composite="gama")
 
 
@@ -164,13 +259,55 @@ def test_unsupported_layer_is_named(images, targets):
         lrp.filter_relevance(model, images, targets)
 
 
+class _Scaled(nn.Conv2d):
+    """A convolution whose weight is not what it computes with."""
+
+
+class _Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head(self.conv(self.conv(x)).mean((2, 3)))
+
+
+class _Shifted(_Twice):
+    def forward(self, x):
+        return self.head((self.conv(x) + 1).mean((2, 3)))
+
+
+class _Branching(_Twice):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3))) if x.sum() > 0 else x
+
+
 @pytest.mark.parametrize(
-    "grouped", [nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1)]
+    ("body", "message"),
+    [
+        (nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1), "layer '0' .* Conv2d with padding_mode='reflect'"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "layer '0' .* BatchNorm2d without running statistics"),
+        (_Scaled(3, 3, 3), "layer '0' is of the unsupported kind _Scaled"),
+        (nn.Sequential(nn.GELU()), "layer '0.0' is of the unsupported kind GELU"),
+    ],
 )
-def test_unsupported_convolution_is_named(images, targets, grouped):
-    model = nn.Sequential(grouped, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).double()
-    with pytest.raises(ValueError, match=r"layer '0' is of the unsupported kind Conv2d with groups="):
+def test_unsupported_layers_are_named(images, targets, body, message):
+    model = nn.Sequential(body, nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).double()
+    with pytest.raises(ValueError, match=message):
         lrp.filter_relevance(model, images, targets)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (_Twice(), "layer 'conv_1' is used twice; give each use a module of its own"),
+        (_Shifted(), r"layer 'add' is of the unsupported kind add\(conv, 1\)"),
+        (_Branching(), "cannot trace _Branching.forward"),
+    ],
+)
+def test_untraceable_networks_are_refused(images, targets, model, message):
+    with pytest.raises(ValueError, match=message):
+        lrp.filter_relevance(model.double(), images, targets)
 
 
 def test_targets_must_fit(images):

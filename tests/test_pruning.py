@@ -3,12 +3,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch_pruning
 from conftest import miniature_vgg
+from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle
 from torch import nn
 
 from lrp_core.evaluation import multiply_adds, n_parameters
+from lrp_core.graph import INPUT, Concat, trace
 from lrp_core.heads import classifier
-from lrp_core.pruning import PrunedNetwork, remove_filters
+from lrp_core.pruning import PrunedNetwork, couple, remove_filters
 
 
 def masked_output(model, filters, images):
@@ -55,6 +58,125 @@ def test_pruned_vgg16_equals_masked_vgg16(vgg16, rate):
     assert (smaller(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert n_parameters(smaller) < n_parameters(model)
     assert multiply_adds(smaller, images[:1]) < multiply_adds(model, images[:1])
+
+
+def masked_run(model, coupling, gone, images):
+    """The whole network, layer by layer, with the channels of these groups set to 0 behind every single layer."""
+    values, channels = {INPUT: images}, {INPUT: np.full(3, -1)}
+    silent = torch.from_numpy(np.append(~gone, True))
+    for layer in trace(model):
+        value = layer.module(*(values[name] for name in layer.inputs))
+        carried = [channels[name] for name in layer.inputs]
+        if layer.name in coupling.filters:
+            carried = [coupling.filters[layer.name]]
+        elif isinstance(layer.module, nn.Linear):
+            carried = [np.full(value.shape[1], -1)]
+        channels[layer.name] = np.concatenate(carried) if isinstance(layer.module, Concat) else carried[0]
+        if isinstance(layer.module, nn.Flatten):
+            channels[layer.name] = np.repeat(carried[0], value.shape[1] // len(carried[0]))
+        mask = silent[torch.from_numpy(channels[layer.name])]
+        values[layer.name] = value * mask.view(1, -1, *[1] * (value.dim() - 2))
+    return value
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
+    """At 10, 50 and 90 % of each layer's groups, float32; silenced behind normalisation and activation."""
+    model, images = network(name), draw_images(name)
+    whole = PrunedNetwork(model, images[:1])
+    assert sum(whole.kept_by_layer().values()) == sum(
+        layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)
+    )
+    size = n_parameters(model)
+    for rate in (0.1, 0.5, 0.9):
+        generator = np.random.default_rng(0)
+        layers = [np.flatnonzero(whole.layer_of == layer) for layer in range(len(whole.layer_names))]
+        gone = np.concatenate([generator.choice(groups, int(rate * len(groups)), replace=False) for groups in layers])
+        smaller = whole.without(gone)
+        expected = masked_run(model, whole.coupling, np.isin(np.arange(whole.n_filters), gone), images)
+        assert (smaller(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert n_parameters(smaller) < size * (1 - 0.9 * rate)
+        size = n_parameters(smaller) / (1 - 0.9 * rate) if rate < 0.5 else size
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "branches"])
+def test_groups_are_those_of_torch_pruning(name):
+    """Which filters go with the first and the last filter of every convolution."""
+    branches = name == "branches"
+    model, example = (
+        (settle(Branches()), torch.zeros(1, 3, 8, 8)) if branches else (network(name), draw_images(name, 1))
+    )
+    coupling = couple(model, example)
+    theirs = copy.deepcopy(model).requires_grad_(True)  # it finds nothing in a frozen network
+    graph = torch_pruning.DependencyGraph().build_dependency(theirs, example)
+    names = {module: name for name, module in theirs.named_modules()}
+    for convolution, groups in coupling.filters.items():
+        module = theirs.get_submodule(convolution)
+        prune = graph.get_pruner_of_module(module).prune_out_channels
+        for index in (0, len(groups) - 1):
+            expected = {
+                (names[dependency.target.module], i)
+                for dependency, indices in graph.get_pruning_group(module, prune, idxs=[index])
+                if isinstance(dependency.target.module, nn.Conv2d)
+                and graph.is_out_channel_pruning_fn(dependency.handler)
+                for i in indices
+            }
+            ours = {
+                (other, i)
+                for other, numbers in coupling.filters.items()
+                for i in np.flatnonzero(numbers == groups[index]).tolist()
+            }
+            assert ours == expected, (convolution, index)
+
+
+def test_grouped_convolutions_keep_their_groups_alike():
+    """24 channels in 4 groups of 6 go to 16 in 4 groups of 4: what stands at one place in each group goes together."""
+    model = depthwise_network()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smaller = remove_filters(model, {"depth2": [1], "grouped": [3, 6]}, images[:1])
+    assert (smaller.depth2.groups, smaller.expand.out_channels) == (20, 20)
+    assert (smaller.grouped.groups, smaller.grouped.in_channels, smaller.grouped.out_channels) == (4, 20, 8)
+    masked = copy.deepcopy(model)
+    masked.relu3.register_forward_hook(
+        lambda module, inputs, output: output * (torch.arange(24) % 6 != 1).view(-1, 1, 1)
+    )
+    masked.relu4.register_forward_hook(
+        lambda module, inputs, output: output * (torch.arange(16) % 4 < 2).view(-1, 1, 1)
+    )
+    assert torch.allclose(smaller(images), masked(images), rtol=1e-10)
+
+
+def test_relevance_of_a_group_is_the_sum_over_its_members():
+    model, example = settle(Branches()), torch.zeros(1, 3, 8, 8)
+    network_ = PrunedNetwork(model, example)
+    by_layer = {
+        name: torch.arange(len(groups)) * 10.0**i for i, (name, groups) in enumerate(network_.coupling.filters.items())
+    }
+    # stem 6, then a 4 and b 5 beside one another with c 9 added to them, then own 7
+    expected = [0, 1, 2, 3, 4, 5]
+    expected += [10 * i + 1000 * i for i in range(4)] + [100 * i + 1000 * (i + 4) for i in range(5)]
+    expected += [10000 * i for i in range(7)]
+    np.testing.assert_allclose(network_.flat(by_layer), expected)
+    network_.remove(np.array([0, 7, 21]))
+    by_layer = {name: torch.ones(n) for name, n in network_.kept_by_layer().items()}
+    assert {name: len(values) for name, values in by_layer.items()} == {"stem": 5, "a": 3, "b": 5, "c": 8, "own": 6}
+    flat = network_.flat(by_layer)
+    assert np.flatnonzero(np.isnan(flat)).tolist() == [0, 7, 21]
+    assert np.nansum(flat) == 5 + 2 * 8 + 6
+
+
+def test_filters_of_the_networks_output_have_to_stay():
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    )
+    with pytest.raises(ValueError, match="filter 1 of '2' has to stay: its channel is the network's input or output"):
+        remove_filters(model, {"2": [1]}, torch.zeros(1, 3, 8, 8))
+    network_ = PrunedNetwork(model, torch.zeros(1, 3, 8, 8))
+    assert network_.n_filters == 5
+    network_.remove(np.array([0, 1, 2, 3]))
+    assert network_.kept_by_layer() == {"0": 1, "2": 4}
+    with pytest.raises(ValueError, match="layer '0' would lose its last filter"):
+        network_.remove(np.array([4]))
 
 
 def test_argument_is_untouched_and_nothing_is_shared(images):

@@ -1,0 +1,172 @@
+"""Measures what the relevance of every filter costs, in forward passes, beside zennit: make bench.
+
+One run measures all three by turns, on one thread, so that the ratios hold on a noisy machine. The forward pass that
+serves as the unit, and zennit, get the network with batch normalisation folded already; ours gets it as it is. Memory
+is the growth of the process's peak over what it held before, each in a process of its own.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import torch
+import zennit.composites
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from zennit.layer import Sum
+
+from lrp_core.backbones import load_backbone
+from lrp_core.experiment import write_csv
+from lrp_core.graph import INPUT, Add, fold_batchnorm, trace
+from lrp_core.heads import classifier
+from lrp_core.lrp import filter_relevance
+from lrp_core.paths import ROOT
+
+NETWORKS = ("vgg16", "resnet18", "efficientnet-lite0")
+IMAGES = {96: 32, 224: 8}  # by size in pixels, how many at once
+COMPOSITES = {
+    "epsilon-zplus": zennit.composites.EpsilonPlus,
+    "epsilon-alpha2-beta1": zennit.composites.EpsilonAlpha2Beta1,
+    "epsilon-gamma-box": zennit.composites.EpsilonGammaBox,
+}
+REPEATS = 3
+
+
+class Plain(nn.Module):
+    """A network as the list of its folded layers, with sums as zennit knows them."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.layers = fold_batchnorm(trace(model))
+        self.parts = nn.ModuleDict()
+        for layer in self.layers:
+            module = Sum() if isinstance(layer.module, Add) else layer.module
+            for name, tensor in module._parameters.items():
+                module._parameters[name] = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            self.parts[layer.name.replace(".", "/")] = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = {INPUT: x}
+        for layer in self.layers:
+            module, inputs = self.parts[layer.name.replace(".", "/")], [values[name] for name in layer.inputs]
+            values[layer.name] = module(torch.stack(inputs, dim=-1) if isinstance(module, Sum) else inputs[0])
+        return values[self.layers[-1].name]
+
+
+def zennit_relevance(model: Plain, images: torch.Tensor, targets: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+    """Relevance by convolution, (N, C), with zennit."""
+    outputs = {}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            output.retain_grad()
+            outputs[name] = output
+
+        return hook
+
+    bounds = {"low": -3.0, "high": 3.0} if name == "epsilon-gamma-box" else {}
+    with COMPOSITES[name](zero_params="bias", **bounds).context(model):
+        hooks = [
+            module.register_forward_hook(keep(name.replace("/", ".")))
+            for name, module in model.parts.items()
+            if isinstance(module, nn.Conv2d)
+        ]
+        logits = model(images.clone().requires_grad_())
+        logits.backward(F.one_hot(targets, logits.shape[1]).to(logits))
+        for hook in hooks:
+            hook.remove()
+    return {name: output.grad.sum(dim=(2, 3)) for name, output in outputs.items()}
+
+
+def prepare(name: str, size: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Return a network with random parameters and a head for 4 classes, channels last, and images of one size."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    trunk = load_backbone(name, "random")
+    channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
+    model = classifier(trunk, torch.randn(1, 4, channels)).to(memory_format=torch.channels_last)
+    images = torch.randn(IMAGES[size], 3, size, size).clamp(-3, 3).contiguous(memory_format=torch.channels_last)
+    return model, images, torch.arange(len(images)) % 4
+
+
+def relevance(tool: str, model: nn.Module, images: torch.Tensor, targets: torch.Tensor, composite: str) -> dict:
+    """Relevance of every filter, by one of the two."""
+    if tool == "zennit":
+        return zennit_relevance(Plain(model), images, targets, composite)
+    return filter_relevance(model, images, targets, composite, batch_size=len(images))
+
+
+def seconds(function) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def peak(tool: str, name: str, size: int, composite: str) -> float:
+    """Growth of the peak memory of a fresh process, in MiB."""
+    command = [sys.executable, __file__, "--peak", tool, name, str(size), composite]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(name: str, size: int) -> list[dict]:
+    """One row a composite."""
+    model, images, targets = prepare(name, size)
+    plain = Plain(model)
+    rows = []
+    for composite in COMPOSITES:
+        calls = {
+            tool: (lambda tool=tool: relevance(tool, model, images, targets, composite)) for tool in ("ours", "zennit")
+        }
+        results = {tool: call() for tool, call in calls.items()}  # warm
+        with torch.inference_mode():
+            plain(images)
+        best = dict.fromkeys(("forward", *calls), float("inf"))
+        for _ in range(REPEATS):
+            with torch.inference_mode():
+                best["forward"] = min(best["forward"], seconds(lambda: plain(images)))
+            for tool, call in calls.items():
+                best[tool] = min(best[tool], seconds(call))
+        rows.append(
+            {
+                "network": name,
+                "pixels": size,
+                "composite": composite,
+                "forward_ms_an_image": 1000 * best["forward"] / len(images),
+                "ours": best["ours"] / best["forward"],
+                "zennit": best["zennit"] / best["forward"],
+                "memory_ours_MiB": peak("ours", name, size, composite),
+                "memory_zennit_MiB": peak("zennit", name, size, composite),
+                "correlation": min(
+                    torch.corrcoef(torch.stack([results["ours"][key].flatten(), values.flatten()]))[0, 1].item()
+                    for key, values in results["zennit"].items()
+                ),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Print the table, and keep it in results/benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peak", nargs=4, metavar=("TOOL", "NETWORK", "PIXELS", "COMPOSITE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        tool, name, size, composite = options.peak
+        arguments = prepare(name, int(size))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        relevance(tool, *arguments, composite)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    todo = [(name, size) for name in NETWORKS for size in IMAGES]
+    table = pd.DataFrame([row for name, size in tqdm(todo, unit="network") for row in measure(name, size)])
+    write_csv(ROOT / "results" / "benchmarks" / "relevance.csv", table)
+    print(table.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
