@@ -5,6 +5,8 @@ serves as the unit, and zennit, get the network with batch normalisation folded 
 is the growth of the process's peak over what it held before, each in a process of its own.
 """
 
+import lrp_core  # first: it makes torchvision, which zennit asks for, importable
+
 import argparse
 import resource
 import subprocess
