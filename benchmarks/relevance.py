@@ -1,41 +1,51 @@
 """Measures what the relevance of every filter costs, in forward passes, beside zennit: make bench.
 
 One run measures all three by turns, on one thread, so that the ratios hold on a noisy machine. The forward pass that
-serves as the unit, and zennit, get the network with batch normalisation folded already; ours gets it as it is. Memory
-is the growth of the process's peak over what it held before, each in a process of its own.
+serves as the unit, and zennit, get the network with batch normalisation folded already; ours gets it as it is. The
+allocator keeps what is freed, for all three: the time of page faults depends on what a process did before. Memory is
+the growth of the resident memory's peak over what was held before, each in a process of its own.
 """
 
 import lrp_core  # first: it makes torchvision, which zennit asks for, importable
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import torch
-import zennit.composites
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, LayerMapComposite, layer_map_base
 from zennit.layer import Sum
+from zennit.rules import Epsilon
+from zennit.types import Convolution, Linear
 
 from lrp_core.backbones import load_backbone
 from lrp_core.experiment import write_csv
-from lrp_core.graph import INPUT, Add, fold_batchnorm, trace
+from lrp_core.graph import INPUT, Add, fold_batchnorm, run, trace
 from lrp_core.heads import classifier
 from lrp_core.lrp import filter_relevance
 from lrp_core.paths import ROOT
 
 NETWORKS = ("vgg16", "resnet18", "efficientnet-lite0")
-IMAGES = {96: 32, 224: 8}  # by size in pixels, how many at once
-COMPOSITES = {
-    "epsilon-zplus": zennit.composites.EpsilonPlus,
-    "epsilon-alpha2-beta1": zennit.composites.EpsilonAlpha2Beta1,
-    "epsilon-gamma-box": zennit.composites.EpsilonGammaBox,
+IMAGES = {96: 32, 224: 16}  # by size in pixels, how many at once
+OPTIONS = {"zero_params": "bias"}  # zennit's way to keep biases out of the denominators
+COMPOSITES = {  # by name: what ours is given, and how zennit's is made
+    "epsilon": (
+        dict.fromkeys(("low", "mid", "high", "dense"), "epsilon"),
+        lambda: LayerMapComposite([*layer_map_base(), (Convolution, Epsilon(**OPTIONS)), (Linear, Epsilon(**OPTIONS))]),
+    ),
+    "epsilon-zplus": ("epsilon-zplus", lambda: EpsilonPlus(**OPTIONS)),
+    "epsilon-alpha2-beta1": ("epsilon-alpha2-beta1", lambda: EpsilonAlpha2Beta1(**OPTIONS)),
+    "epsilon-gamma-box": ("epsilon-gamma-box", lambda: EpsilonGammaBox(low=-3.0, high=3.0, **OPTIONS)),
 }
 REPEATS = 3
+KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc
 
 
 class Plain(nn.Module):
@@ -70,8 +80,7 @@ def zennit_relevance(model: Plain, images: torch.Tensor, targets: torch.Tensor, 
 
         return hook
 
-    bounds = {"low": -3.0, "high": 3.0} if name == "epsilon-gamma-box" else {}
-    with COMPOSITES[name](zero_params="bias", **bounds).context(model):
+    with COMPOSITES[name][1]().context(model):
         hooks = [
             module.register_forward_hook(keep(name.replace("/", ".")))
             for name, module in model.parts.items()
@@ -99,7 +108,7 @@ def relevance(tool: str, model: nn.Module, images: torch.Tensor, targets: torch.
     """Relevance of every filter, by one of the two."""
     if tool == "zennit":
         return zennit_relevance(Plain(model), images, targets, composite)
-    return filter_relevance(model, images, targets, composite, batch_size=len(images))
+    return filter_relevance(model, images, targets, COMPOSITES[composite][0], batch_size=len(images))
 
 
 def seconds(function) -> float:
@@ -112,25 +121,30 @@ def seconds(function) -> float:
 def peak(tool: str, name: str, size: int, composite: str) -> float:
     """Growth of the peak memory of a fresh process, in MiB."""
     command = [sys.executable, __file__, "--peak", tool, name, str(size), composite]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    usual = {name: value for name, value in os.environ.items() if name not in KEEP_FREED}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=usual).stdout)
+
+
+def resident(which: str) -> float:
+    """Resident memory of this process in MiB: VmRSS, now, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
 
 
 def measure(name: str, size: int) -> list[dict]:
     """One row a composite."""
     model, images, targets = prepare(name, size)
-    plain = Plain(model)
+    folded = fold_batchnorm(trace(model))
     rows = []
     for composite in COMPOSITES:
         calls = {
-            tool: (lambda tool=tool: relevance(tool, model, images, targets, composite)) for tool in ("ours", "zennit")
+            "forward": torch.inference_mode()(lambda: run(folded, {INPUT: images})),
+            "ours": lambda: relevance("ours", model, images, targets, composite),
+            "zennit": lambda: relevance("zennit", model, images, targets, composite),
         }
         results = {tool: call() for tool, call in calls.items()}  # warm
-        with torch.inference_mode():
-            plain(images)
-        best = dict.fromkeys(("forward", *calls), float("inf"))
+        best = dict.fromkeys(calls, float("inf"))
         for _ in range(REPEATS):
-            with torch.inference_mode():
-                best["forward"] = min(best["forward"], seconds(lambda: plain(images)))
             for tool, call in calls.items():
                 best[tool] = min(best[tool], seconds(call))
         rows.append(
@@ -160,10 +174,13 @@ def main() -> None:
     if options.peak:
         tool, name, size, composite = options.peak
         arguments = prepare(name, int(size))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         relevance(tool, *arguments, composite)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(resident("VmHWM") - before)
         return
+    if not KEEP_FREED.items() <= os.environ.items():  # glibc reads them when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED)
     todo = [(name, size) for name in NETWORKS for size in IMAGES]
     table = pd.DataFrame([row for name, size in tqdm(todo, unit="network") for row in measure(name, size)])
     write_csv(ROOT / "results" / "benchmarks" / "relevance.csv", table)

@@ -10,6 +10,8 @@ from scipy.stats import bootstrap
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lrp_core.devices import device_of
+
 MAX_RATE = 0.95  # curves end here: with fewer filters than that every network is at chance
 
 
@@ -85,9 +87,11 @@ def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float,
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 40) -> torch.Tensor:
-    """Return the model's logits (N, K), batch by batch."""
+    """Return the model's logits (N, K), batch by batch; they come back to the images' device."""
+    device = device_of(model)
     with torch.inference_mode():
-        return torch.cat([model(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+        batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+        return torch.cat([model(batch.to(device)).to(images.device) for batch in batches])
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Size:
         filters: output channels of all convolutions.
         parameters: of all layers.
         multiply_adds: of one forward pass, as torch's own counter sees them.
-        latency: median time of one forward pass, in seconds, measured here.
+        latency: median time of one forward pass, in seconds, measured here, on the CPU or whatever holds the model.
     """
 
     filters: int
@@ -117,7 +121,7 @@ def size(model: nn.Module, example_input: torch.Tensor) -> Size:
 def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
     """Return the multiply-adds of one forward pass, as torch's own counter sees them."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(example_input)
+        model(example_input.to(device_of(model)))
     return counter.get_total_flops() // 2
 
 
@@ -128,10 +132,10 @@ def n_parameters(model: nn.Module) -> int:
 
 def latency(model: nn.Module, example_input: torch.Tensor, repeats: int = 15) -> float:
     """Return the median time of one forward pass in seconds, after two passes to warm up."""
-    seconds = []
+    example_input, seconds = example_input.to(device_of(model)), []
     with torch.inference_mode():
         for _ in range(repeats + 2):
             start = time.perf_counter()
-            model(example_input)
+            model(example_input).cpu()  # a GPU is done when its result is here
             seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[2:]))

@@ -106,8 +106,8 @@ def trace(model: nn.Module) -> list[Layer]:
         model: takes one tensor, returns one tensor, and is made of supported layers.
 
     Raises:
-        ValueError: a layer is not supported (its name and type are in the message), a layer is used twice, or the
-            model's forward cannot be traced.
+        ValueError: a layer is not supported (its name and type are in the message), a layer is used twice, a layer
+            overwrites what another still reads, or the model's forward cannot be traced.
     """
     try:
         graph = _Tracer().trace(model)
@@ -124,6 +124,7 @@ def trace(model: nn.Module) -> list[Layer]:
                 raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
         else:
             chain = _layers(model, node, names)
+            _check_use(model, node)
             names[node] = chain[-1].name if chain else names[node.all_input_nodes[0]]
             for layer in chain:
                 if any(layer.module is other.module and isinstance(layer.module, _STATEFUL) for other in layers):
@@ -152,6 +153,27 @@ def _layers(model: nn.Module, node: fx.Node, names: dict[fx.Node, str]) -> list[
         if not isinstance(part, _NOTHING):
             layers.append(Layer(part_name, _as_it_predicts(part_name, part), (layers[-1].name,) if layers else inputs))
     return layers
+
+
+def _check_use(model: nn.Module, node: fx.Node) -> None:
+    """Refuse a layer that changes a value under its old name, or that nobody reads."""
+    order = list(node.graph.nodes)
+    later = [user for user in node.all_input_nodes[0].users if order.index(user) > order.index(node)]
+    if later and _in_place(model, node):
+        raise ValueError(
+            f"layer {node.name!r} works in place on a tensor that {later[0].name!r} reads afterwards; "
+            "use the layer's result there, or do not work in place"
+        )
+    if not node.users:
+        raise ValueError(f"nothing reads the result of layer {node.name!r}; use it, or leave the layer out")
+
+
+def _in_place(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return getattr(model.get_submodule(node.target), "inplace", False)
+    if node.target in (F.relu, F.relu6):
+        return (*node.args[1:], node.kwargs.get("inplace", False))[0]
+    return node.target is operator.iadd or str(node.target).endswith("_")
 
 
 def _written(node: fx.Node) -> str:

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
+from lrp_core.devices import device_of
 from lrp_core.evaluation import class_accuracies, predict
 
 REGULARISATION = (1e-3, 1e-2, 1e-1)  # inverse strengths C, from which cross-fitted accuracy chooses
@@ -100,7 +101,7 @@ def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
     head = nn.Linear(weight.shape[2], weight.shape[0] * weight.shape[1], bias=False)
     head.weight = nn.Parameter(weight.flatten(0, 1).clone(), requires_grad=False)
     parts = {"backbone": backbone, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head}
-    return nn.Sequential(OrderedDict(parts)).eval()
+    return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
 
 
 def crossfitted_predictions(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ activations and batch normalisations that could not be folded pass relevance on 
 to the winner, and sums and average pooling share by contribution (the norm rule).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrp_core import rules
+from lrp_core.devices import device_of
 from lrp_core.graph import (
     ACTIVATIONS,
     INPUT,
@@ -44,7 +45,7 @@ def _norm(layer: nn.Module, inputs: list[torch.Tensor], relevance: torch.Tensor)
     with torch.enable_grad():
         inputs = [a.detach().requires_grad_() for a in inputs]
         z = layer(*inputs)
-        share = rules.share(relevance, z.detach().clone())
+        share = rules.share(relevance, z.detach())
         return [
             a.detach() * gradient for a, gradient in zip(inputs, torch.autograd.grad(z, inputs, share), strict=True)
         ]
@@ -96,7 +97,7 @@ def explain(
 
     Args:
         model: a classifier made of supported layers, images (N, C, H, W) to logits (N, K); left as it is.
-        images: (N, C, H, W), in the dtype and on the device of the model's parameters.
+        images: (N, C, H, W), in the dtype of the model's parameters; results come back to their device.
         targets: the class to explain, by sample, (N,), int64.
         composite: which rule goes to which layer: a name, or a rule for each depth (:func:`lrp_core.rules.composite`).
         absolute: sum |R| over positions instead of R.
@@ -111,18 +112,23 @@ def explain(
         raise ValueError(
             f"{len(images)} images with {len(targets)} targets: give one target to each of 1 or more images"
         )
+    device = device_of(model)
     with torch.no_grad():
         propagation = _Propagation(model, rules.composite(composite, box), absolute, pixels)
         parts = [
-            propagation(images[i : i + batch_size], targets[i : i + batch_size])
+            propagation(images[i : i + batch_size].to(device), targets[i : i + batch_size].to(device))
             for i in range(0, len(images), batch_size)
         ]
+
+    def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([tensor.to(images.device) for tensor in tensors])
+
     return Explanation(
-        filters={name: torch.cat([part.filters[name] for part in parts]) for name in parts[0].filters},
-        totals={name: torch.cat([part.totals[name] for part in parts]) for name in parts[0].totals},
-        initial=torch.cat([part.initial for part in parts]),
-        logits=torch.cat([part.logits for part in parts]),
-        pixels=torch.cat([part.pixels for part in parts]) if pixels else None,
+        filters={name: joined(part.filters[name] for part in parts) for name in parts[0].filters},
+        totals={name: joined(part.totals[name] for part in parts) for name in parts[0].totals},
+        initial=joined(part.initial for part in parts),
+        logits=joined(part.logits for part in parts),
+        pixels=joined(part.pixels for part in parts) if pixels else None,
     )
 
 
@@ -178,8 +184,9 @@ class _Propagation:
             if relevance is None:
                 continue
             if isinstance(layer.module, nn.Conv2d):
-                result.filters[layer.name] = (relevance.abs() if self.absolute else relevance).sum(dim=(2, 3))
-                result.totals[layer.name] = relevance.sum(dim=(1, 2, 3))
+                by_filter = relevance.sum(dim=(2, 3))
+                result.filters[layer.name] = relevance.abs().sum(dim=(2, 3)) if self.absolute else by_filter
+                result.totals[layer.name] = by_filter.sum(dim=1)
             if self.wanted.intersection(layer.inputs):
                 passed = self._backward(layer, kept, shapes, relevance)
                 for source, share in zip(layer.inputs, passed, strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrp_core.devices import device_of
 from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, run, trace
 
 
@@ -68,7 +69,7 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
     with torch.no_grad():
         run(
             layers,
-            {INPUT: example_input},
+            {INPUT: example_input.to(device_of(model))},
             lambda layer, live: positions.update({name: live[name][0, 0].numel() for name in layer.inputs}),
         )
     groups = _Groups()

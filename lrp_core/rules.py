@@ -64,8 +64,20 @@ class LinearMap:
             return s @ weight
         padding, (left, right, top, bottom) = self._padding(a)
         height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
-        shape = (len(s), a.shape[1], height, width)
-        back = torch.nn.grad.conv2d_input(shape, weight, s, padding=padding, **self._geometry)
+        # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
+        rest = [
+            size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
+            for size, pad, dilation, kernel, outputs, stride in zip(
+                (height, width),
+                padding,
+                self._layer.dilation,
+                self._layer.kernel_size,
+                s.shape[2:],
+                self._layer.stride,
+                strict=True,
+            )
+        ]
+        back = F.conv_transpose2d(s, weight, None, padding=padding, output_padding=rest, **self._geometry)
         return back[:, :, top : height - bottom, left : width - right]
 
     def unbiased(self, output: torch.Tensor) -> torch.Tensor:
@@ -210,12 +222,16 @@ class Gamma(Rule):
         up, down = _split(layer, a)
         raised = torch.add(layer.weight, layer.positive, alpha=self.gamma)
         lowered = torch.add(layer.weight, layer.negative, alpha=self.gamma)
-        z, positive = layer.unbiased(output), _positive_terms(layer, up, down)
-        ratio = share(relevance * (output > 0), torch.add(z, positive, alpha=self.gamma))
+        positive, z = _positive_terms(layer, up, down), layer.unbiased(output)
+        if not layer.rectified:
+            below = z.mul(1 + self.gamma).sub_(
+                positive, alpha=self.gamma
+            )  # negative terms are z less the positive ones
+        ratio = share(relevance, z.add_(positive, alpha=self.gamma)).mul_(output > 0)
         result = _gather(layer, ratio, raised, lowered, up, down)
         if layer.rectified:
             return result
-        ratio = share(relevance * (output < 0), torch.add(z, z.sub(positive), alpha=self.gamma))
+        ratio = share(relevance, below).mul_(output < 0)
         return result.add_(_gather(layer, ratio, lowered, raised, up, down))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from lrp_core.devices import device_of
 from lrp_core.evaluation import class_accuracies, predict
 from lrp_core.graph import INPUT, Layer, run, trace
 from lrp_core.heads import crossfitted_predictions
@@ -65,7 +66,7 @@ class ScarceTask:
         layers = trace(candidate)
         rest = layers[[layer.name for layer in layers].index(first) :]
         with torch.inference_mode():
-            return self._accuracies(torch.cat([run(rest, kept[first]) for kept in self._activations()]))
+            return self._accuracies(torch.cat([run(rest, kept[first]).cpu() for kept in self._activations()]))
 
     def prune(self, filters: np.ndarray) -> None:
         """Remove these filters from the network."""
@@ -84,7 +85,7 @@ class ScarceTask:
     def _activations(self) -> list[dict[str, dict[str, torch.Tensor]]]:
         """By batch and convolution, the values that the network reads from there on."""
         if not self._kept:
-            layers = trace(self.network.model)
+            layers, device = trace(self.network.model), device_of(self.network.model)
             with torch.inference_mode():
                 for i in range(0, len(self._images), _BATCH):
                     kept = {}
@@ -93,7 +94,7 @@ class ScarceTask:
                         if layer.name in self.network.layer_names:
                             kept[layer.name] = live
 
-                    run(layers, {INPUT: self._images[i : i + _BATCH]}, keep)
+                    run(layers, {INPUT: self._images[i : i + _BATCH].to(device)}, keep)
                     self._kept.append(kept)
         return self._kept
 

@@ -238,8 +238,8 @@ def test_bfloat16_agrees_roughly():
 def test_gpu_agrees_with_cpu():
     model, images, targets = network("resnet18").double(), draw_images("resnet18").double(), torch.tensor([1, 2])
     expected = lrp.filter_relevance(model, images, targets)
-    got = lrp.filter_relevance(model.cuda(), images.cuda(), targets.cuda())
-    assert all(torch.allclose(got[name].cpu(), relevance, rtol=1e-6) for name, relevance in expected.items())
+    got = lrp.filter_relevance(model.cuda(), images, targets)
+    assert all(torch.allclose(got[name], relevance, rtol=1e-6) for name, relevance in expected.items())
 
 
 def test_pixels_behind_a_box_need_its_bounds(images, targets):
@@ -277,6 +277,30 @@ class _Shifted(_Twice):
         return self.head((self.conv(x) + 1).mean((2, 3)))
 
 
+class _Overwriting(_Twice):
+    def forward(self, x):
+        x = self.conv(x)
+        x.relu_()
+        return self.head(x.mean((2, 3)))
+
+
+class _OverwritingByModule(_Twice):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((self.act(x) + x).mean((2, 3)))
+
+
+class _Unread(_Twice):
+    def forward(self, x):
+        x = self.conv(x)
+        F.relu(x)
+        return self.head(x.mean((2, 3)))
+
+
 class _Branching(_Twice):
     def forward(self, x):
         return self.head(self.conv(x).mean((2, 3))) if x.sum() > 0 else x
@@ -302,6 +326,9 @@ def test_unsupported_layers_are_named(images, targets, body, message):
     [
         (_Twice(), "layer 'conv_1' is used twice; give each use a module of its own"),
         (_Shifted(), r"layer 'add' is of the unsupported kind add\(conv, 1\)"),
+        (_Overwriting(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
+        (_OverwritingByModule(), "layer 'act' works in place on a tensor that 'add' reads afterwards"),
+        (_Unread(), "nothing reads the result of layer 'relu'"),
         (_Branching(), "cannot trace _Branching.forward"),
     ],
 )

@@ -81,7 +81,7 @@ class Miniature(experiment.Experiment):
         dataset = Dataset(images, torch.from_numpy(labels), torch.arange(240), ("a", "b", "c"))
         splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
         experiment.write_dataset(workspace, dataset, splits, "noise")
-        super().__init__(str(workspace), "vgg16", "hed-bsds500", threads=1)
+        super().__init__(str(workspace), "vgg16", "hed-bsds500", threads=1, device="cpu")
         torch.manual_seed(0)
         layers = [torch.nn.Conv2d(3, 30, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(30, 50, 3), torch.nn.ReLU()]
         self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
@@ -153,7 +153,7 @@ def test_unknown_names_and_rates_are_refused(tmp_path):
         ):
             network_at(work.classifier(0), np.arange(8), rate, example)
     with pytest.raises(FileNotFoundError, match=r"images\.safetensors is missing: run the stages before this one"):
-        experiment.Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500", 1)
+        experiment.Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500", 1, "cpu")
 
 
 def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path):

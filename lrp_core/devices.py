@@ -1,0 +1,28 @@
+"""Where a network computes. Images stay on the host and go to the network's device batch by batch."""
+
+import os
+
+import torch
+from torch import nn
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device by name; ``"auto"`` is the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or cannot use it here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # cuBLAS repeats its results only with a workspace of fixed size, which it reads when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot compute on device {name!r} ({reason}); use auto, cpu or cuda") from error
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a network's parameters; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
