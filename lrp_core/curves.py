@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, n_parameters, predict
 from lrp_core.pruning import PrunedNetwork, filters_at
@@ -11,13 +10,12 @@ from lrp_core.pruning import PrunedNetwork, filters_at
 GRID = tuple(round(0.05 * i, 2) for i in range(20))  # 0 to 0.95 by 0.05
 
 
-def network_at(model: nn.Module, order: np.ndarray, rate: float, example_input: torch.Tensor) -> PrunedNetwork:
-    """Return the network without the first filters of ``order``, up to ``rate``.
+def prune_to(network: PrunedNetwork, order: np.ndarray, rate: float) -> PrunedNetwork:
+    """Take the first filters of ``order`` out of an unpruned network, up to ``rate``, and return it.
 
     Raises:
         ValueError: the rate is outside 0..1, or ``order`` ends before it.
     """
-    network = PrunedNetwork(model, example_input)
     size = filters_at(rate, network.n_filters)
     if not 0 <= rate < 1 or size > len(order):
         reach = len(order) / network.n_filters
@@ -27,12 +25,12 @@ def network_at(model: nn.Module, order: np.ndarray, rate: float, example_input: 
 
 
 def test_curve(
-    model: nn.Module, order: np.ndarray, images: torch.Tensor, labels: torch.Tensor, class_names: tuple[str, ...]
+    network: PrunedNetwork, order: np.ndarray, images: torch.Tensor, labels: torch.Tensor, class_names: tuple[str, ...]
 ) -> pd.DataFrame:
     """Measure the pruned networks of the grid 0, 0.05, ..., 0.95 on test images.
 
     Args:
-        model: the unpruned classifier, images to logits (N, n_classes).
+        network: the unpruned classifier, images to logits (N, n_classes).
         order: filter numbers, first to go first, at least 95 % of all.
         images: (N, 3, H, W), normalised.
         labels: (N,).
@@ -43,7 +41,7 @@ def test_curve(
         parameters, multiply_adds (of one image), kept_<layer>.
     """
     rows, example, n_classes = [], images[:1], len(class_names)
-    network, gone = PrunedNetwork(model, example), 0
+    gone = 0
     for rate in GRID:
         size = filters_at(rate, network.n_filters)
         network.remove(order[gone:size])

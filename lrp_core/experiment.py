@@ -5,7 +5,9 @@ A workspace is a folder under data/ that holds what the stages hand to one anoth
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import time
+import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -20,19 +23,22 @@ from tqdm import tqdm
 
 from lrp_core import curves
 from lrp_core.backbones import load_backbone, normalise
-from lrp_core.controller import Step
+from lrp_core.controller import Settings, Step
+from lrp_core.criteria import criterion
 from lrp_core.data import Dataset
 from lrp_core.devices import choose_device
-from lrp_core.evaluation import MAX_RATE
 from lrp_core.heads import Heads, classifier
+from lrp_core.methods import Method, method, prune
 from lrp_core.paths import ROOT, atomic
-from lrp_core.pruning import PrunedNetwork, filters_at
+from lrp_core.pruning import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
 from lrp_core.tasks import ScarceTask
 
 # What a run's result depends on, beside its parameters and its input files.
 _CODE = (
     "backbones",
     "controller",
+    "criteria",
     "curves",
     "devices",
     "evaluation",
@@ -41,6 +47,7 @@ _CODE = (
     "lrp",
     "methods",
     "pruning",
+    "reconstruction",
     "rules",
     "tasks",
 )
@@ -91,23 +98,37 @@ class Run:
         order: filter numbers, first to go first.
         trace: one row a step of the method.
         curve: one row a rate of the grid, measured on the test images.
+        seconds: that finding the order took.
     """
 
     order: np.ndarray
     trace: pd.DataFrame
     curve: pd.DataFrame
+    seconds: float
 
 
 class Experiment:
     """A prepared workspace with a frozen trunk, computing alike on every run."""
 
-    def __init__(self, workspace: str, backbone: str, weights: str, threads: int, device: str):
-        """Open a workspace (a path from the repository root) for a trunk; pin torch to ``threads`` threads."""
+    def __init__(
+        self, workspace: str, backbone: str, weights: str, threads: int = 1, jobs: int = 1, device: str = "auto"
+    ):
+        """Open a workspace for a trunk.
+
+        Args:
+            workspace: folder with the images and splits, a path from the repository root.
+            backbone: name of the trunk; its heads and runs are in a folder of that name.
+            weights: of the trunk.
+            threads: of torch, in each process; pinned, since results depend on them.
+            jobs: runs at a time in :meth:`run_all`; results do not depend on it.
+            device: see :func:`lrp_core.devices.choose_device`.
+        """
         self.device = choose_device(device)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         self.workspace = ROOT / workspace
-        self.backbone_name, self.weights = backbone, weights
+        self.folder = self.workspace / backbone
+        self.backbone_name, self.weights, self.threads, self.jobs = backbone, weights, threads, jobs
         self._images = read_tensors(self.workspace / "images.safetensors")
         with safe_open(self.workspace / "images.safetensors", "pt") as file:
             description = json.loads(file.metadata()["dataset"])
@@ -144,57 +165,83 @@ class Experiment:
         tensors = {}
         for seed, head in heads.items():
             tensors |= {f"{seed}/weight": head.weight, f"{seed}/fold": head.fold}
-        write_tensors(self.workspace / "heads.safetensors", tensors)
+        write_tensors(self.folder / "heads.safetensors", tensors)
 
     def head(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a seed's head weights (1 + k, n_classes, C), the full head first, and folds (N,)."""
-        heads = read_tensors(self.workspace / "heads.safetensors")
+        heads = read_tensors(self.folder / "heads.safetensors")
         return heads[f"{seed}/weight"], heads[f"{seed}/fold"]
 
-    def classifier(self, seed: int) -> nn.Module:
-        """Return the unpruned classifier of a seed, with its one full head."""
-        return classifier(self.backbone, self.head(seed)[0][:1])
+    def network(self, seed: int, reconstruct: bool = False, all_heads: bool = False) -> PrunedNetwork:
+        """Return the unpruned classifier of a seed, with its one full head or with all heads side by side."""
+        weight, _ = self.head(seed)
+        model = classifier(self.backbone, weight if all_heads else weight[:1])
+        images = self.samples(seed, "scarce").images
+        return PrunedNetwork(model, images[:1], Reconstruction(model, images).apply if reconstruct else None)
 
-    def task(self, seed: int, absolute: bool) -> ScarceTask:
-        """Return the unpruned network of a seed at work on the scarce images, with signed or absolute relevance."""
-        weight, fold = self.head(seed)
+    def task(self, seed: int, method: Method) -> ScarceTask:
+        """Return the unpruned network of a seed at work on the scarce images."""
         scarce = self.samples(seed, "scarce")
-        network = PrunedNetwork(classifier(self.backbone, weight), scarce.images[:1])
-        return ScarceTask(network, scarce.images, scarce.labels, fold, absolute)
+        network = self.network(seed, method.reconstruct, all_heads=True)
+        score = criterion(method.criterion, len(self.class_names), seed)
+        return ScarceTask(network, scarce.images, scarce.labels, self.head(seed)[1], score, method.signal)
 
-    def run(
-        self, name: str, method: Callable[[ScarceTask], Iterable[Step]], seed: int, absolute: bool, settings: dict
-    ) -> Run:
+    def run(self, name: str, seed: int, settings: Settings = Settings()) -> Run:
         """Prune with a method on the scarce images of a seed, then measure the curve on its test images, once.
 
         A finished run is kept in the workspace and read back when it is asked for again with the same settings, input
         files, code and torch: that is how an interrupted stage goes on.
 
         Args:
-            name: the method's name in the results.
-            method: yields the steps of pruning.
+            name: of the method (:data:`lrp_core.methods.METHODS`).
             seed: the split and its heads.
-            absolute: sum |relevance| over positions instead of relevance.
-            settings: what else the method depends on; part of what identifies a finished run.
+            settings: of the controller.
         """
-        settings = settings | {"absolute": absolute}
-        key = self._key(name, seed, settings)
-        path = self.workspace / "runs" / f"{name}-seed{seed}-{key}.json"
+        how = method(name)
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(True)
+        path = self.folder / "runs" / f"{name}-seed{seed}-{self._key(how, seed, settings)}.json"
         if path.is_file():
             kept = json.loads(path.read_text())
-            return Run(np.array(kept["order"]), pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]))
-        steps = list(_with_progress(self.task(seed, absolute), method, f"{name}, seed {seed}"))
+            return Run(
+                np.array(kept["order"]), pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]), kept["seconds"]
+            )
+        start = time.perf_counter()
+        steps = list(prune(self.task(seed, how), how, settings))
+        seconds = time.perf_counter() - start
         order = np.concatenate([step.removed for step in steps])
         test = self.samples(seed, "test")
-        curve = curves.test_curve(self.classifier(seed), order, test.images, test.labels, self.class_names)
+        curve = curves.test_curve(
+            self.network(seed, how.reconstruct), order, test.images, test.labels, self.class_names
+        )
         labels = {"dataset": self.dataset_name, "backbone": self.backbone_name, "method": name, "seed": seed}
-        run = Run(order, _labelled(labels, self._trace(steps)), _labelled(labels, curve))
+        run = Run(order, _labelled(labels, self._trace(steps)), _labelled(labels, curve), seconds)
         for stale in path.parent.glob(f"{name}-seed{seed}-*.json"):
             stale.unlink()
         with atomic(path) as temporary:
             parts = {"trace": run.trace.to_dict("list"), "curve": run.curve.to_dict("list")}
-            temporary.write_text(json.dumps({"settings": settings, "order": order.tolist(), **parts}))
+            temporary.write_text(json.dumps({"seconds": seconds, "order": order.tolist(), **parts}))
         return run
+
+    def run_all(
+        self, names: Iterable[str], seeds: Iterable[int], settings: Settings = Settings()
+    ) -> dict[tuple[str, int], Run]:
+        """Run every method on every seed, ``jobs`` at a time, each in a process of its own.
+
+        Returns:
+            By method and seed, what :meth:`run` returns.
+        """
+        todo = [(name, seed) for name in names for seed in seeds]
+        for name, _ in todo:
+            method(name)  # an unknown one is named before hours are spent on the others
+        self.backbone.eval()  # loaded once, here, not in every process
+        run = delayed(Experiment.run)
+        runs = Parallel(self.jobs, return_as="generator")(run(self, name, seed, settings) for name, seed in todo)
+        with warnings.catch_warnings():
+            # A process that holds much memory after a run is replaced by a fresh one, which is as it should be.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+            progress = tqdm(runs, f"pruning {self.backbone_name}", total=len(todo), unit="run")
+            return dict(zip(todo, progress, strict=True))
 
     def _trace(self, steps: list[Step]) -> pd.DataFrame:
         rows = []
@@ -204,11 +251,14 @@ class Experiment:
             rows.append(row | {f"accuracy_{name}": value for name, value in accuracies})
         return pd.DataFrame(rows)
 
-    def _key(self, name: str, seed: int, settings: dict) -> str:
-        digest = hashlib.sha256(
-            json.dumps([name, seed, settings, torch.__version__, torch.get_num_threads(), self.device.type]).encode()
-        )
-        inputs = [self.workspace / file for file in ("images.safetensors", "splits.csv", "heads.safetensors")]
+    def _key(self, how: Method, seed: int, settings: Settings) -> str:
+        what = [asdict(how), seed, asdict(settings), torch.__version__, self.threads, self.device.type]
+        digest = hashlib.sha256(json.dumps(what).encode())
+        inputs = [
+            self.workspace / "images.safetensors",
+            self.workspace / "splits.csv",
+            self.folder / "heads.safetensors",
+        ]
         for path in [*inputs, *(Path(__file__).with_name(f"{module}.py") for module in _CODE)]:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:16]
@@ -230,14 +280,3 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _labelled(labels: dict, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**labels)[[*labels, *frame.columns]]
-
-
-def _with_progress(
-    task: ScarceTask, method: Callable[[ScarceTask], Iterable[Step]], description: str
-) -> Iterator[Step]:
-    to_go = filters_at(MAX_RATE, task.network.n_filters)
-    with tqdm(total=to_go, desc=description, unit="filter", mininterval=1) as bar:
-        for step in method(task):
-            bar.update(len(step.removed))
-            bar.set_postfix(A=f"{step.after:.2f}", evaluations=step.evaluations, refresh=False)
-            yield step

@@ -203,6 +203,14 @@ def _unsupported(name: str, kind: object) -> ValueError:
     return ValueError(f"layer {name!r} is of the unsupported kind {kind}; supported are: {supported}")
 
 
+def rebind(layers: list[Layer], model: nn.Module) -> list[Layer]:
+    """Return the trace of a network that differs from the traced one only in its tensors."""
+    return [
+        replace(layer, module=model.get_submodule(layer.name)) if isinstance(layer.module, _STATEFUL) else layer
+        for layer in layers
+    ]
+
+
 def affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and shift by channel, (C,) each, of a batch normalisation in eval mode."""
     scale = torch.rsqrt(norm.running_var + norm.eps)

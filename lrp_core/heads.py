@@ -104,8 +104,8 @@ def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
     return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
 
 
-def crossfitted_predictions(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Return each image's class as the head that has not seen it predicts it, (N,).
+def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return each image's logits by the head that has not seen it, (N, n_classes).
 
     Args:
         logits: of a classifier with the 1 + k heads of :class:`Heads`, (N, (1 + k) * n_classes).
@@ -113,4 +113,4 @@ def crossfitted_predictions(logits: torch.Tensor, fold: torch.Tensor, n_classes:
         n_classes: logits of one head.
     """
     by_head = logits.unflatten(1, (-1, n_classes))
-    return by_head[torch.arange(len(fold)), fold + 1].argmax(dim=1)
+    return by_head[torch.arange(len(fold)), fold + 1]

@@ -1,7 +1,7 @@
 """Runs a numbered notebook with papermill: as a stage of dvc.yaml, or for its small default results.
 
-python -m lrp_core.pipeline 03_baseline_lrp_pruning      # with the parameters of params.yaml, to results/notebooks
-python -m lrp_core.pipeline --in-place                   # all of them, at their own defaults, where they lie
+python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says, to results/notebooks
+python -m lrp_core.pipeline --in-place                                # all, at their own defaults, where they lie
 """
 
 import argparse
@@ -16,15 +16,16 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 from traitlets.config import Config
 
+from lrp_core.errors import check_choice
 from lrp_core.paths import ROOT, atomic
 
 NOTEBOOKS = ROOT / "notebooks"
-# What each notebook leaves in the workspace for those after it.
+# What each notebook leaves in the workspace for those after it; those in the middle do so for one backbone at a time.
 OUTPUTS = {
     "01_data_prep": ("images.safetensors", "splits.csv"),
-    "02_head_training": ("heads.safetensors",),
-    "03_baseline_lrp_pruning": ("orders_baseline.safetensors",),
-    "04_dynamic_pruning": ("orders_dynamic.safetensors",),
+    "02_head_training": ("{backbone}/heads.safetensors",),
+    "03_baseline_lrp_pruning": ("{backbone}/orders_baseline.safetensors",),
+    "04_dynamic_pruning": ("{backbone}/orders_dynamic.safetensors",),
     "05_auc_tables_figures": (),
 }
 
@@ -34,17 +35,21 @@ def declared_parameters(notebook: str) -> set[str]:
     return set(inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
 
 
-def stage_parameters(notebook: str, params: dict[str, dict]) -> dict:
+def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | None = None) -> dict:
     """Return what params.yaml says of a notebook: its own section, and what it uses of ``base``.
 
     Args:
         notebook: name without suffix.
         params: the content of params.yaml.
+        backbone: for a notebook that works on one: its weights are chosen, its results go to a folder of that name.
 
     Raises:
-        ValueError: the section and the notebook's parameters cell do not name the same parameters.
+        ValueError: the section and the notebook's parameters cell do not name the same parameters; an unknown backbone.
     """
     declared, base = declared_parameters(notebook), params["base"]
+    if backbone is not None:
+        weights = base["weights"][check_choice("backbone of params.yaml", backbone, base["weights"])]
+        base = base | {"backbone": backbone, "weights": weights, "results": f"{base['results']}/{backbone}"}
     if notebook not in params:
         raise ValueError(f"params.yaml has no section {notebook!r}; it has: {', '.join(params)}")
     section = params[notebook] or {}
@@ -91,8 +96,12 @@ def ensure_inputs(notebook: str, workspace: str) -> None:
     for earlier, files in OUTPUTS.items():
         if earlier == notebook:
             return
-        default = inspect_notebook(str(NOTEBOOKS / f"{earlier}.ipynb"))["workspace"]["default"]
-        if workspace == default.strip("\"'") and not all((ROOT / workspace / file).is_file() for file in files):
+        defaults = inspect_notebook(str(NOTEBOOKS / f"{earlier}.ipynb"))
+        default, backbone = (
+            defaults[name]["default"].strip("\"'") if name in defaults else "" for name in ("workspace", "backbone")
+        )
+        paths = [ROOT / workspace / file.format(backbone=backbone) for file in files]
+        if workspace == default and not all(path.is_file() for path in paths):
             print(f"{workspace} is not prepared: running {earlier} first", file=sys.stderr)
             execute(earlier, ROOT / workspace / "notebooks" / f"{earlier}.ipynb", {})
 
@@ -116,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run with params.yaml")
+    parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
     what.add_argument("--in-place", action="store_true", help="run all notebooks at their small defaults")
     options = parser.parse_args(arguments)
     try:
@@ -124,8 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"running {notebook}", file=sys.stderr)
                 execute_in_place(notebook)
         else:
-            parameters = stage_parameters(options.notebook, yaml.safe_load((ROOT / "params.yaml").read_text()))
-            execute(options.notebook, ROOT / "results" / "notebooks" / f"{options.notebook}.ipynb", parameters)
+            params = yaml.safe_load((ROOT / "params.yaml").read_text())
+            parameters = stage_parameters(options.notebook, params, options.backbone)
+            name = "-".join(filter(None, (options.notebook, options.backbone)))
+            execute(options.notebook, ROOT / "results" / "notebooks" / f"{name}.ipynb", parameters)
     except (RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lrp_core.methods import RECONSTRUCTION
 from lrp_core.paths import atomic
 
 STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
@@ -67,27 +68,104 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def pruning_curves(curves: pd.DataFrame, measures: Sequence[str] = ("accuracy", "harmonic_mean")) -> Figure:
-    """Show test measures against the achieved pruning rate, a line a method: mean and 95 % band over seeds."""
+def pruning_curves(
+    curves: pd.DataFrame, methods: Sequence[str], measures: Sequence[str] = ("accuracy", "harmonic_mean")
+) -> Figure:
+    """Show test measures against the achieved pruning rate: mean and 95 % band over seeds.
+
+    A column a measure, a row a backbone, a line a method.
+    """
+    backbones = curves["backbone"].unique()
     titles = {"accuracy": "class-averaged test accuracy", "harmonic_mean": "harmonic mean of class accuracies"}
     figure, axes = plt.subplots(
-        1, len(measures), figsize=(5.4 * len(measures), 3.9), layout="constrained", squeeze=False
+        len(backbones),
+        len(measures),
+        figsize=(5.4 * len(measures), 3.9 * len(backbones)),
+        layout="constrained",
+        squeeze=False,
     )
-    for axis, measure in zip(axes[0], measures, strict=True):
-        sns.lineplot(
-            curves,
-            x="rate",
-            y=measure,
-            hue="method",
-            style="method",
+    for row, backbone in zip(axes, backbones, strict=True):
+        for axis, measure in zip(row, measures, strict=True):
+            sns.lineplot(
+                curves[curves["backbone"] == backbone],
+                x="rate",
+                y=measure,
+                hue="method",
+                hue_order=methods,
+                style="method",
+                style_order=methods,
+                errorbar=("ci", 95),
+                seed=0,
+                ax=axis,
+                legend=axis is axes[0][0],
+            )
+            axis.set(xlabel="filters removed", ylabel=titles.get(measure, measure), ylim=(0, 1), xlim=(0, 1))
+            axis.set_title(backbone)
+            axis.xaxis.set_major_formatter(PercentFormatter(1))
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
+    """Show every method's area, mean and 95 % interval over seeds, without and with reconstruction: a panel a backbone.
+
+    Args:
+        areas: as :func:`lrp_core.tables.areas` returns them.
+        unpruned: the unpruned accuracy by backbone, which nothing that only loses filters should pass; a dashed line.
+    """
+    plain = areas["method"].str.removesuffix(RECONSTRUCTION)
+    rows = areas.assign(
+        plain=plain, network=np.where(plain == areas["method"], "as it is", "reconstructed at every step")
+    )
+    order = rows.groupby("plain")["accuracy"].max().sort_values(ascending=False, kind="stable").index
+    figure, axes = plt.subplots(
+        1, len(unpruned), figsize=(5.4 * len(unpruned), 0.42 * len(order) + 1.2), layout="constrained", squeeze=False
+    )
+    for axis, (backbone, accuracy) in zip(axes[0], unpruned.items(), strict=True):
+        sns.pointplot(
+            rows[rows["backbone"] == backbone],
+            x="accuracy",
+            y="plain",
+            order=order,
+            hue="network",
+            hue_order=["as it is", "reconstructed at every step"],
+            linestyle="none",
+            markers=["o", "D"],
+            dodge=0.3,
             errorbar=("ci", 95),
             seed=0,
             ax=axis,
             legend=axis is axes[0][0],
         )
-        axis.set(xlabel="filters removed", ylabel=titles.get(measure, measure), ylim=(0, 1), xlim=(0, 1))
+        axis.axvline(accuracy, ls="--", color="0.4", lw=1)
+        axis.set(title=backbone, xlabel="class-averaged AUC (dashed: unpruned accuracy)", ylabel="")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
+        if axis is not axes[0][0]:
+            axis.set_yticklabels([])
+    axes[0][0].legend(loc="upper left", title=None)
+    return figure
+
+
+def signals(table: pd.DataFrame) -> Figure:
+    """Show the harmonic mean that each signal has on the scarce images beside the test's, along one order of removal.
+
+    Args:
+        table: columns seed, rate, signal, value, test.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10.8, 3.9), layout="constrained")
+    names = table["signal"].unique()
+    test = table[["seed", "rate", "test"]].drop_duplicates()
+    sns.lineplot(test, x="rate", y="test", color="0.2", lw=2.5, errorbar=None, ax=axes[0], label="test")
+    shared = {"hue": "signal", "hue_order": names, "style": "signal", "style_order": names}
+    sns.lineplot(table, x="rate", y="value", errorbar=None, ax=axes[0], **shared)
+    axes[0].set(xlabel="filters removed", ylabel="harmonic mean of class accuracies", xlim=(0, 1), ylim=(0, 1))
+    sns.scatterplot(table, x="value", y="test", s=22, ax=axes[1], legend=False, **shared)
+    axes[1].axline((0, 0), slope=1, color="0.5", lw=1)
+    axes[1].set(xlabel="harmonic mean on the scarce images", ylabel="harmonic mean on the test images")
+    axes[1].set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
@@ -158,13 +236,13 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
             axes[0].scatter(rows["step"], rows["rate"], s=28, zorder=3, **style)
     axes[0].set(ylabel="filters removed", ylim=(0, 1))
     axes[0].legend(loc="lower right")
-    axes[1].plot(trace["step"], trace["after"], label="harmonic mean A (cross-fitted)", color=colours[0])
+    axes[1].plot(trace["step"], trace["after"], label="harmonic mean A", color=colours[0])
     axes[1].step(trace["step"], trace["bound"], where="mid", ls="--", color=colours[3], label="bound of the level")
     axes[1].set(ylabel="A on the scarce images", ylim=(0, 1))
     axes[1].legend(loc="lower left")
     for style, column in zip(STYLES, [name for name in trace if name.startswith("accuracy_")], strict=False):
         axes[2].plot(trace["step"], trace[column], ls=style, label=column.removeprefix("accuracy_"))
-    axes[2].set(ylabel="class accuracy (cross-fitted)", xlabel="step", ylim=(0, 1))
+    axes[2].set(ylabel="class accuracy", xlabel="step", ylim=(0, 1))
     axes[2].legend(loc="lower left", ncols=2)
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:

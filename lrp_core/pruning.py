@@ -6,7 +6,7 @@ of convolutions each group is one filter.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrp_core.devices import device_of
-from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, run, trace
+from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, rebind, run, trace
 
 
 @dataclass(frozen=True)
@@ -148,37 +148,35 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
     for name, groups in coupling.filters.items():
         if (gone[groups] & (groups >= 0)).all():
             raise ValueError(f"layer {name!r} would lose all of its {len(groups)} filters; leave at least one")
-    return _shrink(model, coupling, ~gone)
+    # What is about to be cut is shared with the copy until then, not copied whole.
+    modules = [model.get_submodule(name) for name in coupling.channels]
+    tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
+    smaller = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if tensor is not None})
+    _cut(smaller, coupling, ~gone)
+    return smaller
 
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")  # of the layers that shrink
 
 
-def _shrink(model: nn.Module, coupling: Coupling, stays: np.ndarray, present: np.ndarray | None = None) -> nn.Module:
-    """Return a copy of the network with these groups only.
-
-    Args:
-        model: a network with the groups ``present``.
-        coupling: of the network with all groups.
-        stays: (n_groups,), boolean.
-        present: (n_groups,), boolean; None: all.
-    """
+def _cut(model: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
+    """Leave these groups only, (n_groups,), boolean, in an unpruned network, in place."""
     stays = np.append(stays, True)  # group -1
-    present = np.ones_like(stays) if present is None else np.append(present, True)
-    # What is about to be cut is shared with the copy until then, not copied whole.
-    modules = [model.get_submodule(name) for name in coupling.channels]
-    tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
-    shared = {id(tensor): tensor for tensor in tensors if tensor is not None}
-    smaller = copy.deepcopy(model, shared)
-
-    def mask(groups: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(stays[groups[present[groups]]])
-
     for name, channels in coupling.channels.items():
-        module = smaller.get_submodule(name)
-        filters = mask(coupling.filters[name]) if name in coupling.filters else None
-        _keep(module, filters, mask(channels))
-    return smaller
+        module = model.get_submodule(name)
+        filters = torch.from_numpy(stays[coupling.filters[name]]) if name in coupling.filters else None
+        _keep(module, filters, torch.from_numpy(stays[channels]))
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    """Return a network with modules of its own and the tensors of the given one."""
+    other = type(module).__new__(type(module))
+    other.__dict__ = module.__dict__ | {
+        "_parameters": module._parameters.copy(),
+        "_buffers": module._buffers.copy(),
+        "_modules": {name: child and _shallow_copy(child) for name, child in module._modules.items()},
+    }
+    return other
 
 
 def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
@@ -186,7 +184,7 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
     if isinstance(module, nn.BatchNorm2d):
         for name in _TENSORS:
             if (tensor := getattr(module, name)) is not None:
-                _replace(module, name, tensor.detach()[inputs])
+                replace_tensor(module, name, tensor.detach()[inputs])
         module.num_features = int(inputs.sum())
         return
     if outputs is None:
@@ -202,11 +200,11 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
             weight = weight[:, inputs.view(module.groups, -1)[0]]
         module.out_channels, module.in_channels = len(weight), int(inputs.sum())
     if module.bias is not None:
-        _replace(module, "bias", module.bias.detach()[outputs])
-    _replace(module, "weight", weight)
+        replace_tensor(module, "bias", module.bias.detach()[outputs])
+    replace_tensor(module, "weight", weight)
 
 
-def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was."""
     old = getattr(module, name)
     if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
@@ -235,8 +233,23 @@ class PrunedNetwork:
         active: by filter number, whether it is still there, (n_filters,).
     """
 
-    def __init__(self, model: nn.Module, example_input: torch.Tensor):
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: torch.Tensor,
+        reconstruct: Callable[[nn.Module, Coupling, np.ndarray], None] | None = None,
+    ):
+        """Take a network.
+
+        Args:
+            model: made of supported layers; untouched, and expected not to change.
+            example_input: one input (1, C, H, W).
+            reconstruct: changes each smaller network in place, given its coupling and what stays of it
+                (:meth:`lrp_core.reconstruction.Reconstruction.apply`).
+        """
+        self.model = self._full = model
+        self._layers = trace(model)
+        self._reconstruct = reconstruct
         self.example_shape = tuple(example_input.shape)
         self.coupling = couple(model, example_input)
         members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
@@ -268,7 +281,15 @@ class PrunedNetwork:
         for layer in np.unique(self.layer_of[filters]):
             if not stays[self.layer_of == layer].any():
                 raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
-        return _shrink(self.model, self.coupling, stays, self.active)
+        smaller = _shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
+        _cut(smaller, self.coupling, stays)
+        if self._reconstruct is not None:
+            self._reconstruct(smaller, self.coupling, stays)
+        return smaller
+
+    def layers(self, model: nn.Module) -> list[Layer]:
+        """Return the trace of a network that came from this one, without tracing it anew."""
+        return rebind(self._layers, model)
 
     def remove(self, filters: np.ndarray) -> None:
         """Take these filters (by number) out for good."""

@@ -26,46 +26,50 @@ def areas(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def auc_table(areas: pd.DataFrame, baselines: Collection[str]) -> pd.DataFrame:
-    """Compare every method with the best baseline, seed by seed.
+def auc_table(areas: pd.DataFrame, curves: pd.DataFrame, baselines: Collection[str]) -> pd.DataFrame:
+    """Compare every method with the best baseline of its backbone, seed by seed.
 
     The best baseline is the one with the highest mean area on the same test curves that it is compared on, which
     favours the baseline.
 
     Args:
-        areas: of one data set and backbone, as :func:`areas` returns them.
+        areas: as :func:`areas` returns them.
+        curves: what they are the areas of.
         baselines: names of the conventional methods.
 
     Returns:
-        One row a method, best first: method, auc (mean over seeds), auc_sd, auc_harmonic_mean, gain (relative to the
-        best baseline's mean), difference (mean), low, high (its 95 % bootstrap interval), verdict (in words).
+        One row a backbone and method, best first: backbone, method, auc (mean over seeds), auc_sd, auc_harmonic_mean,
+        retention (auc divided by the unpruned accuracy), gain (relative to the best baseline's mean), difference
+        (mean), low, high (its 95 % bootstrap interval), verdict (in words).
     """
-    auc = areas.pivot(index="seed", columns="method", values="accuracy")
-    harmonic = areas.pivot(index="seed", columns="method", values="harmonic_mean").mean()
-    best = auc[[name for name in auc if name in baselines]].mean().idxmax()
+    unpruned = curves[curves["rate"] == 0].groupby("backbone", sort=False)["accuracy"].mean()
     rows = []
-    for method in auc.mean().sort_values(ascending=False).index:
-        row = {
-            "method": method,
-            "auc": auc[method].mean(),
-            "auc_sd": auc[method].std(),
-            "auc_harmonic_mean": harmonic[method],
-        }
-        if method == best:
-            row["verdict"] = "the best baseline"
-        else:
-            difference = auc[method] - auc[best]
-            low, high = paired_interval(difference)
-            row |= {
-                "gain": difference.mean() / auc[best].mean(),
-                "difference": difference.mean(),
-                "low": low,
-                "high": high,
+    for backbone, group in areas.groupby("backbone", sort=False):
+        auc = group.pivot(index="seed", columns="method", values="accuracy")
+        harmonic = group.groupby("method")["harmonic_mean"].mean()
+        best = auc[[name for name in auc if name in baselines]].mean().idxmax()
+        for method in auc.mean().sort_values(ascending=False, kind="stable").index:
+            row = {
+                "backbone": backbone,
+                "method": method,
+                "auc": auc[method].mean(),
+                "auc_sd": auc[method].std(),
+                "auc_harmonic_mean": harmonic[method],
+                "retention": auc[method].mean() / unpruned[backbone],
             }
-            row["verdict"] = _verdict(low, high)
-        rows.append(row)
-    columns = ["method", "auc", "auc_sd", "auc_harmonic_mean", "gain", "difference", "low", "high", "verdict"]
-    return pd.DataFrame(rows).reindex(columns=columns)
+            rows.append(
+                row | (_compared(auc[method], auc[best]) if method != best else {"verdict": "the best baseline"})
+            )
+    columns = ["backbone", "method", "auc", "auc_sd", "auc_harmonic_mean", "retention"]
+    return pd.DataFrame(rows).reindex(columns=[*columns, "gain", "difference", "low", "high", "verdict"])
+
+
+def _compared(auc: pd.Series, baseline: pd.Series) -> dict[str, float | str]:
+    difference = auc - baseline
+    low, high = paired_interval(difference)
+    gain = difference.mean() / baseline.mean()
+    interval = {"gain": gain, "difference": difference.mean(), "low": low, "high": high}
+    return interval | {"verdict": _verdict(low, high)}
 
 
 def _verdict(low: float, high: float) -> str:
@@ -77,7 +81,33 @@ def _verdict(low: float, high: float) -> str:
 
 
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean area by method and class, in the order of the methods' class-averaged areas."""
+    """Return the mean area by backbone, method and class, in the order of the methods' class-averaged areas."""
     columns = [name for name in areas if name.startswith("accuracy_")]
-    means = areas.groupby("method")[["accuracy", *columns]].mean().sort_values("accuracy", ascending=False)
-    return means[columns].rename(columns=lambda name: name.removeprefix("accuracy_")).reset_index()
+    means = areas.groupby(["backbone", "method"], sort=False)[["accuracy", *columns]].mean().reset_index()
+    means = means.sort_values(["backbone", "accuracy"], ascending=False, kind="stable")
+    return means.drop(columns="accuracy").rename(columns=lambda name: name.removeprefix("accuracy_"))
+
+
+def drop_table(curves: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.05)) -> pd.DataFrame:
+    """Return how far each method can prune before the accuracy, averaged over seeds, falls by so many points.
+
+    Args:
+        curves: columns backbone, method, seed, rate_requested, accuracy, parameters, multiply_adds.
+        points: of accuracy, as fractions.
+
+    Returns:
+        One row a backbone, method and number of points: backbone, method, points, rate (the last of the grid up to
+        which the accuracy stays above), parameters and multiply_adds there, as fractions of the unpruned network's.
+    """
+    keys = ["backbone", "method"]
+    means = curves.groupby([*keys, "rate_requested"], sort=False)[["accuracy", "parameters", "multiply_adds"]].mean()
+    rows = []
+    for key, group in means.groupby(keys, sort=False):
+        group = group.droplevel(keys).sort_index()
+        for fall in points:
+            holds = (group["accuracy"] >= group["accuracy"].iloc[0] - fall - 1e-9).cummin()
+            size = (
+                group[["parameters", "multiply_adds"]][holds].iloc[-1] / group[["parameters", "multiply_adds"]].iloc[0]
+            )
+            rows.append(dict(zip(keys, key, strict=True)) | {"points": fall, "rate": group.index[holds][-1], **size})
+    return pd.DataFrame(rows)

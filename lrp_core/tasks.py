@@ -3,14 +3,40 @@
 import numpy as np
 import torch
 
+from lrp_core.criteria import Criterion, Scores
 from lrp_core.devices import device_of
+from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies, predict
-from lrp_core.graph import INPUT, Layer, run, trace
-from lrp_core.heads import crossfitted_predictions
-from lrp_core.lrp import Explanation, explain
+from lrp_core.graph import INPUT, Layer, run
+from lrp_core.heads import crossfitted_logits
 from lrp_core.pruning import PrunedNetwork
 
+SIGNALS = ("cross-fitted", "training", "probability")
 _BATCH = 40  # scarce images at a time
+
+
+def signal_accuracies(
+    logits: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, n_classes: int, signal: str
+) -> np.ndarray:
+    """Return the class accuracies on scarce images, as a signal has them, (n_classes,), float64.
+
+    Args:
+        logits: of a classifier with the 1 + k heads of :class:`lrp_core.heads.Heads`, (N, (1 + k) * n_classes).
+        labels: (N,).
+        fold: each image's fold, (N,).
+        n_classes: logits of one head.
+        signal: the accuracy of the heads that have not seen the image ("cross-fitted"), that of the head which has
+            ("training"), or the mean probability that the former give the true class ("probability").
+
+    Raises:
+        ValueError: unknown signal.
+    """
+    check_choice("signal", signal, SIGNALS)
+    judged = logits[:, :n_classes] if signal == "training" else crossfitted_logits(logits, fold, n_classes)
+    if signal != "probability":
+        return class_accuracies(judged.argmax(dim=1), labels, n_classes).numpy()
+    probability = judged.double().softmax(dim=1)[torch.arange(len(labels)), labels].numpy()
+    return np.bincount(labels.numpy(), probability, n_classes) / np.bincount(labels.numpy(), minlength=n_classes)
 
 
 class ScarceTask:
@@ -26,7 +52,8 @@ class ScarceTask:
         images: torch.Tensor,
         labels: torch.Tensor,
         fold: torch.Tensor,
-        absolute: bool = False,
+        criterion: Criterion,
+        signal: str = "cross-fitted",
     ):
         """Take the network to prune and what judges it.
 
@@ -35,11 +62,16 @@ class ScarceTask:
             images: (N, 3, H, W), normalised.
             labels: (N,).
             fold: each image's fold, (N,).
-            absolute: sum |relevance| over positions instead of relevance.
+            criterion: what scores filters.
+            signal: what accuracy is (:func:`signal_accuracies`).
+
+        Raises:
+            ValueError: unknown signal.
         """
         self.network = network
         self.n_classes = int(labels.max()) + 1
-        self._images, self._labels, self._fold, self._absolute = images, labels, fold, absolute
+        self._images, self._labels, self._fold, self._criterion = images, labels, fold, criterion
+        self._signal = check_choice("signal", signal, SIGNALS)
         self._forget()
 
     @property
@@ -47,23 +79,23 @@ class ScarceTask:
         """The images' classes, (N,)."""
         return self._labels.numpy()
 
-    def relevance(self) -> np.ndarray:
-        """Return each filter's present relevance to each image's class, (N, n_filters); NaN where a filter is gone."""
-        return self.network.flat(self._explanation().filters)
+    def scores(self) -> np.ndarray:
+        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is gone."""
+        return self.network.flat(self._present().filters)
 
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
-        """Return the cross-fitted class accuracies without these filters, (n_classes,); the network stays.
+        """Return the class accuracies, as the signal has them, without these filters, (n_classes,); the network stays.
 
-        With no filters, they come from the relevance pass of the present network. Otherwise only the layers from the
+        With no filters, they come from the pass that scores the present network. Otherwise only the layers from the
         first changed one on are run, on activations that are kept of the present network.
         """
         if len(filters) == 0:
-            return self._accuracies(self._explanation().logits)
+            return self._accuracies(self._present().logits)
         candidate = self.network.without(filters)
         first = self.network.layer_names[self.network.layer_of[filters].min()]
         if first == self.network.layer_names[0]:
             return self._accuracies(predict(candidate, self._images, _BATCH))
-        layers = trace(candidate)
+        layers = self.network.layers(candidate)
         rest = layers[[layer.name for layer in layers].index(first) :]
         with torch.inference_mode():
             return self._accuracies(torch.cat([run(rest, kept[first]).cpu() for kept in self._activations()]))
@@ -74,18 +106,18 @@ class ScarceTask:
         self._forget()
 
     def _forget(self) -> None:
-        self._explained: Explanation | None = None
+        self._scores: Scores | None = None
         self._kept: list[dict[str, dict[str, torch.Tensor]]] = []
 
-    def _explanation(self) -> Explanation:
-        if self._explained is None:
-            self._explained = explain(self.network.model, self._images, self._labels, absolute=self._absolute)
-        return self._explained
+    def _present(self) -> Scores:
+        if self._scores is None:
+            self._scores = self._criterion(self.network.model, self._images, self._labels)
+        return self._scores
 
     def _activations(self) -> list[dict[str, dict[str, torch.Tensor]]]:
         """By batch and convolution, the values that the network reads from there on."""
         if not self._kept:
-            layers, device = trace(self.network.model), device_of(self.network.model)
+            layers, device = self.network.layers(self.network.model), device_of(self.network.model)
             with torch.inference_mode():
                 for i in range(0, len(self._images), _BATCH):
                     kept = {}
@@ -99,5 +131,4 @@ class ScarceTask:
         return self._kept
 
     def _accuracies(self, logits: torch.Tensor) -> np.ndarray:
-        predictions = crossfitted_predictions(logits, self._fold, self.n_classes)
-        return class_accuracies(predictions, self._labels, self.n_classes).numpy()
+        return signal_accuracies(logits, self._labels, self._fold, self.n_classes, self._signal)

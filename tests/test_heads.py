@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from lrp_core.heads import classifier, crossfitted_predictions, fit_heads, train_head
+from lrp_core.heads import classifier, crossfitted_logits, fit_heads, train_head
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_each_fold_is_judged_by_the_head_that_has_not_seen_it(features):
         expected = train_head(x.numpy()[~unseen], y.numpy()[~unseen], heads.regularisation)
         np.testing.assert_allclose(heads.weight[k + 1].numpy(), expected, rtol=1e-5, atol=1e-7)
     logits = x.float() @ heads.weight.flatten(0, 1).T
-    predicted = crossfitted_predictions(logits, heads.fold, 3)
+    predicted = crossfitted_logits(logits, heads.fold, 3).argmax(dim=1)
     for i in range(60):
         assert predicted[i] == (heads.weight[1 + heads.fold[i]] @ x[i].float()).argmax()
 

@@ -12,10 +12,11 @@ import yaml
 
 from lrp_core import experiment, methods, pipeline
 from lrp_core.controller import Settings
-from lrp_core.curves import GRID, network_at
+from lrp_core.curves import GRID, prune_to
 from lrp_core.data import Dataset, split_dataset
 from lrp_core.heads import Heads
 from lrp_core.paths import ROOT
+from lrp_core.tasks import signal_accuracies
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -24,19 +25,27 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 def test_every_notebook_is_a_stage_and_a_section():
     assert list(STAGES) == list(pipeline.OUTPUTS) == [name for name in PARAMS if name != "base"]
     for name, stage in STAGES.items():
-        assert stage["cmd"] == f"python -m lrp_core.pipeline {name}"
+        backbones = stage.get("matrix", {}).get("backbone", [])
+        assert backbones == (
+            list(PARAMS["base"]["weights"]) if "backbone" in pipeline.declared_parameters(name) else []
+        )
+        each = " --backbone ${item.backbone}" if backbones else ""
+        assert stage["cmd"] == f"python -m lrp_core.pipeline {name}{each}"
         assert set(stage["params"]) == {"base", name}
         assert {f"notebooks/{name}.ipynb", "lrp_core"} <= set(stage["deps"])
 
 
 @pytest.mark.parametrize("notebook", list(pipeline.OUTPUTS))
 def test_params_yaml_names_each_notebooks_parameters(notebook):
-    given = pipeline.stage_parameters(notebook, PARAMS)
+    backbone = "efficientnet-lite0" if "backbone" in pipeline.declared_parameters(notebook) else None
+    given = pipeline.stage_parameters(notebook, PARAMS, backbone)
+    if backbone is not None:
+        assert given["weights"] == "imagenet"
     assert set(given) == pipeline.declared_parameters(notebook)
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     for line in cell.source.splitlines():
-        assert re.fullmatch(r"\w+: (str|int|float|bool|list) = .+  # .+", line), f"typed and commented: {line}"
+        assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), f"typed and commented: {line}"
 
 
 def test_base_holds_nothing_that_no_notebook_uses():
@@ -47,15 +56,24 @@ def test_base_holds_nothing_that_no_notebook_uses():
 def test_misspelt_parameter_is_an_error():
     params = PARAMS | {"02_head_training": {"flods": 5}}
     with pytest.raises(ValueError, match=r"parameters cell: \['flods'\]; not in .*: \['folds'\]"):
-        pipeline.stage_parameters("02_head_training", params)
+        pipeline.stage_parameters("02_head_training", params, "vgg16")
+
+
+def test_unknown_backbone_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"unknown backbone of params\.yaml 'vgg61'; choose one of: efficientnet-lite0, vgg16"
+    ):
+        pipeline.stage_parameters("02_head_training", PARAMS, "vgg61")
 
 
 def test_stages_lead_from_output_to_input():
     made = set()
     for stage in STAGES.values():
-        inputs = {dep for dep in stage["deps"] if dep.startswith(("data/", "results/"))}
-        assert inputs <= made
-        made |= {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+        for backbone in stage.get("matrix", {}).get("backbone", [""]):
+            inputs = {dep for dep in stage["deps"] if dep.startswith(("data/", "results/"))}
+            assert {path.replace("${item.backbone}", backbone) for path in inputs} <= made
+            outs = [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+            made |= {path.replace("${item.backbone}", backbone) for path in outs}
 
 
 def test_environment_yml_installs_what_pyproject_pins():
@@ -87,20 +105,18 @@ class Miniature(experiment.Experiment):
         self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
         self.write_heads({seed: Heads(torch.randn(4, 3, 50), torch.arange(36) % 3, 0.1) for seed in (0, 1)})
 
-    def dynamic(self, seed):
-        """Run the controller."""
-        settings = {"batch": 0.1, "least": 0.1, "levels": [0.9, 0.5]}
-        return self.run("dynamic", lambda task: methods.controlled(task, Settings(**settings)), seed, True, settings)
+
+SETTINGS = Settings(batch=0.1, levels=(0.9, 0.5))
 
 
 def test_two_runs_give_the_same_bytes(tmp_path):
     contents = []
     for name in ("first", "second"):
         work = Miniature(tmp_path / name)
-        run = work.dynamic(0)
+        run = work.run("dynamic+reconstruction", 0, SETTINGS)
         for part in ("curve", "trace"):
             experiment.write_csv(tmp_path / name / f"{part}.csv", getattr(run, part))
-        files = ("curve.csv", "trace.csv", "images.safetensors", "splits.csv", "heads.safetensors")
+        files = ("curve.csv", "trace.csv", "images.safetensors", "splits.csv", "vgg16/heads.safetensors")
         contents.append([(tmp_path / name / file).read_bytes() for file in files])
     assert contents[0] == contents[1]
     curve = pd.read_csv(tmp_path / "first" / "curve.csv")
@@ -113,29 +129,52 @@ def test_two_runs_give_the_same_bytes(tmp_path):
 
 def test_finished_run_is_read_back_and_a_changed_one_is_not(tmp_path, monkeypatch):
     work = Miniature(tmp_path)
-    first = work.dynamic(0)
+    first = work.run("dynamic", 0, SETTINGS)
     ran = []
     monkeypatch.setattr(work, "task", lambda *arguments: ran.append(arguments))
-    again = work.dynamic(0)
+    again = work.run("dynamic", 0, SETTINGS)
     assert ran == []
     assert (again.order == first.order).all()
     pd.testing.assert_frame_equal(again.curve, first.curve)
     pd.testing.assert_frame_equal(again.trace, first.trace)
-    with pytest.raises(AttributeError):  # the stand-in for a task cannot be pruned
-        work.run("dynamic", lambda task: task.relevance(), 0, True, {"batch": 0.2})
-    assert len(ran) == 1
+    for name, seed, settings in (
+        ("dynamic", 0, Settings(batch=0.2)),
+        ("dynamic", 1, SETTINGS),
+        ("weight", 0, SETTINGS),
+    ):
+        ran.clear()
+        with pytest.raises(AttributeError):  # the stand-in for a task cannot be pruned
+            work.run(name, seed, settings)
+        assert len(ran) == 1
 
 
-def test_interrupted_run_leaves_nothing(tmp_path):
+def test_runs_in_processes_are_those_of_one_process(tmp_path):
+    names, runs = ["px-static", "random+reconstruction"], []
+    for jobs in (1, 2):
+        work = Miniature(tmp_path / str(jobs))
+        work.jobs = jobs
+        runs.append(work.run_all(names, [1, 0], SETTINGS))
+    assert list(runs[0]) == list(runs[1]) == [(name, seed) for name in names for seed in (1, 0)]
+    for key, run in runs[0].items():
+        assert (run.curve["method"] == key[0]).all()
+        assert (run.curve["seed"] == key[1]).all()
+        pd.testing.assert_frame_equal(run.curve, runs[1][key].curve)
+        assert (run.order == runs[1][key].order).all()
+    with pytest.raises(ValueError, match="unknown method 'dynamics'; choose one of: activation, activation"):
+        work.run_all(["dynamic", "dynamics"], [0])
+
+
+def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     work = Miniature(tmp_path)
 
-    def interrupted(task):
-        yield from list(methods.px_static(task))[:0]
+    def interrupted(task, method, settings):
+        yield next(methods.prune(task, method, settings))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(experiment, "prune", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        work.run("interrupted", interrupted, 0, True, {})
-    assert not (tmp_path / "runs").exists()
+        work.run("px-iterative", 0, SETTINGS)
+    assert not (tmp_path / "vgg16" / "runs").exists()
 
 
 def test_unknown_names_and_rates_are_refused(tmp_path):
@@ -143,27 +182,50 @@ def test_unknown_names_and_rates_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no test images for seed 7 in .*; it has the seeds \[0, 1\]"):
         work.samples(7, "test")
     with pytest.raises(
-        ValueError, match=r"unknown baseline 'px'; choose one of: px-iterative, px-iterative-abs, px-static"
+        ValueError, match=r"unknown method 'px'; choose one of: .*px-iterative, px-iterative\+reconstruction"
     ):
-        methods.baseline("px")
-    example = work.samples(0, "test").images[:1]
+        methods.method("px")
     for rate in (-0.1, 0.5, 1.0):
         with pytest.raises(
             ValueError, match=rf"impossible pruning rate {rate}: this order of removal covers 0 to 0\.100"
         ):
-            network_at(work.classifier(0), np.arange(8), rate, example)
+            prune_to(work.network(0), np.arange(8), rate)
     with pytest.raises(FileNotFoundError, match=r"images\.safetensors is missing: run the stages before this one"):
-        experiment.Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500", 1, "cpu")
+        experiment.Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500")
 
 
-def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path):
-    """The shortcuts (kept activations, logits from the relevance pass) against pruning for real and looking."""
+@pytest.mark.parametrize("name", ["px-iterative", "weight+reconstruction", "dynamic-training", "dynamic-probability"])
+def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, name):
+    """The shortcuts (kept activations, logits from the scoring pass) against pruning for real and looking."""
     work = Miniature(tmp_path)
+    scarce, (_, fold) = work.samples(0, "scarce"), work.head(0)
     for filters in (np.array([0, 5]), np.array([35, 79]), np.array([3, 40])):
-        task = work.task(0, absolute=False)
-        expected = work.task(0, absolute=False)
-        expected.prune(filters)
-        np.testing.assert_array_equal(task.accuracy(filters), expected.accuracy(filters[:0]))
+        method = methods.method(name)
+        task, pruned = work.task(0, method), work.task(0, method)
+        pruned.prune(np.array([1, 60]))
+        pruned.prune(filters)
+        logits = pruned.network.model(scarce.images)
+        expected = signal_accuracies(logits, scarce.labels, fold, 3, method.signal)
+        task.prune(np.array([1, 60]))
+        np.testing.assert_allclose(task.accuracy(filters), expected, rtol=1e-5)
+        np.testing.assert_allclose(pruned.accuracy(filters[:0]), expected, rtol=1e-5)
+
+
+def test_signals_by_hand():
+    """Two classes, two folds; heads: full, without fold 0, without fold 1."""
+    labels, fold = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    right, wrong = [2.0, 0.0], [0.0, 2.0]
+    logits = torch.tensor(
+        [[*right, *right, *wrong], [*right, *right, *wrong], [*wrong, *right, *wrong], [*wrong, *right, *wrong]]
+    )
+    sure = 1 / (1 + np.exp(-2.0))
+    # Image 0 is judged by the second head, image 1 by the third, and so on.
+    assert signal_accuracies(logits, labels, fold, 2, "training").tolist() == [1.0, 1.0]
+    assert signal_accuracies(logits, labels, fold, 2, "cross-fitted").tolist() == [0.5, 0.5]
+    got = signal_accuracies(logits, labels, fold, 2, "probability")
+    np.testing.assert_allclose(got, [(sure + (1 - sure)) / 2] * 2, rtol=1e-12)
+    with pytest.raises(ValueError, match="unknown signal 'test'; choose one of: cross-fitted, probability, training"):
+        signal_accuracies(logits, labels, fold, 2, "test")
 
 
 def test_readme_shows_the_table_of_the_committed_run():

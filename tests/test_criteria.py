@@ -1,0 +1,102 @@
+"""Criteria against closed forms and differences, on networks small enough to know."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import miniature_vgg
+from networks import depthwise_network, draw_images
+from torch import nn
+from torch.nn import functional as F
+
+from lrp_core.criteria import CRITERIA, criterion
+from lrp_core.graph import trace
+from lrp_core.lrp import filter_relevance
+from lrp_core.pruning import remove_filters
+
+
+@pytest.fixture
+def small():
+    """A network with a ReLU behind its only convolution, in float64, with images and targets."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 6)
+    ).double()
+    return model.requires_grad_(False), torch.randn(4, 3, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+
+
+def score(name, model, images, targets, n_classes=3, seed=0):
+    return criterion(name, n_classes, seed)(model, images, targets)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_all_have_one_signature_and_leave_the_network_alone(name):
+    model, images, targets = depthwise_network().double(), draw_images("depthwise").double(), torch.tensor([1, 3])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    scores = score(name, model, images, targets, n_classes=4)
+    convolutions = {layer.name: layer.module for layer in trace(model) if isinstance(layer.module, nn.Conv2d)}
+    assert scores.filters.keys() == convolutions.keys()
+    for layer, values in scores.filters.items():
+        assert values.shape == (2, convolutions[layer].out_channels)
+        assert values.isfinite().all()
+    assert torch.allclose(scores.logits, model(images), rtol=1e-4, atol=1e-5)
+    assert not scores.logits.requires_grad
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_lrp_is_filter_relevance():
+    torch.manual_seed(0)
+    model, images, targets = miniature_vgg(), torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2])
+    for name, absolute in (("lrp", False), ("lrp-abs", True)):
+        expected = filter_relevance(model, images, targets, absolute=absolute)
+        got = score(name, model, images, targets).filters
+        assert all(torch.equal(got[layer], values) for layer, values in expected.items())
+
+
+def test_weight_and_activation(small):
+    model, images, _ = small
+    expected = np.abs(model[0].weight.numpy()).reshape(5, -1).sum(axis=1)
+    np.testing.assert_allclose(score("weight", *small).filters["0"].numpy(), np.tile(expected, (4, 1)), rtol=1e-12)
+    maps = np.maximum(model[0](images).numpy(), 0)  # behind the ReLU
+    np.testing.assert_allclose(score("activation", *small).filters["0"].numpy(), maps.mean(axis=(2, 3)), rtol=1e-12)
+
+
+def test_gradient_is_the_difference_quotient(small):
+    model, images, targets = small
+    maps = model[1](model[0](images))
+
+    def loss(a):
+        return F.cross_entropy(model[2:](a)[:, :3], targets, reduction="none")
+
+    # The pooled head sees each position alike: the gradient is one number a channel.
+    step = 1e-6
+    expected = np.empty((4, 5))
+    for channel in range(5):
+        moved = maps.clone()
+        moved[:, channel, 0, 0] += step
+        expected[:, channel] = ((loss(moved) - loss(maps)).abs() / step).numpy() * 16
+    np.testing.assert_allclose(score("gradient", *small).filters["0"].numpy(), expected, rtol=1e-4)
+
+
+def test_taylor_is_the_change_of_the_loss_to_first_order(small):
+    model, images, targets = small
+    model[0].weight.mul_(1e-3)  # so small that the first order is all
+    model[0].bias.mul_(1e-3)
+    expected = np.empty((4, 5))
+    for channel in range(5):
+        without = remove_filters(model, {"0": [channel]}, images[:1])
+        losses = [F.cross_entropy(m(images)[:, :3], targets, reduction="none") for m in (model, without)]
+        expected[:, channel] = (losses[1] - losses[0]).abs().numpy()
+    np.testing.assert_allclose(score("taylor", *small).filters["0"].numpy(), expected, rtol=1e-2, atol=1e-9)
+
+
+def test_random_repeats_with_its_seed(small):
+    first, again, other = (score("random", *small, seed=seed).filters["0"] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first == first[0]).all()  # the same for every image
+
+
+def test_unknown_criterion_is_named():
+    with pytest.raises(ValueError, match="unknown criterion 'hessian'; choose one of: activation, gradient, lrp"):
+        criterion("hessian", 4, 0)

@@ -1,0 +1,115 @@
+"""Reconstruction: against a library's ridge regression, and where channels can stand in for others exactly."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import miniature_vgg
+from networks import depthwise_network, draw_images, network
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from lrp_core.pruning import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
+
+
+def pruned(model, images, filters, strength=1e-3, reconstruct=True):
+    """Return the model without filters, by number."""
+    apply = Reconstruction(model, images, strength).apply if reconstruct else None
+    network = PrunedNetwork(model, images[:1], apply)
+    network.remove(np.asarray(filters, dtype=int))
+    return network.model
+
+
+def test_a_channel_that_others_can_stand_in_for_is_not_missed():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 4, bias=False)
+    ).double()
+    first, second = model[0], model[2]
+    with torch.no_grad():
+        first.weight[1], first.bias[1] = 2.5 * first.weight[0], 2.5 * first.bias[0]  # twins behind the ReLU too
+        second.weight[4], second.bias[4] = 0.5 * second.weight[2], 0.5 * second.bias[2]
+        first.weight[3], first.bias[3] = 0, 0.7  # a constant, which the bias can give
+    images = torch.randn(40, 3, 8, 8, dtype=torch.float64)
+    expected = model(images)
+    rebuilt = pruned(model, images, [1, 3, 8], strength=1e-12)
+    assert [layer.out_channels for layer in rebuilt if isinstance(layer, nn.Conv2d)] == [2, 4]
+    assert torch.allclose(rebuilt(images), expected, rtol=1e-6)
+    assert not torch.allclose(pruned(model, images, [1, 3, 8], reconstruct=False)(images), expected, rtol=0.1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_are_those_of_ridge_regression(bias):
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 7, 3, padding=1, bias=bias), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(7, 4, bias=bias),
+    ).double()  # fmt: skip
+    images = torch.randn(30, 3, 7, 7, dtype=torch.float64)
+    rebuilt = pruned(model, images, [1, 4, 6, 11])
+    layers = ((2, model[:2](images).transpose(0, 1).flatten(1).T, [0, 2, 3, 5], [1, 4], [1, 2, 3, 4, 6], True),
+              (6, model[:6](images), [1, 2, 3, 4, 6], [0, 5], [0, 1, 2, 3], bias))  # fmt: skip
+    for index, samples, kept, gone, outputs, constant in layers:
+        x = samples.detach().numpy()
+        known = np.c_[x[:, kept], np.ones(len(x))] if constant else x[:, kept]
+        # Ridge penalises sums of squares where the module's moments are sums as well.
+        ridge = Ridge(1e-3 * np.mean(np.sum(x**2, axis=0)), fit_intercept=False, solver="cholesky")
+        stand_in = torch.from_numpy(ridge.fit(known, x[:, gone]).coef_)  # (gone, known)
+        weight = (
+            model[index].weight.detach()[outputs].flatten(2) if index == 2 else model[index].weight.detach()[..., None]
+        )
+        expected = weight[:, kept] + torch.einsum("ogt,gk->okt", weight[:, gone], stand_in[:, : len(kept)])
+        got = rebuilt[index].weight.flatten(2) if index == 2 else rebuilt[index].weight[..., None]
+        assert torch.allclose(got, expected, rtol=1e-8)
+        if constant:
+            shift = torch.einsum("ogt,g->o", weight[:, gone], stand_in[:, -1])
+            before = model[index].bias.detach()[outputs] if bias else 0
+            assert torch.allclose(rebuilt[index].bias, before + shift, rtol=1e-8)
+        else:
+            assert rebuilt[index].bias is None
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "mobilenet_v2", "densenet121", "depthwise"])
+def test_outputs_stay_nearer_to_those_of_the_unpruned_network(name):
+    """With residual sums, batch normalisation, depthwise filters, concatenation."""
+    model = (depthwise_network() if name == "depthwise" else network(name)).float()
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(24, *draw_images(name).shape[1:], generator=generator)
+    before = copy.deepcopy(model.state_dict())
+    n_filters = PrunedNetwork(model, images[:1]).n_filters
+    gone = np.sort(np.random.default_rng(0).permutation(n_filters)[: n_filters // 4])
+    with torch.no_grad():
+        expected = model(images)
+        plain, rebuilt = (pruned(model, images, gone, reconstruct=wanted)(images) for wanted in (False, True))
+    assert (rebuilt - expected).square().mean() < (plain - expected).square().mean()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_nothing_removed_changes_nothing_and_the_way_there_does_not_matter():
+    torch.manual_seed(2)
+    model, images = miniature_vgg(), torch.randn(12, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(pruned(model, images, [])(images), model(images))
+    steps = PrunedNetwork(model, images[:1], Reconstruction(model, images).apply)
+    for filters in ([3], [9, 1], [5]):
+        steps.remove(np.array(filters))
+    assert torch.equal(steps.model(images), pruned(model, images, [1, 3, 5, 9])(images))
+
+
+def test_a_ridge_without_strength_is_refused():
+    with pytest.raises(ValueError, match="needs a strength above 0, got 0"):
+        Reconstruction(miniature_vgg(), torch.zeros(1, 3, 8, 8), 0)
+
+
+def test_channels_that_are_dead_on_all_images_are_no_obstacle():
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False)
+    ).requires_grad_(False)
+    images = torch.randn(9, 3, 6, 6)
+    for alive in (1, 0):
+        model[0].weight[alive:], model[0].bias[alive:] = 0, -1
+        for gone in ([0, 1], [2, 3]):
+            rebuilt = pruned(model, images, gone)
+            assert rebuilt[-1].weight.isfinite().all()

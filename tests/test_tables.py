@@ -1,0 +1,61 @@
+"""Tables by hand."""
+
+import pandas as pd
+import pytest
+
+from lrp_core.tables import areas, auc_table, class_table, drop_table
+
+
+@pytest.fixture
+def curves():
+    """Two backbones, three methods, two seeds; straight lines, so that areas are means of their ends."""
+    rows = []
+    for backbone, offset in (("small", 0.0), ("large", 0.1)):
+        for method, end in (("old", 0.2), ("older", 0.1), ("new", 0.4)):
+            for seed in (0, 1):
+                for rate in (0.0, 0.95):
+                    accuracy = (
+                        0.8 + offset if rate == 0 else end + 0.02 * seed + (0.01 * seed if method == "new" else 0)
+                    )
+                    rows.append(
+                        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed, "rate": rate}
+                        | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
+                        | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_auc_table_compares_with_the_best_baseline_of_each_backbone(curves):
+    table = auc_table(areas(curves), curves, ["old", "older"]).set_index(["backbone", "method"])
+    assert list(table.index) == [(name, method) for name in ("small", "large") for method in ("new", "old", "older")]
+    new, old = table.loc["small", "new"], table.loc["small", "old"]
+    assert old["verdict"] == "the best baseline"
+    assert old["auc"] == pytest.approx((0.5 + 0.51) / 2)
+    assert new["auc"] == pytest.approx((0.6 + 0.615) / 2)
+    assert new["difference"] == pytest.approx(0.1025)
+    assert new["gain"] == pytest.approx(0.1025 / 0.505)
+    assert new["retention"] == pytest.approx(0.6075 / 0.8)
+    assert new["auc_harmonic_mean"] == pytest.approx(0.6075 / 2)
+    assert new["verdict"] == "better: the interval lies above 0"
+    assert table.loc[("small", "older"), "verdict"] == "worse: the interval lies below 0"
+    assert table.loc[("large", "new"), "retention"] == pytest.approx(0.6575 / 0.9)
+
+
+def test_class_table(curves):
+    table = class_table(areas(curves)).set_index(["backbone", "method"])
+    assert table.loc[("small", "new"), "a"] == pytest.approx(0.7075)
+    assert table.loc[("small", "new"), "b"] == pytest.approx(0.5075)
+
+
+def test_drop_table_by_hand():
+    rows = [
+        {"backbone": "x", "method": "m", "seed": seed, "rate_requested": rate, "accuracy": accuracy + shift}
+        | {"parameters": 100 - 100 * rate, "multiply_adds": 1000 - 500 * rate}
+        # mean over seeds: 0.8, 0.795, 0.77, 0.79 (back above, too late), 0.7
+        for seed, shift in ((0, 0.01), (1, -0.01))
+        for rate, accuracy in ((0.0, 0.8), (0.1, 0.795), (0.2, 0.77), (0.3, 0.79), (0.4, 0.7))
+    ]
+    table = drop_table(pd.DataFrame(rows)).set_index("points")
+    assert table["rate"].to_dict() == {0.01: 0.1, 0.02: 0.1, 0.05: 0.3}
+    assert table.loc[0.05, "parameters"] == pytest.approx(0.7)
+    assert table.loc[0.05, "multiply_adds"] == pytest.approx(0.85)
