@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -103,7 +104,15 @@ def pruning_curves(
             axis.set_title(backbone)
             axis.xaxis.set_major_formatter(PercentFormatter(1))
             axis.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend_below(figure, axes[0][0], columns=3)
     return figure
+
+
+def _legend_below(figure: Figure, axis: Axes, columns: int) -> None:
+    """Move an axis's legend below the panels, where it covers nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
@@ -119,7 +128,7 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     )
     order = rows.groupby("plain")["accuracy"].max().sort_values(ascending=False, kind="stable").index
     figure, axes = plt.subplots(
-        1, len(unpruned), figsize=(5.4 * len(unpruned), 0.42 * len(order) + 1.2), layout="constrained", squeeze=False
+        1, len(unpruned), figsize=(5.4 * len(unpruned), 0.42 * len(order) + 1.6), layout="constrained", squeeze=False
     )
     for axis, (backbone, accuracy) in zip(axes[0], unpruned.items(), strict=True):
         sns.pointplot(
@@ -139,10 +148,10 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
         )
         axis.axvline(accuracy, ls="--", color="0.4", lw=1)
         axis.set(title=backbone, xlabel="class-averaged AUC (dashed: unpruned accuracy)", ylabel="")
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if axis is not axes[0][0]:
             axis.set_yticklabels([])
-    axes[0][0].legend(loc="upper left", title=None)
+    _legend_below(figure, axes[0][0], columns=2)
     return figure
 
 
