@@ -194,12 +194,16 @@ def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figur
         col="seed",
         row_order=methods,
         errorbar=None,
-        height=2.1,
-        aspect=1.15,
-        facet_kws={"ylim": (0, 1), "xlim": (0, 1), "margin_titles": True},
+        height=2.2,
+        aspect=1.1,
+        facet_kws={"ylim": (0, 1), "xlim": (0, 1)},
     )
-    grid.set_titles(row_template="{row_name}", col_template="seed {col_name}")
-    grid.set_axis_labels("filters removed", "test accuracy")
+    grid.set_titles("")
+    for axis, seed in zip(grid.axes[0], grid.col_names, strict=True):
+        axis.set_title(f"seed {seed}")
+    grid.set_xlabels("filters removed")
+    for axis, method in zip(grid.axes[:, 0], methods, strict=True):
+        axis.set_ylabel(method.replace(RECONSTRUCTION, f"\n{RECONSTRUCTION}"))
     for axis in grid.axes.flat:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -207,7 +211,8 @@ def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figur
 
 
 def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show the share of filters that each layer keeps, by rate, averaged over seeds: a panel a method."""
+    """Show the share of filters that each layer of a backbone keeps, by rate, averaged over seeds: a panel a method."""
+    curves = curves.dropna(axis="columns", how="all")  # another backbone has other layers
     columns = [column for column in curves if column.startswith("kept_")]
     figure, axes = plt.subplots(1, len(methods), figsize=(4.4 * len(methods), 3.8), layout="constrained", squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
