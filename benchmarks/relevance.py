@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from oracle import zennit_relevance
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 from zennit.composites import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus, LayerMapComposite, layer_map_base
 from zennit.layer import Sum
@@ -69,30 +69,6 @@ class Plain(nn.Module):
         return values[self.layers[-1].name]
 
 
-def zennit_relevance(model: Plain, images: torch.Tensor, targets: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
-    """Relevance by convolution, (N, C), with zennit."""
-    outputs = {}
-
-    def keep(name):
-        def hook(module, inputs, output):
-            output.retain_grad()
-            outputs[name] = output
-
-        return hook
-
-    with COMPOSITES[name][1]().context(model):
-        hooks = [
-            module.register_forward_hook(keep(name.replace("/", ".")))
-            for name, module in model.parts.items()
-            if isinstance(module, nn.Conv2d)
-        ]
-        logits = model(images.clone().requires_grad_())
-        logits.backward(F.one_hot(targets, logits.shape[1]).to(logits))
-        for hook in hooks:
-            hook.remove()
-    return {name: output.grad.sum(dim=(2, 3)) for name, output in outputs.items()}
-
-
 def prepare(name: str, size: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """Return a network with random parameters and a head for 4 classes, channels last, and images of one size."""
     torch.manual_seed(0)
@@ -107,7 +83,8 @@ def prepare(name: str, size: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor
 def relevance(tool: str, model: nn.Module, images: torch.Tensor, targets: torch.Tensor, composite: str) -> dict:
     """Relevance of every filter, by one of the two."""
     if tool == "zennit":
-        return zennit_relevance(Plain(model), images, targets, composite)
+        by_layer, _ = zennit_relevance(Plain(model), images, targets, COMPOSITES[composite][1]())
+        return {name.removeprefix("parts.").replace("/", "."): values for name, values in by_layer.items()}
     return filter_relevance(model, images, targets, COMPOSITES[composite][0], batch_size=len(images))
 
 

@@ -6,6 +6,7 @@ import zennit.composites
 import zennit.torchvision
 from conftest import miniature_vgg
 from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle, without_biases
+from oracle import zennit_relevance
 from torch import nn
 from torch.nn import functional as F
 from zennit.canonizers import SequentialMergeBatchNorm
@@ -84,8 +85,8 @@ def test_model_comes_back_as_it_was(images, targets):
 BOX = (-3.0, 3.0)
 
 
-def zennit_relevance(model, images, targets, composite):
-    """Relevance by convolution, (N, C), and at the pixels, as zennit has it."""
+def zennit_composite(model, composite):
+    """What zennit calls a composite of ours, biases left out of the denominators, batch normalisation merged."""
     kinds = {
         "epsilon-zplus": zennit.composites.EpsilonPlus,
         "epsilon-alpha2-beta1": zennit.composites.EpsilonAlpha2Beta1,
@@ -94,26 +95,7 @@ def zennit_relevance(model, images, targets, composite):
     bounds = dict(zip(("low", "high"), BOX, strict=True)) if composite == "epsilon-gamma-box" else {}
     residual = any(type(layer).__name__ == "BasicBlock" for layer in model.modules())
     canonizer = zennit.torchvision.ResNetCanonizer() if residual else SequentialMergeBatchNorm()
-    outputs = {}
-
-    def keep(name):
-        def hook(module, inputs, output):
-            output.retain_grad()
-            outputs[name] = output
-
-        return hook
-
-    with kinds[composite](zero_params="bias", canonizers=[canonizer], **bounds).context(model) as explained:
-        hooks = [
-            layer.register_forward_hook(keep(name))
-            for name, layer in explained.named_modules()
-            if isinstance(layer, nn.Conv2d)
-        ]
-        pixels = images.clone().requires_grad_()
-        explained(pixels).backward(F.one_hot(targets, 4).to(images))
-        for hook in hooks:
-            hook.remove()
-    return {name: output.grad.sum(dim=(2, 3)) for name, output in outputs.items()}, pixels.grad
+    return kinds[composite](zero_params="bias", canonizers=[canonizer], **bounds)
 
 
 @pytest.fixture(scope="module", params=["vgg16", "vgg16_bn", "resnet18", "depthwise"])
@@ -139,7 +121,7 @@ def explained_by_zennit(request, vgg16):
 def test_relevance_agrees_with_zennit(explained_by_zennit, composite):
     """Of every filter and of every pixel."""
     model, images, targets = explained_by_zennit
-    theirs, their_pixels = zennit_relevance(model, images, targets, composite)
+    theirs, their_pixels = zennit_relevance(model, images, targets, zennit_composite(model, composite))
     ours = lrp.explain(model, images, targets, composite, pixels=True, box=BOX)
     assert ours.filters.keys() == theirs.keys()
     for name, relevance in theirs.items():
