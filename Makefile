@@ -1,4 +1,5 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
+# make repro PROFILE=full: the same for a profile of params.yaml, without DVC.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -9,8 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test lab notebooks bench clean
 
 repro: $(READY)
-	dvc repro
-	@python -m lrp_core.report
+	$(if $(PROFILE),python -m lrp_core.pipeline --profile $(PROFILE),dvc repro)
+	@python -m lrp_core.report $(PROFILE)
 
 test: $(READY)
 	ruff check .
@@ -27,7 +28,7 @@ bench: $(READY)
 	python benchmarks/relevance.py
 
 clean:
-	rm -rf .venv data/small data/default
+	rm -rf .venv data/small data/default data/full data/runs
 
 # A half-made environment has no .ready and is made anew.
 $(READY): pyproject.toml requirements.lock

@@ -9,8 +9,8 @@ accuracies, is the paper's; the rules below are ours.
 2. Rate. The next ``batch`` filters in that order go together if A stays above the bound of the present level. If not,
    the batch is taken apart by layer: parts that break the bound alone are put off; the others go together, best
    first, as many as keep the bound, and the rest is put off.
-3. Levels. When next to nothing of a batch could go, or everything left was put off, the level relaxes: the bound
-   sinks, and what was put off comes back.
+3. Levels. When too little of a batch could go, or everything left was put off, the level relaxes: the bound sinks, and
+   what was put off comes back, but for parts that would break the new bound too by what was measured without them.
 
 The controller is logic alone. It sees a network through three callables and never the test images.
 """
@@ -147,7 +147,7 @@ def control(
             "the network is too small to be pruned this far"
         )
     active = np.ones(n_filters, dtype=bool)
-    deferred = np.zeros(n_filters, dtype=bool)
+    left = np.full(n_filters, np.inf)  # by filter that was put off, the A that was left without its part
     evaluations = 0
 
     def harmonic_without(filters: np.ndarray) -> float:
@@ -162,28 +162,29 @@ def control(
         weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(now))
         score = weights @ shares
         while True:
-            candidates = np.flatnonzero(active & ~deferred)
+            bound = bounds[level] if level < len(bounds) else 0.0
+            candidates = np.flatnonzero(active & (left >= bound))
             order = candidates[np.argsort(score[candidates], kind="stable")]
             size = min(filters_at(settings.batch, n_filters), target - gone)
             batch = take(order, size, layer_of, active)
             if len(batch):
                 break
-            level, deferred[:] = level + 1, False
-        bound = bounds[level] if level < len(bounds) else 0.0
-        removed = _acceptable(batch, layer_of[batch], harmonic_without, bound) if bound else batch
+            level += 1
+        goes, without = _sort_out(batch, layer_of[batch], harmonic_without, bound)
+        removed, off = batch[goes], batch[~goes]
         before = now
         if len(removed):
             prune(removed)
             active[removed] = False
             shares, now = relevance(), accuracy(_NOTHING)
-        deferred[np.setdiff1d(batch, removed)] = True
+        left[off] = np.minimum(without[~goes], np.nextafter(bound, 0))  # not again at this level
         yield Step(
             step=step,
             level=level,
             bound=bound,
             requested=len(batch),
             removed=removed,
-            deferred=len(batch) - len(removed),
+            deferred=len(off),
             rate=(gone + len(removed)) / n_filters,
             before=harmonic_mean(before),
             after=harmonic_mean(now),
@@ -192,28 +193,31 @@ def control(
         )
         step += 1
         if len(removed) < settings.least * len(batch):
-            level, deferred[:] = level + 1, False
+            level += 1
 
 
-def _acceptable(
+def _sort_out(
     batch: np.ndarray, layers: np.ndarray, harmonic_without: Callable[[np.ndarray], float], bound: float
-) -> np.ndarray:
-    """Return the part of a batch that keeps the bound: all of it, or of some layers, or nothing."""
-    if harmonic_without(batch) >= bound:
-        return batch
-    parts = [batch[layers == layer] for layer in np.unique(layers)]
-    if len(parts) == 1:
-        return batch[:0]
-    alone = [harmonic_without(part) for part in parts]
-    good = [i for i in np.argsort(alone, kind="stable")[::-1] if alone[i] >= bound]
-    if not good:
-        return batch[:0]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the part of a batch that keeps the bound: all of it, or of some layers, or nothing.
+
+    Returns:
+        By filter of the batch, whether it goes, and the A that was left without its part alone.
+    """
+    if not bound:
+        return np.ones(len(batch), dtype=bool), np.zeros(len(batch))
+    whole = harmonic_without(batch)
+    names, part_of = np.unique(layers, return_inverse=True)
+    if whole >= bound or len(names) == 1:
+        return np.full(len(batch), whole >= bound), np.full(len(batch), whole)
+    alone = np.array([harmonic_without(batch[part_of == part]) for part in range(len(names))])
+    good = [part for part in np.argsort(alone, kind="stable")[::-1] if alone[part] >= bound]
     # The longest run of parts, best first, that keeps the bound together: found by bisection.
-    few, many = 1, len(good)
+    few, many = min(1, len(good)), len(good)
     while few < many:
         middle = (few + many + 1) // 2
-        if harmonic_without(np.concatenate([parts[i] for i in good[:middle]])) >= bound:
+        if harmonic_without(batch[np.isin(part_of, good[:middle])]) >= bound:
             few = middle
         else:
             many = middle - 1
-    return batch[np.isin(batch, np.concatenate([parts[i] for i in good[:few]]))]
+    return np.isin(part_of, good[:few]), alone[part_of]

@@ -117,7 +117,7 @@ class Experiment:
 
         Args:
             workspace: folder with the images and splits, a path from the repository root.
-            backbone: name of the trunk; its heads and runs are in a folder of that name.
+            backbone: name of the trunk; its heads are in a folder of that name.
             weights: of the trunk.
             threads: of torch, in each process; pinned, since results depend on them.
             jobs: runs at a time in :meth:`run_all`; results do not depend on it.
@@ -128,6 +128,7 @@ class Experiment:
         torch.use_deterministic_algorithms(True)
         self.workspace = ROOT / workspace
         self.folder = self.workspace / backbone
+        self.runs = ROOT / "data" / "runs"  # finished ones, of all workspaces: their names tell what they depend on
         self.backbone_name, self.weights, self.threads, self.jobs = backbone, weights, threads, jobs
         self._images = read_tensors(self.workspace / "images.safetensors")
         with safe_open(self.workspace / "images.safetensors", "pt") as file:
@@ -189,8 +190,8 @@ class Experiment:
     def run(self, name: str, seed: int, settings: Settings = Settings()) -> Run:
         """Prune with a method on the scarce images of a seed, then measure the curve on its test images, once.
 
-        A finished run is kept in the workspace and read back when it is asked for again with the same settings, input
-        files, code and torch: that is how an interrupted stage goes on.
+        A finished run is kept and read back when it is asked for again with the same settings, input files, code and
+        torch: that is how an interrupted stage goes on, and how a longer profile starts from what the default has done.
 
         Args:
             name: of the method (:data:`lrp_core.methods.METHODS`).
@@ -200,7 +201,7 @@ class Experiment:
         how = method(name)
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True)
-        path = self.folder / "runs" / f"{name}-seed{seed}-{self._key(how, seed, settings)}.json"
+        path = self.runs / f"{self.backbone_name}-{name}-seed{seed}-{self._key(how, seed, settings)}.json"
         if path.is_file():
             kept = json.loads(path.read_text())
             return Run(
@@ -216,8 +217,6 @@ class Experiment:
         )
         labels = {"dataset": self.dataset_name, "backbone": self.backbone_name, "method": name, "seed": seed}
         run = Run(order, _labelled(labels, self._trace(steps)), _labelled(labels, curve), seconds)
-        for stale in path.parent.glob(f"{name}-seed{seed}-*.json"):
-            stale.unlink()
         with atomic(path) as temporary:
             parts = {"trace": run.trace.to_dict("list"), "curve": run.curve.to_dict("list")}
             temporary.write_text(json.dumps({"seconds": seconds, "order": order.tolist(), **parts}))
@@ -252,7 +251,8 @@ class Experiment:
         return pd.DataFrame(rows)
 
     def _key(self, how: Method, seed: int, settings: Settings) -> str:
-        what = [asdict(how), seed, asdict(settings), torch.__version__, self.threads, self.device.type]
+        trunk = [self.backbone_name, self.weights]
+        what = [asdict(how), seed, asdict(settings), trunk, torch.__version__, self.threads, self.device.type]
         digest = hashlib.sha256(json.dumps(what).encode())
         inputs = [
             self.workspace / "images.safetensors",

@@ -46,7 +46,7 @@ CONVENTIONAL = {
     "px-iterative-abs": Method("lrp-abs"),
 }
 # What else is used to score filters, with the schedule of px-iterative.
-CRITERIA = {name: Method(name) for name in ("random", "weight", "activation", "gradient", "taylor")}
+CRITERIA = {name: Method(name) for name in ("random", "weight", "activation", "gradient", "taylor", "singe")}
 # The controller on the absolute relevance of px-iterative-abs: whole, in parts, and with other signals.
 DYNAMIC = {
     "dynamic": Method(order=True, rate=True),

@@ -1,6 +1,7 @@
-"""Runs a numbered notebook with papermill: as a stage of dvc.yaml, or for its small default results.
+"""Runs numbered notebooks with papermill: one stage of dvc.yaml, or all of them for a profile or in place.
 
 python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says, to results/notebooks
+python -m lrp_core.pipeline --profile full                            # all, as that profile of params.yaml says
 python -m lrp_core.pipeline --in-place                                # all, at their own defaults, where they lie
 """
 
@@ -33,6 +34,31 @@ OUTPUTS = {
 def declared_parameters(notebook: str) -> set[str]:
     """Return the names in a notebook's parameters cell."""
     return set(inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
+
+
+def read_params(profile: str | None = None) -> dict[str, dict]:
+    """Return the content of params.yaml, with the changes of a profile if one is named.
+
+    Raises:
+        ValueError: no such profile, or one that changes a section which is not there.
+    """
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    if profile is None:
+        return params
+    check_choice("profile of params.yaml", profile, params["profiles"])
+    return overlay(params, profile, params["profiles"][profile])
+
+
+def overlay(params: dict[str, dict], profile: str, changes: dict[str, dict]) -> dict[str, dict]:
+    """Return parameters with a profile's changes, section by section."""
+    if unknown := [section for section in changes if section not in params]:
+        raise ValueError(f"profile {profile!r} of params.yaml changes what is not there: {', '.join(unknown)}")
+    return params | {section: params[section] | values for section, values in changes.items()}
+
+
+def backbones_of(notebook: str, params: dict[str, dict]) -> list[str | None]:
+    """Return the backbones that a notebook runs for, one at a time; None if it runs once."""
+    return list(params["base"]["weights"]) if "backbone" in declared_parameters(notebook) else [None]
 
 
 def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | None = None) -> dict:
@@ -121,11 +147,12 @@ def execute_in_place(notebook: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage, or all notebooks in place; 1 if a notebook failed."""
+    """Run one stage, or all notebooks for a profile or in place; 1 if a notebook failed."""
     parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run with params.yaml")
     parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
+    what.add_argument("--profile", help="of params.yaml: run all notebooks with it")
     what.add_argument("--in-place", action="store_true", help="run all notebooks at their small defaults")
     options = parser.parse_args(arguments)
     try:
@@ -133,11 +160,16 @@ def main(arguments: list[str] | None = None) -> int:
             for notebook in OUTPUTS:
                 print(f"running {notebook}", file=sys.stderr)
                 execute_in_place(notebook)
-        else:
-            params = yaml.safe_load((ROOT / "params.yaml").read_text())
-            parameters = stage_parameters(options.notebook, params, options.backbone)
-            name = "-".join(filter(None, (options.notebook, options.backbone)))
-            execute(options.notebook, ROOT / "results" / "notebooks" / f"{name}.ipynb", parameters)
+            return 0
+        params = read_params(options.profile)
+        stages = [(options.notebook, options.backbone)]
+        if options.profile:
+            stages = [(notebook, backbone) for notebook in OUTPUTS for backbone in backbones_of(notebook, params)]
+        for notebook, backbone in stages:
+            name = "-".join(filter(None, (options.profile, notebook, backbone)))
+            print(f"running {name}", file=sys.stderr)
+            parameters = stage_parameters(notebook, params, backbone)
+            execute(notebook, ROOT / "results" / "notebooks" / f"{name}.ipynb", parameters)
     except (RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

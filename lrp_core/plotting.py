@@ -155,6 +155,37 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     return figure
 
 
+def ingredients(table: pd.DataFrame, backbones: Sequence[str]) -> Figure:
+    """Show what each ingredient is worth: differences of the AUC with their intervals, a panel a backbone.
+
+    Args:
+        table: as :func:`lrp_core.tables.ingredient_table` returns it.
+        backbones: in the order of the panels.
+    """
+    values = table["value"].astype(str)
+    named = table["ingredient"].where(values == "True", table["ingredient"] + " " + values)
+    named = named.replace({"reconstruct": "reconstruction", "static True": "ranked once", "static": "ranked once"})
+    rows = table.assign(label=named + "  on " + table["without"], named=named)
+    labels = rows.sort_values("named", kind="stable")["label"].unique()
+    colours = dict(zip(named.unique(), sns.color_palette("colorblind", named.nunique()), strict=True))
+    figure, axes = plt.subplots(
+        1,
+        len(backbones),
+        figsize=(4.2 + 3.8 * len(backbones), 0.3 * len(labels) + 1.2),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, backbone in zip(axes[0], backbones, strict=True):
+        for row in rows[rows["backbone"] == backbone].itertuples():
+            y = len(labels) - 1 - list(labels).index(row.label)
+            axis.plot([row.low, row.high], [y, y], color=colours[row.named], lw=2)
+            axis.plot(row.difference, y, "o", color=colours[row.named], ms=6)
+        axis.axvline(0, color="0.4", lw=1, ls="--")
+        axis.set(title=backbone, xlabel="difference of the AUC", ylim=(-0.7, len(labels) - 0.3))
+        axis.set_yticks(range(len(labels)), labels[::-1] if axis is axes[0][0] else [])
+    return figure
+
+
 def signals(table: pd.DataFrame) -> Figure:
     """Show the harmonic mean that each signal has on the scarce images beside the test's, along one order of removal.
 

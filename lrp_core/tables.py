@@ -1,10 +1,13 @@
 """Tables: from the tidy rows of the curves to the areas under them, paired over seeds."""
 
 from collections.abc import Collection
+from dataclasses import asdict
+from itertools import permutations
 
 import pandas as pd
 
 from lrp_core.evaluation import paired_interval, pruning_auc
+from lrp_core.methods import METHODS, Method
 
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
@@ -78,6 +81,38 @@ def _verdict(low: float, high: float) -> str:
     if high < 0:
         return "worse: the interval lies below 0"
     return "undecided: the interval contains 0"
+
+
+def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return what each ingredient is worth: the differences between methods that differ in nothing else.
+
+    Args:
+        areas: as :func:`areas` returns them.
+
+    Returns:
+        One row a backbone and pair of methods: backbone, ingredient (an attribute of
+        :class:`lrp_core.methods.Method` that has another value than its default), value, without, with_ingredient (the
+        two methods), difference (of the AUC, mean over seeds), low, high (its 95 % bootstrap interval), verdict.
+    """
+    rows, default = [], asdict(Method())
+    for backbone, group in areas.groupby("backbone", sort=False):
+        auc = group.pivot(index="seed", columns="method", values="accuracy")
+        for without, other in permutations(group["method"].unique(), 2):
+            old, new = asdict(METHODS[without]), asdict(METHODS[other])
+            changed = [name for name in default if old[name] != new[name]]
+            if len(changed) == 1 and old[changed[0]] == default[changed[0]]:
+                pair = {
+                    "ingredient": changed[0],
+                    "value": new[changed[0]],
+                    "without": without,
+                    "with_ingredient": other,
+                }
+                compared = _compared(auc[other], auc[without])
+                rows.append({"backbone": backbone} | pair | compared)
+    columns = ["backbone", "ingredient", "value", "without", "with_ingredient", "difference", "low", "high", "verdict"]
+    backbones = list(areas["backbone"].unique())
+    table = pd.DataFrame(rows, columns=columns).sort_values("ingredient", kind="stable")
+    return table.sort_values("backbone", kind="stable", key=lambda names: names.map(backbones.index))
 
 
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:

@@ -129,6 +129,24 @@ def test_level_relaxes_when_too_little_goes():
     assert len(set(script.gone)) == 38
 
 
+def test_what_is_known_to_break_the_next_bound_too_is_not_tried_again():
+    """Layer 0's lowest part costs much, layer 1's a little: only the latter is worth a try at the second level."""
+    relevance = np.tile(np.r_[np.arange(20), np.arange(20)], (2, 1))
+    costly, cheap = {0, 1}, {20, 21}
+
+    def accuracy(gone):
+        return [0.8 - 0.5 * bool(gone & costly) - 0.15 * bool(gone & cheap)] * 2
+
+    script = Script(relevance, accuracy, np.repeat([0, 1], 20))
+    steps = script.run(batch=0.1, least=0.5, levels=(0.9, 0.7, 0.3))
+    assert script.tried[:3] == [[0, 1, 20, 21], [0, 1], [20, 21]]
+    assert (steps[0].level, steps[0].deferred, steps[1].level) == (0, 4, 1)
+    assert script.tried[3] == [2, 20, 21, 22]  # the lowest of what is left, and without layer 0's first two
+    order = script.gone
+    assert max(order.index(f) for f in cheap) < min(order.index(f) for f in costly if f in order)
+    assert steps[-1].rate == 0.95
+
+
 def test_a_network_too_small_for_95_percent_is_refused():
     script = Script(np.ones((2, 20)), lambda gone: [0.8, 0.6], np.arange(20) // 5)
     with pytest.raises(ValueError, match="20 filters in 4 layers cannot lose 95% and leave one in each layer"):

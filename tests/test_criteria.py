@@ -1,5 +1,7 @@
 """Criteria against closed forms and differences, on networks small enough to know."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from networks import depthwise_network, draw_images
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.criteria import CRITERIA, criterion
+from lrp_core.criteria import CRITERIA, IntegratedGradients, criterion
 from lrp_core.graph import trace
 from lrp_core.lrp import filter_relevance
 from lrp_core.pruning import remove_filters
@@ -94,6 +96,36 @@ def test_taylor_is_the_change_of_the_loss_to_first_order(small):
     np.testing.assert_allclose(
         score("taylor", model, images, targets).filters["0"].numpy(), expected, rtol=1e-2, atol=1e-9
     )
+
+
+def test_singe_shares_out_the_change_of_the_loss():
+    """The only filter of its layer gets all of the change; with several, the shares sum to it."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5),
+    ).double().requires_grad_(False)  # fmt: skip
+    images, targets = torch.randn(6, 3, 9, 9, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0, 2])
+
+    def loss(logits):
+        return F.cross_entropy(logits[:, :3], targets, reduction="none")
+
+    maps = model[1](model[0](images))
+    expected = (loss(model(images)) - loss(model[2:](torch.zeros_like(maps)))).abs()
+    exact = IntegratedGradients(n_classes=3, nodes=200)(model, images, targets)
+    np.testing.assert_allclose(exact.filters["0"][:, 0].numpy(), expected.numpy(), rtol=1e-3)
+    assert expected.min() > 0.01
+    near = score("singe", model, images, targets).filters["0"][:, 0]
+    np.testing.assert_allclose(near.numpy(), expected.numpy(), rtol=0.1)
+    # Every other filter of the second layer is dead: one filter at a time gets the whole change.
+    for alive in range(4):
+        single = copy.deepcopy(model)
+        dead = [i for i in range(4) if i != alive]
+        single[2].weight[dead], single[2].bias[dead] = 0, -1
+        change = loss(single(images)) - loss(model[6](torch.zeros(6, 4, dtype=torch.float64)))
+        got = IntegratedGradients(3, 50)(single, images, targets).filters["2"]
+        np.testing.assert_allclose(got[:, alive].numpy(), change.abs().numpy(), rtol=1e-6)
+        assert (got[:, dead] == 0).all()
 
 
 def test_random_repeats_with_its_seed(small):

@@ -18,12 +18,13 @@ from lrp_core.heads import Heads
 from lrp_core.paths import ROOT
 from lrp_core.tasks import signal_accuracies
 
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+PARAMS = pipeline.read_params()
+PROFILES = list(PARAMS["profiles"])
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def test_every_notebook_is_a_stage_and_a_section():
-    assert list(STAGES) == list(pipeline.OUTPUTS) == [name for name in PARAMS if name != "base"]
+    assert list(STAGES) == list(pipeline.OUTPUTS) == [name for name in PARAMS if name not in ("base", "profiles")]
     for name, stage in STAGES.items():
         backbones = stage.get("matrix", {}).get("backbone", [])
         assert backbones == (
@@ -46,6 +47,27 @@ def test_params_yaml_names_each_notebooks_parameters(notebook):
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     for line in cell.source.splitlines():
         assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), f"typed and commented: {line}"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_changes_what_it_names_and_writes_elsewhere(profile):
+    params = pipeline.read_params(profile)
+    for key in ("workspace", "results"):
+        assert params["base"][key] != PARAMS["base"][key]
+    for notebook in pipeline.OUTPUTS:
+        for backbone in pipeline.backbones_of(notebook, params):
+            given = pipeline.stage_parameters(notebook, params, backbone)
+            changed = PARAMS["profiles"][profile].get(notebook, {})
+            assert given == pipeline.stage_parameters(notebook, params, backbone) | changed
+            for key in set(PARAMS[notebook]) - set(changed):
+                assert given[key] == PARAMS[notebook][key]
+
+
+def test_a_misspelt_profile_is_an_error():
+    with pytest.raises(ValueError, match=r"unknown profile of params\.yaml 'fulll'; choose one of: .*full"):
+        pipeline.read_params("fulll")
+    with pytest.raises(ValueError, match=r"profile 'x' of params\.yaml changes what is not there: 03_baseline$"):
+        pipeline.overlay(PARAMS, "x", {"03_baseline": {}})
 
 
 def test_base_holds_nothing_that_no_notebook_uses():
@@ -100,6 +122,7 @@ class Miniature(experiment.Experiment):
         splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
         experiment.write_dataset(workspace, dataset, splits, "noise")
         super().__init__(str(workspace), "vgg16", "hed-bsds500", threads=1, device="cpu")
+        self.runs = workspace / "runs"
         torch.manual_seed(0)
         layers = [torch.nn.Conv2d(3, 30, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(30, 50, 3), torch.nn.ReLU()]
         self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
@@ -174,7 +197,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "prune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work.run("px-iterative", 0, SETTINGS)
-    assert not (tmp_path / "vgg16" / "runs").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_unknown_names_and_rates_are_refused(tmp_path):

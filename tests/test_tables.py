@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lrp_core.tables import areas, auc_table, class_table, drop_table
+from lrp_core.tables import areas, auc_table, class_table, drop_table, ingredient_table
 
 
 @pytest.fixture
@@ -39,6 +39,37 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(curves):
     assert new["verdict"] == "better: the interval lies above 0"
     assert table.loc[("small", "older"), "verdict"] == "worse: the interval lies below 0"
     assert table.loc[("large", "new"), "retention"] == pytest.approx(0.6575 / 0.9)
+
+
+def test_ingredients_are_pairs_that_differ_in_nothing_else():
+    worth = {"px-iterative-abs": 0.4, "dynamic-order": 0.45, "dynamic": 0.5, "taylor": 0.3, "dynamic-training": 0.2}
+    rows = [
+        {
+            "backbone": backbone,
+            "seed": seed,
+            "method": name,
+            "accuracy": value + 0.01 * seed + 0.02 * seed * (name == "dynamic"),
+        }
+        for backbone in ("b", "a")
+        for seed in (0, 1, 2)
+        for name, value in worth.items()
+    ]
+    table = ingredient_table(pd.DataFrame(rows))
+    assert table["backbone"].tolist() == ["b"] * 4 + ["a"] * 4
+    pairs = table.set_index(["backbone", "without", "with_ingredient"])
+    assert set(pairs.loc["a"].index) == {
+        ("px-iterative-abs", "dynamic-order"), ("dynamic-order", "dynamic"), ("px-iterative-abs", "taylor"),
+        ("dynamic", "dynamic-training"),
+    }  # fmt: skip
+    rate = pairs.loc[("a", "dynamic-order", "dynamic")]
+    assert (rate["ingredient"], rate["value"]) == ("rate", True)
+    assert rate["difference"] == pytest.approx(0.05 + 0.02)
+    assert rate["low"] < 0.07 < rate["high"]
+    signal = pairs.loc[("a", "dynamic", "dynamic-training")]
+    assert (signal["ingredient"], signal["value"]) == ("signal", "training")
+    assert signal["difference"] == pytest.approx(-0.32)
+    assert signal["verdict"] == "worse: the interval lies below 0"
+    assert pairs.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(-0.1)
 
 
 def test_class_table(curves):
