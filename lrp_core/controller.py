@@ -42,7 +42,7 @@ class Settings:
     """
 
     batch: float = 0.05
-    least: float = 0.1
+    least: float = 0.25
     levels: tuple[float, ...] = LEVELS
     order: bool = True
     rate: bool = True

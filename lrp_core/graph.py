@@ -302,12 +302,31 @@ def run(
         values: the tensors that these layers read from outside, by name; ``{"input": images}`` for a whole trace.
         visit: called before each layer with it and all values that it or a later layer still reads.
     """
+    (output,) = run_together(layers, [values], visit and (lambda layer, lives: visit(layer, lives[0])))
+    return output
+
+
+def run_together(
+    layers: list[Layer],
+    batches: list[dict[str, torch.Tensor]],
+    visit: Callable[[Layer, list[dict]], None] | None = None,
+) -> list[torch.Tensor]:
+    """Run the layers on several batches, layer by layer, and return the last one's outputs.
+
+    Args:
+        layers: a trace, or the end of one.
+        batches: of each, the tensors that these layers read from outside, by name.
+        visit: called before each layer with it and, of each batch, all values that it or a later layer still reads. It
+            may change the layer.
+    """
     last_use = {source: i for i, layer in enumerate(layers) for source in layer.inputs}
-    live = {name: value for name, value in values.items() if name in last_use}
+    lives = [{name: value for name, value in values.items() if name in last_use} for values in batches]
     for i, layer in enumerate(layers):
         if visit is not None:
-            visit(layer, live)
-        output = layer.module(*(live[source] for source in layer.inputs))
-        live = {name: value for name, value in live.items() if last_use[name] > i}
-        live[layer.name] = output
-    return output
+            visit(layer, lives)
+        outputs = []
+        for k, live in enumerate(lives):
+            outputs.append(layer.module(*(live[source] for source in layer.inputs)))
+            lives[k] = {name: value for name, value in live.items() if last_use[name] > i} | {layer.name: outputs[-1]}
+            del live
+    return outputs

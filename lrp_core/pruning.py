@@ -250,6 +250,7 @@ class PrunedNetwork:
         self.model = self._full = model
         self._layers = trace(model)
         self._reconstruct = reconstruct
+        self._tried: tuple[bytes, nn.Module] | None = None  # what stays, and the network
         self.example_shape = tuple(example_input.shape)
         self.coupling = couple(model, example_input)
         members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
@@ -281,11 +282,13 @@ class PrunedNetwork:
         for layer in np.unique(self.layer_of[filters]):
             if not stays[self.layer_of == layer].any():
                 raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
-        smaller = _shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
-        _cut(smaller, self.coupling, stays)
-        if self._reconstruct is not None:
-            self._reconstruct(smaller, self.coupling, stays)
-        return smaller
+        if self._tried is None or self._tried[0] != stays.tobytes():  # what is removed has often been tried just before
+            smaller = _shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
+            _cut(smaller, self.coupling, stays)
+            if self._reconstruct is not None:
+                self._reconstruct(smaller, self.coupling, stays)
+            self._tried = stays.tobytes(), smaller
+        return self._tried[1]
 
     def layers(self, model: nn.Module) -> list[Layer]:
         """Return the trace of a network that came from this one, without tracing it anew."""

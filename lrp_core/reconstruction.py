@@ -1,12 +1,15 @@
 """Reconstruction without training: the channels that stay take over the part of those that are gone.
 
-A layer reads channels of which some, K, stay and others, R, are gone. Over positions and scarce images, in the unpruned
-network, the best linear stand-in for R is a ridge regression on K and a constant. With G the second moments of all
-these, M = (G_KK + strength * mean(diag G) * I)^-1 G_KR. Then the layer's weights for K gain W_R M^T, tap by tap, and
-its bias gains the constant's part. No label is read, nothing is trained, and one forward pass serves every pruning.
+A layer read channels y in the unpruned network; in the pruned one it reads x, fewer of them, and not what they were,
+since the layers before it are pruned too. The best linear stand-in for y is a ridge regression on x and a constant,
+over positions and scarce images, that leaves alone what needs no mending: with P the matrix that hands on what stayed,
+M = P + (Y - P X) X^T (X X^T + strength * mean(Y^2) * I)^-1. The layer's weights W then become W M, tap by tap, and
+its bias gains the constant's part. Layers are mended in their order, each on what the mended ones before it give. No
+label is read and nothing is trained.
 
-Ours. The nearest in the literature fits the weights of one layer after the other to sampled outputs (He et al., Channel
-Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1); here inputs stand in for inputs.
+Ours. The nearest in the literature fits the weights of one layer after the other to sampled outputs, those of the
+unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 and 3.2);
+here inputs stand in for inputs, so that one solution of the size of the channels serves all taps and all filters.
 """
 
 import numpy as np
@@ -14,14 +17,15 @@ import torch
 from torch import nn
 
 from lrp_core.devices import device_of
-from lrp_core.graph import INPUT, Layer, run, trace
+from lrp_core.graph import INPUT, Layer, rebind, run_together, trace
 from lrp_core.pruning import Coupling, replace_tensor
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
+POSITIONS = 16  # of a feature map that are looked at, drawn once
 
 
 class Reconstruction:
-    """What the layers of an unpruned network read, as second moments, and the weights that these give a smaller one.
+    """What the layers of an unpruned network read, and the weights that this gives a smaller one.
 
     Convolutions with groups, depthwise ones among them, stay as they are: no other channel can stand in for the one
     that a filter reads. A dense layer without a bias gets none.
@@ -33,36 +37,36 @@ class Reconstruction:
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
-            strength: of the ridge, relative to the mean second moment of all channels that the layer reads.
+            strength: of the ridge, relative to the mean second moment of the channels that the layer reads.
             batch_size: images at a time.
         """
         if strength <= 0:
             raise ValueError(f"the ridge needs a strength above 0, got {strength}")
         self._strength = strength
-        layers, device = trace(model), device_of(model)
+        self._layers, device = trace(model), device_of(model)
         self._originals = {
             layer.name: layer.module
-            for layer in layers
+            for layer in self._layers
             if isinstance(layer.module, nn.Linear) or (isinstance(layer.module, nn.Conv2d) and layer.module.groups == 1)
         }
-        self._moments: dict[str, torch.Tensor] = {}
-        self._last: dict[str, tuple[bytes, tuple[torch.Tensor, torch.Tensor | None]]] = {}
+        self._batches = [{INPUT: images[i : i + batch_size].to(device)} for i in range(0, len(images), batch_size)]
+        self._positions: dict[str, torch.Tensor] = {}
+        self._read: dict[str, torch.Tensor] = {}
         channels = {}
 
-        def visit(layer: Layer, live: dict[str, torch.Tensor]) -> None:
-            a = live[layer.inputs[0]]
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            maps = lives[0][layer.inputs[0]]
             if isinstance(layer.module, nn.Flatten):
-                channels[layer.name] = a.shape[1]
+                channels[layer.name] = maps.shape[1]
             if layer.name in self._originals:
-                # As (C, samples), where the positions of a map count as samples, before and after flattening.
-                x = a.unflatten(1, (channels.get(layer.inputs[0], a.shape[1]), -1)) if a.dim() == 2 else a
-                x = x.transpose(0, 1).flatten(1)
-                x = torch.cat([x, torch.ones_like(x[:1])])
-                self._moments[layer.name] = self._moments.get(layer.name, 0) + (x @ x.T).double()
+                n_channels = channels.get(layer.inputs[0], maps.shape[1])
+                generator = torch.Generator().manual_seed(0)
+                chosen = torch.randperm(maps[0].numel() // n_channels, generator=generator)[:POSITIONS]
+                self._positions[layer.name] = chosen.to(device)
+                self._read[layer.name] = self._samples(layer, lives, n_channels)
 
         with torch.no_grad():
-            for i in range(0, len(images), batch_size):
-                run(layers, {INPUT: images[i : i + batch_size].to(device)}, visit)
+            run_together(self._layers, self._batches, visit)
 
     def apply(self, smaller: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
         """Give the layers of a smaller network weights and biases that make up for what is gone, in place.
@@ -73,42 +77,64 @@ class Reconstruction:
             stays: (n_groups,), boolean.
         """
         stays = np.append(stays, True)  # group -1
-        for name, original in self._originals.items():
-            inputs = stays[coupling.channels[name]]
-            if inputs.all():
-                continue
-            filters = coupling.filters.get(name)
-            outputs = np.ones(len(original.weight), dtype=bool) if filters is None else stays[filters]
-            # Tries of a controller differ from one another in few layers: the last result is often asked for again.
-            key = inputs.tobytes() + outputs.tobytes()
-            if self._last.get(name, (b"",))[0] != key:
-                self._last[name] = key, self._solve(name, original, inputs, outputs)
-            weight, bias = self._last[name][1]
-            module = smaller.get_submodule(name)
-            replace_tensor(module, "weight", weight)
-            if bias is not None:
-                module.bias = nn.Parameter(bias, requires_grad=False)
+        below = False
 
-    def _solve(
-        self, name: str, original: nn.Module, inputs: np.ndarray, outputs: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return weight and bias of a layer that keeps these inputs and outputs, boolean masks."""
-        moments = self._moments[name]
-        n_channels = len(moments) - 1
-        keeps = torch.from_numpy(inputs.reshape(n_channels, -1)[:, 0])
-        kept, gone = keeps.nonzero()[:, 0], (~keeps).nonzero()[:, 0]
-        has_constant = isinstance(original, nn.Conv2d) or original.bias is not None
-        known = torch.cat([kept, torch.tensor([n_channels])]) if has_constant else kept
-        g = moments[known][:, known]
-        # Of all channels: those that stay may be dead on these images. Any number will do if all channels are.
-        scale = moments.diagonal()[:-1].mean().item() or 1.0
-        g.diagonal().add_(self._strength * scale)
-        mix = torch.linalg.solve(g, moments[known][:, gone])
-        full = original.weight.detach()[torch.from_numpy(outputs)]
-        taps = full.unflatten(1, (n_channels, -1)).flatten(2)  # (C_out, C_in, taps)
-        gain = torch.einsum("ort,kr->okt", taps[:, gone], mix.to(taps))
-        weight = (taps[:, kept] + gain[:, : len(kept)]).reshape(len(full), -1, *full.shape[2:])
-        if not has_constant:
-            return weight, None
-        bias = gain[:, -1].sum(dim=1)
-        return weight, bias if original.bias is None else bias + original.bias.detach()[torch.from_numpy(outputs)]
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            nonlocal below
+            if layer.name not in self._originals:
+                return
+            y = self._read[layer.name]
+            inputs = torch.from_numpy(stays[coupling.channels[layer.name]].reshape(len(y), -1)[:, 0])
+            below = below or not inputs.all()
+            if not below:
+                return
+            x = self._samples(layer, lives, int(inputs.sum()))
+            filters = coupling.filters.get(layer.name)
+            outputs = slice(None) if filters is None else torch.from_numpy(stays[filters])
+            self._mend(layer.module, self._originals[layer.name], x, y, inputs.to(x.device), outputs)
+
+        with torch.no_grad():
+            run_together(rebind(self._layers, smaller), self._batches, visit)
+
+    def _samples(self, layer: Layer, lives: list[dict[str, torch.Tensor]], n_channels: int) -> torch.Tensor:
+        """Return what a layer reads, (n_channels, samples): positions count as samples, before and after flattening."""
+        maps = (live[layer.inputs[0]].unflatten(1, (n_channels, -1)).flatten(2) for live in lives)
+        return torch.cat([a[..., self._positions[layer.name]].transpose(0, 1).flatten(1) for a in maps], dim=1)
+
+    def _mend(
+        self,
+        module: nn.Module,
+        original: nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        inputs: torch.Tensor,
+        outputs: torch.Tensor | slice,
+    ) -> None:
+        """Set weight and bias of a layer that reads x, (K, samples), in place of y, (C, samples).
+
+        ``inputs``, (C,), and ``outputs``, (C_out,), are masks of what stayed.
+        """
+        n_kept = len(x)
+        if has_constant := isinstance(original, nn.Conv2d) or original.bias is not None:
+            x = torch.cat([x, torch.ones_like(x[:1])])
+        moments = (x @ x.T).double()
+        missing = (x @ y.T).double()
+        missing[:, inputs] -= moments[:, :n_kept]
+        # What is read may be dead on these images. Any strength will do if all of it is.
+        scale = y.square().sum(dim=1).mean().item() or 1.0
+        moments.diagonal().add_(self._strength * scale)
+        weight = original.weight.detach()[outputs]
+        taps = weight.unflatten(1, (len(y), -1)).flatten(2)  # (C_out, C, taps)
+        each = taps.transpose(0, 1).flatten(1)  # (C, C_out * taps)
+        factor = torch.linalg.cholesky(moments)
+        if each.shape[1] < len(y):  # the fewer columns to solve for, the better
+            change = torch.cholesky_solve(missing @ each.double(), factor).to(each)
+        else:
+            change = torch.cholesky_solve(missing, factor).to(each) @ each
+        change[:n_kept] += each[inputs]
+        mended = change.unflatten(1, (len(taps), -1)).transpose(0, 1)  # (C_out, K, taps), the constant last
+        replace_tensor(module, "weight", mended[:, :n_kept].reshape(len(weight), -1, *weight.shape[2:]))
+        if has_constant:
+            bias = mended[:, -1].sum(dim=1)
+            bias = bias if original.bias is None else bias + original.bias.detach()[outputs]
+            module.bias = nn.Parameter(bias, requires_grad=False)

@@ -1,6 +1,9 @@
 """The chain: parameters, checkpoints, the same bytes twice, and documents that say what the files say."""
 
 import re
+import subprocess
+import sys
+import time
 import tomllib
 
 import nbformat
@@ -198,6 +201,30 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         work.run("px-iterative", 0, SETTINGS)
     assert not (tmp_path / "runs").exists()
+
+
+def test_killed_runs_go_on_and_end_with_the_same_bytes(tmp_path):
+    names, seeds = ["dynamic+reconstruction", "px-iterative"], [0, 1]
+    script = (
+        "import sys; from pathlib import Path; from test_pipeline import Miniature, SETTINGS; "
+        f"Miniature(Path(sys.argv[1])).run_all({names}, {seeds}, SETTINGS)"
+    )
+    killed, whole = tmp_path / "killed", Miniature(tmp_path / "whole")
+    process = subprocess.Popen([sys.executable, "-c", script, str(killed)], cwd=ROOT / "tests")
+    while process.poll() is None and not list((killed / "runs").glob("[!.]*.json")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (killed / "runs").glob("[!.]*.json")}
+    assert 0 < len(finished) < 4
+    runs = Miniature(killed).run_all(names, seeds, SETTINGS)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # read back, not run again
+    for (key, run), other in zip(runs.items(), whole.run_all(names, seeds, SETTINGS).values(), strict=True):
+        assert (run.order == other.order).all(), key
+        for part in ("curve", "trace"):
+            for folder, frame in (("killed", getattr(run, part)), ("whole", getattr(other, part))):
+                experiment.write_csv(tmp_path / f"{folder}.csv", frame)
+            assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_unknown_names_and_rates_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from networks import depthwise_network, draw_images, network
 from sklearn.linear_model import Ridge
 from torch import nn
 
+from lrp_core import reconstruction
 from lrp_core.pruning import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 
@@ -49,26 +50,47 @@ def test_weights_are_those_of_ridge_regression(bias):
     ).double()  # fmt: skip
     images = torch.randn(30, 3, 7, 7, dtype=torch.float64)
     rebuilt = pruned(model, images, [1, 4, 6, 11])
-    layers = ((2, model[:2](images).transpose(0, 1).flatten(1).T, [0, 2, 3, 5], [1, 4], [1, 2, 3, 4, 6], True),
-              (6, model[:6](images), [1, 2, 3, 4, 6], [0, 5], [0, 1, 2, 3], bias))  # fmt: skip
-    for index, samples, kept, gone, outputs, constant in layers:
-        x = samples.detach().numpy()
-        known = np.c_[x[:, kept], np.ones(len(x))] if constant else x[:, kept]
+    # By layer: its place, the channels that it reads and what stays of them, its filters that stay, if it gets a bias.
+    for index, kept, outputs, constant in (
+        (2, [0, 2, 3, 5], [1, 2, 3, 4, 6], True),
+        (6, [1, 2, 3, 4, 6], range(4), bias),
+    ):
+        outputs = list(outputs)
+        with torch.no_grad():
+            y = model[:index](images).transpose(0, 1).flatten(1).T.numpy()
+            x = rebuilt[:index](images).transpose(0, 1).flatten(1).T.numpy()  # behind layers that are mended already
+        handed_on = np.zeros_like(y)
+        handed_on[:, kept] = x
+        known = np.c_[x, np.ones(len(x))] if constant else x
         # Ridge penalises sums of squares where the module's moments are sums as well.
-        ridge = Ridge(1e-3 * np.mean(np.sum(x**2, axis=0)), fit_intercept=False, solver="cholesky")
-        stand_in = torch.from_numpy(ridge.fit(known, x[:, gone]).coef_)  # (gone, known)
-        weight = (
-            model[index].weight.detach()[outputs].flatten(2) if index == 2 else model[index].weight.detach()[..., None]
-        )
-        expected = weight[:, kept] + torch.einsum("ogt,gk->okt", weight[:, gone], stand_in[:, : len(kept)])
+        ridge = Ridge(1e-3 * np.mean(np.sum(y**2, axis=0)), fit_intercept=False, solver="cholesky")
+        mix = ridge.fit(known, y - handed_on).coef_  # (C, known)
+        mix[kept, range(len(kept))] += 1
+        weight = model[index].weight.detach()[outputs].flatten(2) if index == 2 else model[index].weight[..., None]
+        expected = torch.einsum("oct,ck->okt", weight, torch.from_numpy(mix))
         got = rebuilt[index].weight.flatten(2) if index == 2 else rebuilt[index].weight[..., None]
-        assert torch.allclose(got, expected, rtol=1e-8)
+        assert torch.allclose(got, expected[:, : len(kept)], rtol=1e-8)
         if constant:
-            shift = torch.einsum("ogt,g->o", weight[:, gone], stand_in[:, -1])
             before = model[index].bias.detach()[outputs] if bias else 0
-            assert torch.allclose(rebuilt[index].bias, before + shift, rtol=1e-8)
+            assert torch.allclose(rebuilt[index].bias, before + expected[:, -1].sum(dim=1), rtol=1e-8)
         else:
             assert rebuilt[index].bias is None
+
+
+def test_maps_larger_than_the_sample_are_looked_at_in_part(monkeypatch):
+    """Where a linear stand-in is exact, any sample of positions that is large enough finds it."""
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.Conv2d(6, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)
+    ).double()  # six channels, all of them linear in three colours and a constant
+    images = torch.randn(8, 3, 20, 20, dtype=torch.float64)
+    looked = []
+    for n in (10, 400):
+        monkeypatch.setattr(reconstruction, "POSITIONS", n)
+        rebuilt = pruned(model, images, [0, 3], strength=1e-13)
+        assert torch.allclose(rebuilt(images), model(images), rtol=1e-6)
+        looked.append(rebuilt[1].weight)
+    assert not torch.equal(*looked)
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "mobilenet_v2", "densenet121", "depthwise"])

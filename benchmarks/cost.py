@@ -1,0 +1,84 @@
+"""What pruning costs: seconds of the controller and of iterative pruning, against filters, images and image size.
+
+Solar cells, each network's own head, default settings. Each controller run stands beside two of px-iterative-abs: one
+with its 5 % a step, one with as many steps as the controller took. Writes results/benchmarks/cost.csv.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from lrp_core.backbones import load_backbone, normalise
+from lrp_core.controller import Settings
+from lrp_core.criteria import criterion
+from lrp_core.data import load_dataset, split_dataset
+from lrp_core.experiment import write_csv
+from lrp_core.heads import classifier, fit_heads, pooled_features
+from lrp_core.methods import METHODS, prune
+from lrp_core.paths import ROOT
+from lrp_core.pruning import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
+from lrp_core.tasks import ScarceTask
+
+NETWORKS = {"vgg11": "random", "vgg16": "hed-bsds500", "resnet18": "random", "efficientnet-lite0": "imagenet"}
+# Network, images a class, px: one of the three at a time.
+GRID = (
+    *(("vgg16", 20, px) for px in (32, 48, 64)),
+    *(("vgg16", images, 48) for images in (10, 40)),
+    *((network, 20, 48) for network in NETWORKS if network != "vgg16"),
+)
+
+
+def run(network: str, images: int, px: int, rows: list[dict]) -> None:
+    """Time the methods on one network with so many images a class of a size."""
+    dataset = load_dataset("elpv", px)
+    split = split_dataset(dataset, 0, images, 10, 32).query("split == 'scarce'")
+    index = split["index"].to_numpy(copy=True)
+    labels = torch.from_numpy(split["label"].to_numpy(copy=True))
+    torch.manual_seed(0)
+    backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
+    scarce = normalise(dataset.images[index], network, NETWORKS[network]).to(memory_format=torch.channels_last)
+    heads = fit_heads(pooled_features(backbone, scarce), labels, split["block"].to_numpy(), 5, 0)
+    model, n_classes = classifier(backbone, heads.weight), len(dataset.class_names)
+
+    def timed(name: str, settings: Settings, steps: str) -> int:
+        method = METHODS[name]
+        start = time.perf_counter()
+        reconstruct = Reconstruction(model, scarce).apply if method.reconstruct else None
+        pruned = PrunedNetwork(model, scarce[:1], reconstruct)
+        task = ScarceTask(pruned, scarce, labels, heads.fold, criterion(method.criterion, n_classes, 0), method.signal)
+        trace = list(prune(task, method, settings))
+        seconds = time.perf_counter() - start
+        rows.append(
+            {"network": network, "filters": pruned.n_filters, "images": len(scarce), "px": px, "method": name}
+            | {"steps": steps, "n_steps": len(trace), "evaluations": trace[-1].evaluations, "seconds": seconds}
+        )
+        return len(trace)
+
+    for suffix in ("", "+reconstruction"):
+        n_steps = timed(f"dynamic{suffix}", Settings(), "its own")
+        timed(f"px-iterative-abs{suffix}", Settings(), "its own")
+        timed(f"px-iterative-abs{suffix}", replace(Settings(), batch=0.95 / n_steps), "the controller's")
+
+
+def main() -> None:
+    """Run the grid, or its first configuration, and print seconds as multiples of px-iterative-abs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first", action="store_true", help="the first configuration alone")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    rows: list[dict] = []
+    for configuration in tqdm(GRID[:1] if options.first else GRID, unit="network"):
+        run(*configuration, rows)
+        table = pd.DataFrame(rows)
+        write_csv(ROOT / "results" / "benchmarks" / "cost.csv", table)
+    keys = ["network", "filters", "images", "px"]
+    print(table.set_index([*keys, "method", "steps"])["seconds"].unstack(["method", "steps"]).round(1).to_string())
+
+
+if __name__ == "__main__":
+    main()
