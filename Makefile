@@ -1,8 +1,10 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
-# make repro PROFILE=full: the same for a profile of params.yaml, without DVC.
+# make repro PROFILE=full: the same for a profile of params.yaml; make repro DATA=folder: for other images (without DVC).
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+CHOICE := $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)')
+CHOICE := $(strip $(CHOICE))
 # No telemetry; tools of the environment come first.
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -10,8 +12,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test lab notebooks bench clean
 
 repro: $(READY)
-	$(if $(PROFILE),python -m lrp_core.pipeline --profile $(PROFILE),dvc repro)
-	@python -m lrp_core.report $(PROFILE)
+	$(if $(CHOICE),python -m lrp_core.pipeline $(CHOICE),dvc repro)
+	@python -m lrp_core.report $(CHOICE)
 
 test: $(READY)
 	ruff check .
@@ -28,7 +30,7 @@ bench: $(READY)
 	python benchmarks/relevance.py
 
 clean:
-	rm -rf .venv data/small data/default data/full data/runs
+	rm -rf .venv data/small data/default data/quick data/full data/own data/runs
 
 # A half-made environment has no .ready and is made anew.
 $(READY): pyproject.toml requirements.lock

@@ -2,6 +2,7 @@
 
 python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says, to results/notebooks
 python -m lrp_core.pipeline --profile full                            # all, as that profile of params.yaml says
+python -m lrp_core.pipeline --data photos                             # all, on the images of that folder
 python -m lrp_core.pipeline --in-place                                # all, at their own defaults, where they lie
 """
 
@@ -36,21 +37,33 @@ def declared_parameters(notebook: str) -> set[str]:
     return set(inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
 
 
-def read_params(profile: str | None = None) -> dict[str, dict]:
-    """Return the content of params.yaml, with the changes of a profile if one is named.
+def read_params(profile: str | None = None, data: str | None = None) -> dict[str, dict]:
+    """Return the content of params.yaml, with changes.
+
+    Args:
+        profile: of params.yaml: its changes apply.
+        data: stands in for the data set; workspace and results are folders of its own, data/own and results/own.
 
     Raises:
         ValueError: no such profile, or one that changes a section which is not there.
     """
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    if profile is None:
-        return params
-    check_choice("profile of params.yaml", profile, params["profiles"])
-    return overlay(params, profile, params["profiles"][profile])
+    if profile is not None:
+        check_choice("profile of params.yaml", profile, params["profiles"])
+        params = overlay(params, profile, params["profiles"][profile])
+    if data is not None:
+        name = "-".join(filter(None, (profile, Path(data).stem)))
+        own = {"workspace": f"data/own/{name}", "results": f"results/own/{name}"}
+        params = overlay(params, name, {"base": own, "01_data_prep": {"dataset": data}})
+    return params
 
 
 def overlay(params: dict[str, dict], profile: str, changes: dict[str, dict]) -> dict[str, dict]:
-    """Return parameters with a profile's changes, section by section."""
+    """Return parameters with a profile's changes, section by section.
+
+    Raises:
+        ValueError: a section that is not there.
+    """
     if unknown := [section for section in changes if section not in params]:
         raise ValueError(f"profile {profile!r} of params.yaml changes what is not there: {', '.join(unknown)}")
     return params | {section: params[section] | values for section, values in changes.items()}
@@ -146,14 +159,20 @@ def execute_in_place(notebook: str) -> None:
         nbformat.write(content, temporary)
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Let a command line choose what :func:`read_params` takes."""
+    parser.add_argument("--profile", help="of params.yaml")
+    parser.add_argument("--data", help="instead of the data set of params.yaml: a folder of class folders, a CSV file")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all notebooks for a profile or in place; 1 if a notebook failed."""
     parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run with params.yaml")
-    parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
-    what.add_argument("--profile", help="of params.yaml: run all notebooks with it")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run; if none, all are")
     what.add_argument("--in-place", action="store_true", help="run all notebooks at their small defaults")
+    parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
+    add_choice(parser)
     options = parser.parse_args(arguments)
     try:
         if options.in_place:
@@ -161,12 +180,13 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"running {notebook}", file=sys.stderr)
                 execute_in_place(notebook)
             return 0
-        params = read_params(options.profile)
+        params = read_params(options.profile, options.data)
         stages = [(options.notebook, options.backbone)]
-        if options.profile:
+        if options.notebook is None:
             stages = [(notebook, backbone) for notebook in OUTPUTS for backbone in backbones_of(notebook, params)]
         for notebook, backbone in stages:
-            name = "-".join(filter(None, (options.profile, notebook, backbone)))
+            own = options.data and Path(options.data).stem
+            name = "-".join(filter(None, (options.profile, own, notebook, backbone)))
             print(f"running {name}", file=sys.stderr)
             parameters = stage_parameters(notebook, params, backbone)
             execute(notebook, ROOT / "results" / "notebooks" / f"{name}.ipynb", parameters)

@@ -164,7 +164,7 @@ def ingredients(table: pd.DataFrame, backbones: Sequence[str]) -> Figure:
     """
     values = table["value"].astype(str)
     named = table["ingredient"].where(values == "True", table["ingredient"] + " " + values)
-    named = named.replace({"reconstruct": "reconstruction", "static True": "ranked once", "static": "ranked once"})
+    named = named.replace("reconstruct", "reconstruction")
     rows = table.assign(label=named + "  on " + table["without"], named=named)
     labels = rows.sort_values("named", kind="stable")["label"].unique()
     colours = dict(zip(named.unique(), sns.color_palette("colorblind", named.nunique()), strict=True))

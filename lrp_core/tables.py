@@ -100,7 +100,8 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
         for without, other in permutations(group["method"].unique(), 2):
             old, new = asdict(METHODS[without]), asdict(METHODS[other])
             changed = [name for name in default if old[name] != new[name]]
-            if len(changed) == 1 and old[changed[0]] == default[changed[0]]:
+            # Methods that rank once sum over images in a way of their own, too.
+            if len(changed) == 1 and changed != ["static"] and old[changed[0]] == default[changed[0]]:
                 pair = {
                     "ingredient": changed[0],
                     "value": new[changed[0]],

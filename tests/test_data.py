@@ -1,10 +1,14 @@
 import io
+import re
+from typing import ClassVar
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lrp_core import data
 from lrp_core.data import Dataset, _read_image, load_dataset, split_dataset
 
 
@@ -56,7 +60,9 @@ def test_too_large_a_block_is_refused():
 
 
 def test_unknown_data_set_and_small_size_are_refused():
-    with pytest.raises(ValueError, match="unknown data set 'elvp'; choose one of: elpv"):
+    with pytest.raises(
+        ValueError, match=r"'elvp' is no folder of class folders, no CSV file, and no known .*\(elpv, CIF"
+    ):
         load_dataset("elvp", 64)
     with pytest.raises(ValueError, match="image size 16 is too small"):
         load_dataset("elpv", 16)
@@ -86,3 +92,115 @@ def test_elpv_is_what_its_authors_describe():
     assert dataset.class_names == ("mono functional", "mono defective", "poly functional", "poly defective")
     assert dataset.images.shape == (2223, 3, 32, 32)
     assert (dataset.positions.diff() > 0).all()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder as users have them: formats, modes, depths, sizes, orientation, unequal classes, other files."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.integers(0, 255, shape, dtype=np.uint8)  # noqa: E731
+    for name in ("cat", "dog/outdoors", "bird", ".thumbnails", "empty"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.fromarray(draw(40, 50, 3)).save(tmp_path / "cat" / "a.jpg")
+    Image.fromarray(draw(40, 50)).save(tmp_path / "cat" / "b.PNG")
+    Image.fromarray(draw(33, 64, 4)).save(tmp_path / "cat" / "c.webp")
+    Image.fromarray(draw(40, 40, 3)).convert("CMYK").save(tmp_path / "dog" / "outdoors" / "d.tif")
+    Image.fromarray(draw(40, 40, 3)).quantize(16).save(tmp_path / "dog" / "e.gif")
+    Image.fromarray(np.full((40, 40), 51 * 257, dtype=np.uint16)).save(tmp_path / "bird" / "f.png")  # 16 bits
+    turned = np.zeros((32, 64, 3), dtype=np.uint8)
+    turned[:, :32] = 200  # bright on the left, and by its EXIF data to be turned: bright above
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(turned).save(tmp_path / "bird" / "g.png", exif=exif)
+    for file in ("cat/notes.txt", ".thumbnails/h.png", "cat/.i.png", "readme.md"):
+        (tmp_path / file).write_bytes(b"no image")
+    return tmp_path
+
+
+def test_folder_of_class_folders(photos):
+    dataset = load_dataset(str(photos), 32)
+    assert dataset.class_names == ("bird", "cat", "dog")
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert dataset.positions.tolist() == list(range(7))
+    assert dataset.images.shape == (7, 3, 32, 32)
+    assert dataset.images[0].unique().tolist() == [51]
+    turned = dataset.images[1].float().mean(dim=0)
+    assert turned[:12].min() > 150
+    assert turned[20:].max() < 50
+    grey = dataset.images[3]
+    assert (grey[0] == grey[1]).all()
+
+
+def test_broken_files_are_all_named_in_one_message(photos):
+    (photos / "dog" / "j.jpg").write_bytes(b"")
+    whole = (photos / "cat" / "a.jpg").read_bytes()
+    (photos / "cat" / "k.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"2 of 9 images cannot be read; .*\n.*k\.jpg: .*truncated.*\n.*j\.jpg: "):
+        load_dataset(str(photos), 32)
+
+
+def test_a_folder_without_two_classes_is_refused(tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "cat" / "a.png")
+    with pytest.raises(ValueError, match="needs a folder of images for each of two classes or more, found 1"):
+        load_dataset(str(tmp_path), 32)
+
+
+def test_csv_manifest(photos):
+    manifest = photos / "list.csv"
+    manifest.write_text("image, label, position\ncat/a.jpg, pet, 9\nbird/f.png, wild, 2\ndog/e.gif, pet, 3\n")
+    dataset = load_dataset(str(manifest), 32)
+    assert dataset.class_names == ("pet", "wild")
+    assert dataset.labels.tolist() == [0, 1, 0]
+    assert dataset.positions.tolist() == [9, 2, 3]
+    folder = load_dataset(str(photos), 32)
+    assert torch.equal(dataset.images, folder.images[[2, 0, 5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.png,x\n", "has no column image; it has: file, label"),
+        ("image,label\na.png,x\nb.png,\n", "no image or no label in line 3"),
+        ("image,label\na.png,x\na.png,y\n", "lists images twice: a.png"),
+        ("image,label\na.png,x\nb.png,x\n", "needs two classes or more in its column label, found 1"),
+        ("image,label,position\na.png,x,0\nb.png,y,-1\n", "whole numbers of 0 or more in its column position"),
+        ("image,label,position\na.png,x,0.5\nb.png,y,1\n", "whole numbers of 0 or more in its column position"),
+        ("image,label\nnone.png,x\nb.png,y\n", r"2 of 2 images cannot be read; .*none\.png: .*No such file"),
+    ],
+)
+def test_faulty_manifests_are_refused(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        load_dataset(str(tmp_path / "list.csv"), 32)
+
+
+def test_torchvision_data_sets_by_name(monkeypatch):
+    class CIFAR10:
+        """Stands in for torchvision's: the same interface, without a download."""
+
+        classes: ClassVar = ["plane", "car"]
+
+        def __init__(self, root, download):
+            assert download
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            if i == 3:
+                raise IndexError
+            return Image.new("RGB", (32, 32), (i, 0, 0)), i % 2
+
+    monkeypatch.setattr(data.datasets, "CIFAR10", CIFAR10)
+    dataset = load_dataset("CIFAR10", 48)
+    assert dataset.class_names == ("plane", "car")
+    assert dataset.labels.tolist() == [0, 1, 0]
+    assert dataset.images[:, 0].amax(dim=(1, 2)).tolist() == [0, 1, 2]
+
+    def offline(root, download):
+        raise URLError("no route")
+
+    monkeypatch.setattr(data.datasets, "MNIST", offline)
+    with pytest.raises(ConnectionError, match=r"could not get MNIST into .*torchvision: .*no route"):
+        load_dataset("MNIST", 48)

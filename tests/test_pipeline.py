@@ -66,6 +66,17 @@ def test_a_profile_changes_what_it_names_and_writes_elsewhere(profile):
                 assert given[key] == PARAMS[notebook][key]
 
 
+def test_own_images_get_folders_of_their_own():
+    params = pipeline.read_params("quick", "/somewhere/photos of cats.csv")
+    assert params["01_data_prep"] == PARAMS["profiles"]["quick"]["01_data_prep"] | {
+        "dataset": "/somewhere/photos of cats.csv",
+        "block": PARAMS["01_data_prep"]["block"],
+    }
+    assert params["base"]["workspace"] == "data/own/quick-photos of cats"
+    assert params["base"]["results"] == "results/own/quick-photos of cats"
+    assert pipeline.read_params(data="photos")["base"]["results"] == "results/own/photos"
+
+
 def test_a_misspelt_profile_is_an_error():
     with pytest.raises(ValueError, match=r"unknown profile of params\.yaml 'fulll'; choose one of: .*full"):
         pipeline.read_params("fulll")

@@ -43,6 +43,7 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(curves):
 
 def test_ingredients_are_pairs_that_differ_in_nothing_else():
     worth = {"px-iterative-abs": 0.4, "dynamic-order": 0.45, "dynamic": 0.5, "taylor": 0.3, "dynamic-training": 0.2}
+    worth |= {"px-static": 0.1, "px-iterative": 0.2}
     rows = [
         {
             "backbone": backbone,
@@ -55,11 +56,11 @@ def test_ingredients_are_pairs_that_differ_in_nothing_else():
         for name, value in worth.items()
     ]
     table = ingredient_table(pd.DataFrame(rows))
-    assert table["backbone"].tolist() == ["b"] * 4 + ["a"] * 4
+    assert table["backbone"].tolist() == ["b"] * 5 + ["a"] * 5
     pairs = table.set_index(["backbone", "without", "with_ingredient"])
     assert set(pairs.loc["a"].index) == {
         ("px-iterative-abs", "dynamic-order"), ("dynamic-order", "dynamic"), ("px-iterative-abs", "taylor"),
-        ("dynamic", "dynamic-training"),
+        ("dynamic", "dynamic-training"), ("px-iterative-abs", "px-iterative"),
     }  # fmt: skip
     rate = pairs.loc[("a", "dynamic-order", "dynamic")]
     assert (rate["ingredient"], rate["value"]) == ("rate", True)
