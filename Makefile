@@ -1,5 +1,6 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
-# make repro PROFILE=full: the same for a profile of params.yaml; make repro DATA=folder: for other images (without DVC).
+# make export: the pruned network for use elsewhere.
+# PROFILE=full chooses a profile of params.yaml, DATA=folder other images, for make repro (then without DVC) and make export.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -9,7 +10,7 @@ CHOICE := $(strip $(CHOICE))
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lab notebooks bench clean
+.PHONY: repro test lab export notebooks bench clean
 
 repro: $(READY)
 	$(if $(CHOICE),python -m lrp_core.pipeline $(CHOICE),dvc repro)
@@ -19,6 +20,9 @@ test: $(READY)
 	ruff check .
 	ruff format --check .
 	pytest --nbval-lax tests notebooks
+
+export: $(READY)
+	python -m lrp_core.export $(CHOICE) $(OPTIONS)
 
 lab: $(READY)
 	jupyter lab notebooks

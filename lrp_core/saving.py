@@ -66,12 +66,21 @@ def load_pruned(path: Path, build: Callable[[], nn.Module] | None = None) -> nn.
             for name, kept in description["kept"].items()
         }
         smaller = remove_filters(model, gone, torch.zeros(description["example_shape"]))
+        _add_biases(smaller, tensors)
         smaller.load_state_dict(tensors)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
     if description["channels_last"]:
         smaller.to(memory_format=torch.channels_last)
     return smaller.eval().requires_grad_(False)
+
+
+def _add_biases(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Give the layers a bias for which one was saved: reconstruction adds them."""
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias" and model.get_submodule(layer).bias is None:
+            model.get_submodule(layer).bias = nn.Parameter(torch.zeros_like(tensor))
 
 
 def _by_recipe(recipe: dict) -> nn.Module:

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lrp_core.pruning import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
 from lrp_core.saving import load_pruned, save_pruned
 
 
@@ -21,6 +22,16 @@ def test_loading_is_one_call_and_bit_equal(tmp_path, name, memory_format):
     assert torch.equal(loaded(images), pruned.model(images))
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_reconstructed_network_keeps_the_biases_that_it_gained(tmp_path):
+    model, images = network("resnet18"), draw_images("resnet18")
+    pruned = PrunedNetwork(model, images[:1], Reconstruction(model, images).apply)
+    pruned.remove(np.arange(0, pruned.n_filters, 3))
+    save_pruned(tmp_path / "net.safetensors", pruned, {"backbone": "resnet18", "head": [1, 4, model.head.in_features]})
+    loaded = load_pruned(tmp_path / "net.safetensors")
+    assert len(loaded.state_dict()) > len(model.state_dict())
+    assert torch.equal(loaded(images), pruned.model(images))
 
 
 def test_any_network_is_loaded_into_what_build_makes(tmp_path):
