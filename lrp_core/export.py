@@ -178,8 +178,8 @@ def _card(
             f"A frozen {work.backbone_name} (weights: {work.weights}) with a linear head, without {rate:.1%} of its "
             f"filters. Removed by `{name}`; nothing was trained but the head.",
             "",
-            f"- Data: {work.dataset_name}, seed {seed}; {scarce.sum()} labelled images ({scarce.tolist()} a class) for the "
-            f"head, the pruning and every choice; {len(pixels)} test images, looked at once.",
+            f"- Data: {work.dataset_name}, seed {seed}; {scarce.sum()} labelled images ({scarce.tolist()} a class) for "
+            f"the head, the pruning and every choice; {len(pixels)} test images, looked at once.",
             f"- Rate: the largest up to which the cross-fitted harmonic mean of the class accuracies on the labelled "
             f"images stayed within {100 * points:g} points of the unpruned network's.",
             f"- Input: RGB pixels, uint8, (N, 3, {side}, {side}). Output: logits of the classes {classes}.",
