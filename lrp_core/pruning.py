@@ -290,6 +290,11 @@ class PrunedNetwork:
             self._tried = stays.tobytes(), smaller
         return self._tried[1]
 
+    def outputs_left(self, name: str, filters: np.ndarray) -> torch.Tensor:
+        """Return which of a convolution's present outputs would be left without these filters (by number), boolean."""
+        groups = self.coupling.filters[name]
+        return torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
+
     def layers(self, model: nn.Module) -> list[Layer]:
         """Return the trace of a network that came from this one, without tracing it anew."""
         return rebind(self._layers, model)

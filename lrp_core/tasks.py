@@ -1,12 +1,14 @@
 """A network at work on scarce images: what a pruning method may see and do, and nothing else."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
 from lrp_core.criteria import Criterion, Scores
 from lrp_core.devices import device_of
 from lrp_core.errors import check_choice
-from lrp_core.evaluation import class_accuracies, predict
+from lrp_core.evaluation import class_accuracies
 from lrp_core.graph import INPUT, Layer, run
 from lrp_core.heads import crossfitted_logits
 from lrp_core.pruning import PrunedNetwork
@@ -86,19 +88,19 @@ class ScarceTask:
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
         """Return the class accuracies, as the signal has them, without these filters, (n_classes,); the network stays.
 
-        With no filters, they come from the pass that scores the present network. Otherwise only the layers from the
-        first changed one on are run, on activations that are kept of the present network.
+        With no filters, they come from the pass that scores the present network. Otherwise only what lies behind the
+        first convolution that loses filters is run, on the outputs that it has in the present network.
         """
         if len(filters) == 0:
             return self._accuracies(self._present().logits)
         candidate = self.network.without(filters)
         first = self.network.layer_names[self.network.layer_of[filters].min()]
-        if first == self.network.layer_names[0]:
-            return self._accuracies(predict(candidate, self._images, _BATCH))
+        left = self.network.outputs_left(first, filters)
         layers = self.network.layers(candidate)
-        rest = layers[[layer.name for layer in layers].index(first) :]
+        rest = layers[[layer.name for layer in layers].index(first) + 1 :]
         with torch.inference_mode():
-            return self._accuracies(torch.cat([run(rest, kept[first]).cpu() for kept in self._activations()]))
+            behind = (kept[first] | {first: _channels(kept[first][first], left)} for kept in self._activations())
+            return self._accuracies(torch.cat([run(rest, values).cpu() for values in behind]))
 
     def prune(self, filters: np.ndarray) -> None:
         """Remove these filters from the network."""
@@ -115,16 +117,17 @@ class ScarceTask:
         return self._scores
 
     def _activations(self) -> list[dict[str, dict[str, torch.Tensor]]]:
-        """By batch and convolution, the values that the network reads from there on."""
+        """By batch and convolution, its output and whatever else the layers behind it read."""
         if not self._kept:
             layers, device = self.network.layers(self.network.model), device_of(self.network.model)
+            before = {after.name: layer.name for layer, after in pairwise(layers)}
             with torch.inference_mode():
                 for i in range(0, len(self._images), _BATCH):
                     kept = {}
 
                     def keep(layer: Layer, live: dict[str, torch.Tensor], kept: dict = kept) -> None:
-                        if layer.name in self.network.layer_names:
-                            kept[layer.name] = live
+                        if (name := before.get(layer.name)) in self.network.layer_names:
+                            kept[name] = live
 
                     run(layers, {INPUT: self._images[i : i + _BATCH].to(device)}, keep)
                     self._kept.append(kept)
@@ -132,3 +135,9 @@ class ScarceTask:
 
     def _accuracies(self, logits: torch.Tensor) -> np.ndarray:
         return signal_accuracies(logits, self._labels, self._fold, self.n_classes, self._signal)
+
+
+def _channels(maps: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
+    last = maps.is_contiguous(memory_format=torch.channels_last)
+    return maps[:, left].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

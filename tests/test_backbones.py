@@ -1,16 +1,21 @@
 import io
+import os
+import sys
 import urllib.error
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 
+from lrp_core import backbones
 from lrp_core._torchvision import declare_missing_operators
-from lrp_core.backbones import HED_WHEEL, load_backbone, load_network, normalise
+from lrp_core.backbones import HED_WHEEL, load_backbone, load_network, normalise, own_files
 from lrp_core.wheels import Wheel
 
 CHANNELS = {
@@ -182,6 +187,81 @@ def test_unknown_names_are_refused(load):
     message = "unknown weights for the backbone 'vgg16' 'coco'; choose one of: hed-bsds500, imagenet, random"
     with pytest.raises(ValueError, match=message):
         load("vgg16", "coco")
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+def trunk():
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU())
+
+
+def not_a_trunk():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of a user's, in a folder that stands for the repository root, and its weights in two formats."""
+    (tmp_path / "own_network.py").write_text(OWN)
+    monkeypatch.setattr(backbones, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    import own_network
+
+    trunk = own_network.trunk()
+    torch.save(trunk.state_dict(), tmp_path / "own.pt")
+    save_file(trunk.state_dict(), tmp_path / "own.safetensors")
+    return trunk
+
+
+@pytest.mark.parametrize("weights", ["own.pt", "own.safetensors"])
+def test_own_network_with_own_weights(own, weights, pixels):
+    trunk = load_backbone("own_network.trunk", weights)
+    images = normalise(pixels, "own_network.trunk", weights)
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    torch.testing.assert_close(trunk(images), own(images).detach())
+    torch.testing.assert_close(images, normalise(pixels, "resnet18", "random"))
+    folder = backbones.ROOT
+    assert own_files("own_network.trunk", weights) == [folder / "own_network.py", folder / weights]
+    assert own_files("own_network.trunk", "random") == [folder / "own_network.py"]
+    assert own_files("vgg16", "imagenet") == []
+
+
+class Hostile:
+    """What runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("own_netwrok.trunk", "random", "cannot find the backbone 'own_netwrok.trunk' .No module named 'own_netwrok'"),
+        ("own_network.trnk", "random", "cannot find the backbone 'own_network.trnk' .module 'own_network' has no"),
+        (
+            "own_network.not_a_trunk",
+            "random",
+            "'own_network.not_a_trunk' must return a torch.nn.Module, it returned int",
+        ),
+        ("own_network.trunk", "gone.pt", r"no weights .*gone\.pt for the backbone 'own_network\.trunk'; give a file"),
+        ("own_network.trunk", "other.pt", r"other\.pt holds no state_dict of the backbone [\s\S]*Missing key"),
+        ("own_network.trunk", "text.safetensors", r"text\.safetensors holds no state_dict of the backbone"),
+        ("own_network.trunk", "hostile.pt", r"hostile\.pt holds no state_dict of the backbone"),
+    ],
+)
+def test_own_networks_that_cannot_be_had(own, name, weights, message, monkeypatch):
+    monkeypatch.chdir(backbones.ROOT)
+    torch.save({"0.weight": own[0].weight}, "other.pt")
+    Path("text.safetensors").write_text("hello")
+    torch.save(Hostile(), "hostile.pt")
+    with pytest.raises(ValueError, match=message):
+        load_backbone(name, weights)
+    assert not Path("pwned").exists()
 
 
 def test_images_are_normalised_as_imagenets_were():
