@@ -27,6 +27,7 @@ from lrp_core.controller import Settings, Step
 from lrp_core.criteria import criterion
 from lrp_core.data import Dataset
 from lrp_core.devices import choose_device
+from lrp_core.errors import check_choice
 from lrp_core.heads import Heads, classifier
 from lrp_core.methods import Method, method, prune
 from lrp_core.paths import ROOT, atomic
@@ -179,6 +180,19 @@ class Experiment:
         model = classifier(self.backbone, weight if all_heads else weight[:1])
         images = self.samples(seed, "scarce").images
         return PrunedNetwork(model, images[:1], Reconstruction(model, images).apply if reconstruct else None)
+
+    def pruned(self, name: str, seed: int, rate: float) -> PrunedNetwork:
+        """Return the classifier of a seed, pruned by a method up to a rate, as the finished stages have it.
+
+        Raises:
+            FileNotFoundError: the stages have not been run.
+            ValueError: they have not run this method with this seed.
+        """
+        orders = {}
+        for stage in ("baseline", "dynamic"):
+            orders |= read_tensors(self.folder / f"orders_{stage}.safetensors")
+        order = orders[check_choice("run", f"{name}/{seed}", orders)]
+        return curves.prune_to(self.network(seed, method(name).reconstruct), order.numpy(), rate)
 
     def task(self, seed: int, method: Method) -> ScarceTask:
         """Return the unpruned network of a seed at work on the scarce images."""

@@ -16,11 +16,9 @@ import torch
 from torch import nn
 
 from lrp_core.backbones import normalise
-from lrp_core.curves import prune_to
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, size
-from lrp_core.experiment import Experiment, read_tensors, write_text
-from lrp_core.methods import method
+from lrp_core.experiment import Experiment, write_text
 from lrp_core.paths import ROOT, atomic
 from lrp_core.pipeline import add_choice, read_params
 from lrp_core.pruning import PrunedNetwork
@@ -101,10 +99,8 @@ def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: t
     with atomic(folder / "network.onnx") as temporary:
         torch.onnx.export(exported, f=temporary, input_names=["images"], output_names=["logits"], external_data=False)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        for batch in (pixels, pixels[:1]):
-            (logits,) = session.run(None, {"images": batch.numpy()})
-            if len(batch) == len(pixels):
-                compare(torch.from_numpy(logits), "network.onnx")
+        (logits,) = session.run(None, {"images": pixels.numpy()})
+        compare(torch.from_numpy(logits), "network.onnx")
     return worst
 
 
@@ -132,14 +128,8 @@ def export(work: Experiment, results: Path, name: str, seed: int, points: float,
     if trace.empty:
         raise ValueError(f"{name} has not been run with seed {seed}")
     rate = choose_rate(trace, points)
-    orders = {}
-    for stage in ("baseline", "dynamic"):
-        orders |= read_tensors(work.folder / f"orders_{stage}.safetensors")
     test = work.samples(seed, "test")
-    before, after = (
-        prune_to(work.network(seed, method(name).reconstruct), orders[f"{name}/{seed}"].numpy(), reached)
-        for reached in (0.0, rate)
-    )
+    before, after = (work.pruned(name, seed, reached) for reached in (0.0, rate))
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
     difference = export_network(after, work.backbone_name, work.weights, pixels, folder)
     rows = {}

@@ -102,6 +102,12 @@ def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | Non
     return {name: value for name, value in base.items() if name in declared} | section
 
 
+def executed(notebook: str, params: dict[str, dict], backbone: str | None = None) -> Path:
+    """Return where the executed copy of a notebook lies."""
+    name = "-".join(filter(None, (notebook, backbone)))
+    return ROOT / params["base"]["results"] / "notebooks" / f"{name}.ipynb"
+
+
 def execute(notebook: str, output: Path, parameters: dict) -> None:
     """Run a notebook and write the executed copy, whole or not at all; its progress bars go to the terminal.
 
@@ -185,11 +191,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.notebook is None:
             stages = [(notebook, backbone) for notebook in OUTPUTS for backbone in backbones_of(notebook, params)]
         for notebook, backbone in stages:
-            own = options.data and Path(options.data).stem
-            name = "-".join(filter(None, (options.profile, own, notebook, backbone)))
-            print(f"running {name}", file=sys.stderr)
             parameters = stage_parameters(notebook, params, backbone)
-            execute(notebook, ROOT / "results" / "notebooks" / f"{name}.ipynb", parameters)
+            print(f"running {notebook} {backbone or ''}", file=sys.stderr)
+            execute(notebook, executed(notebook, params, backbone), parameters)
     except (RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

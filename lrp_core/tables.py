@@ -1,8 +1,9 @@
 """Tables: from the tidy rows of the curves to the areas under them, paired over seeds."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from itertools import permutations
+from pathlib import Path
 
 import pandas as pd
 
@@ -65,6 +66,29 @@ def auc_table(areas: pd.DataFrame, curves: pd.DataFrame, baselines: Collection[s
             )
     columns = ["backbone", "method", "auc", "auc_sd", "auc_harmonic_mean", "retention"]
     return pd.DataFrame(rows).reindex(columns=[*columns, "gain", "difference", "low", "high", "verdict"])
+
+
+def claim(auc: pd.DataFrame, proposed: str, curves: pd.DataFrame) -> str:
+    """Say in words, Markdown, what a method is worth against the best baseline of each backbone.
+
+    Args:
+        auc: as :func:`auc_table` returns it.
+        proposed: the method.
+        curves: what ``auc`` was made from.
+    """
+    n_seeds, datasets = curves["seed"].nunique(), ", ".join(curves["dataset"].unique())
+    lines = [f"On {datasets}, over {n_seeds} seeds:", ""]
+    for backbone, group in auc.groupby("backbone", sort=False):
+        rows = group.set_index("method")
+        (best,) = rows.index[rows["verdict"] == "the best baseline"]
+        row = rows.loc[proposed]
+        lines.append(
+            f"- **{backbone}**: `{proposed}` has an AUC of {row['auc']:.3f} and keeps {row['retention']:.1%} of the "
+            f"unpruned accuracy, averaged over the rates. Against `{best}` ({rows['auc'][best]:.3f}), the best "
+            f"conventional LRP method here, that is {row['gain']:+.1%}; the paired difference is "
+            f"{row['difference']:+.3f}, its 95 % interval {row['low']:+.3f} to {row['high']:+.3f}."
+        )
+    return "\n".join(lines)
 
 
 def _compared(auc: pd.Series, baseline: pd.Series) -> dict[str, float | str]:
@@ -147,3 +171,33 @@ def drop_table(curves: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.
             )
             rows.append(dict(zip(keys, key, strict=True)) | {"points": fall, "rate": group.index[holds][-1], **size})
     return pd.DataFrame(rows)
+
+
+def time_spent(workspace: Path, backbones: Iterable[str]) -> pd.DataFrame:
+    """Return the seconds that finding an order took, mean over seeds: columns backbone, method, seconds."""
+    parts = [
+        pd.read_csv(workspace / backbone / f"seconds_{stage}.csv").assign(backbone=backbone)
+        for backbone in backbones
+        for stage in ("dynamic", "baseline")
+    ]
+    return pd.concat(parts).groupby(["backbone", "method"], sort=False)["seconds"].mean().reset_index()
+
+
+def summary(auc: pd.DataFrame, drops: pd.DataFrame, spent: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a backbone and method: AUC, retention, all that :func:`drop_table` has of it, seconds spent.
+
+    Args:
+        auc: as :func:`auc_table` returns it.
+        drops: as :func:`drop_table` returns it, and what else was measured there.
+        spent: as :func:`time_spent` returns it.
+    """
+    keys = ["backbone", "method"]
+    wide = drops.pivot(index=keys, columns="points")
+    wide.columns = [f"{name} at -{100 * points:.0f}" for name, points in wide.columns]
+    return auc.set_index(keys)[["auc", "retention"]].join(wide).join(spent.set_index(keys).round(1))
+
+
+def metrics(auc: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Return AUC and retention by backbone and method, for ``dvc metrics``."""
+    rows = auc.round(6).set_index(["backbone", "method"])[["auc", "retention"]]
+    return {backbone: rows.loc[backbone].to_dict("index") for backbone in auc["backbone"].unique()}
