@@ -10,7 +10,7 @@ CHOICE := $(strip $(CHOICE))
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lab export notebooks bench clean
+.PHONY: repro test lab export notebooks bench docs clean
 
 repro: $(READY)
 	$(if $(CHOICE),python -m lrp_core.pipeline $(CHOICE),dvc repro)
@@ -32,6 +32,10 @@ notebooks: $(READY)
 
 bench: $(READY)
 	python benchmarks/relevance.py
+	python benchmarks/cost.py
+
+docs: $(READY)
+	griffe2md lrp_core --output docs/api.md
 
 clean:
 	rm -rf .venv data/small data/default data/quick data/full data/own data/runs

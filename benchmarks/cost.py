@@ -48,7 +48,7 @@ def run(network: str, images: int, px: int, rows: list[dict]) -> None:
     def timed(name: str, settings: Settings, steps: str) -> int:
         method = METHODS[name]
         start = time.perf_counter()
-        reconstruct = Reconstruction(model, scarce).apply if method.reconstruct else None
+        reconstruct = Reconstruction(model, scarce) if method.reconstruct else None
         pruned = PrunedNetwork(model, scarce[:1], reconstruct)
         task = ScarceTask(pruned, scarce, labels, heads.fold, criterion(method.criterion, n_classes, 0), method.signal)
         trace = list(prune(task, method, settings))

@@ -210,8 +210,11 @@ def split_dataset(dataset: Dataset, seed: int, n_scarce: int, n_test: int, block
         "test").
 
     Raises:
-        ValueError: a class has too few images on the scarce side, or none on the test side.
+        ValueError: a class has too few images on the scarce side, or none on the test side; a count below 1.
     """
+    for name, value in (("n_scarce", n_scarce), ("n_test", n_test), ("block", block)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
     labels = dataset.labels.numpy()
     blocks = dataset.positions.numpy() // block
     if len(np.unique(blocks)) < 2:

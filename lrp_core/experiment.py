@@ -3,11 +3,13 @@
 A workspace is a folder under data/ that holds what the stages hand to one another. It is not in git.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
-from safetensors import safe_open
+from joblib import Parallel, delayed, parallel_config
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
@@ -28,12 +30,13 @@ from lrp_core.criteria import criterion
 from lrp_core.data import Dataset
 from lrp_core.devices import choose_device
 from lrp_core.errors import check_choice
+from lrp_core.evaluation import harmonic_mean, predict
 from lrp_core.heads import Heads, classifier
 from lrp_core.methods import Method, method, prune
 from lrp_core.paths import ROOT, atomic
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.pruning import PrunedNetwork, filters_at
 from lrp_core.reconstruction import Reconstruction
-from lrp_core.tasks import ScarceTask
+from lrp_core.tasks import SIGNALS, ScarceTask, signal_accuracies
 
 # What a run's result depends on, beside its parameters and its input files.
 _CODE = (
@@ -179,7 +182,7 @@ class Experiment:
         weight, _ = self.head(seed)
         model = classifier(self.backbone, weight if all_heads else weight[:1])
         images = self.samples(seed, "scarce").images
-        return PrunedNetwork(model, images[:1], Reconstruction(model, images).apply if reconstruct else None)
+        return PrunedNetwork(model, images[:1], Reconstruction(model, images) if reconstruct else None)
 
     def pruned(self, name: str, seed: int, rate: float) -> PrunedNetwork:
         """Return the classifier of a seed, pruned by a method up to a rate, as the finished stages have it.
@@ -193,6 +196,31 @@ class Experiment:
             orders |= read_tensors(self.folder / f"orders_{stage}.safetensors")
         order = orders[check_choice("run", f"{name}/{seed}", orders)]
         return curves.prune_to(self.network(seed, method(name).reconstruct), order.numpy(), rate)
+
+    def signals(self, name: str, seeds: Iterable[int]) -> pd.DataFrame:
+        """Return what every signal says of the networks that a finished method has gone through.
+
+        Returns:
+            One row a seed, rate of the grid and signal: seed, rate_requested, signal, value (the harmonic mean of the
+            class accuracies on the scarce images, as the signal has them).
+        """
+        with _parallel(self.jobs) as parallel:
+            parts = parallel(delayed(Experiment._signals)(self, name, seed) for seed in seeds)
+            return pd.DataFrame([row for rows in parts for row in rows])
+
+    def _signals(self, name: str, seed: int) -> list[dict]:
+        torch.set_num_threads(self.threads)
+        order = read_tensors(self.folder / "orders_baseline.safetensors")[f"{name}/{seed}"].numpy()
+        scarce, (_, fold) = self.samples(seed, "scarce"), self.head(seed)
+        network, gone, rows = self.network(seed, all_heads=True), 0, []
+        for rate in curves.GRID:
+            network.remove(order[gone : (gone := filters_at(rate, network.n_filters))])
+            logits = predict(network.model, scarce.images)
+            for signal in SIGNALS:
+                accuracies = signal_accuracies(logits, scarce.labels, fold, len(self.class_names), signal)
+                row = {"seed": seed, "rate_requested": rate, "signal": signal, "value": harmonic_mean(accuracies)}
+                rows.append(row)
+        return rows
 
     def task(self, seed: int, method: Method) -> ScarceTask:
         """Return the unpruned network of a seed at work on the scarce images."""
@@ -241,6 +269,9 @@ class Experiment:
     ) -> dict[tuple[str, int], Run]:
         """Run every method on every seed, ``jobs`` at a time, each in a process of its own.
 
+        Where the environment names a Dask scheduler (DASK_SCHEDULER_ADDRESS), the workers of that cluster run them
+        instead; they have to see this repository under the same path.
+
         Returns:
             By method and seed, what :meth:`run` returns.
         """
@@ -249,10 +280,10 @@ class Experiment:
             method(name)  # an unknown one is named before hours are spent on the others
         self.backbone.eval()  # loaded once, here, not in every process
         run = delayed(Experiment.run)
-        runs = Parallel(self.jobs, return_as="generator")(run(self, name, seed, settings) for name, seed in todo)
-        with warnings.catch_warnings():
+        with _parallel(self.jobs) as parallel, warnings.catch_warnings():
             # A process that holds much memory after a run is replaced by a fresh one, which is as it should be.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+            runs = parallel(run(self, name, seed, settings) for name, seed in todo)
             progress = tqdm(runs, f"pruning {self.backbone_name}", total=len(todo), unit="run")
             return dict(zip(todo, progress, strict=True))
 
@@ -283,14 +314,32 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 
     Raises:
-        FileNotFoundError: it is not there; the message says which stage makes it.
+        FileNotFoundError: it is not there; the message says what makes it.
+        ValueError: it is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: run the stages before this one (make repro, or the notebooks in order)"
         )
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the stages again") from error
+
+
+@contextlib.contextmanager
+def _parallel(jobs: int) -> Iterator[Parallel]:
+    """Yield what runs things side by side: processes on this machine, or a Dask cluster that the environment names."""
+    if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
+        try:
+            from dask.distributed import Client
+        except ImportError as error:
+            raise ImportError("DASK_SCHEDULER_ADDRESS is set: pip install --editable '.[cluster]'") from error
+        with Client(address, set_as_default=True), parallel_config("dask"):
+            yield Parallel(return_as="generator")
+    else:
+        yield Parallel(jobs, return_as="generator")
 
 
 def _labelled(labels: dict, frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,19 +1,22 @@
 """Runs numbered notebooks with papermill: one stage of dvc.yaml, or all of them for a profile or in place.
 
-python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says, to results/notebooks
+python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says; executed: results/notebooks
 python -m lrp_core.pipeline --profile full                            # all, as that profile of params.yaml says
 python -m lrp_core.pipeline --data photos                             # all, on the images of that folder
 python -m lrp_core.pipeline --in-place                                # all, at their own defaults, where they lie
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
+from filelock import FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import inspect_notebook
 from traitlets.config import Config
@@ -171,6 +174,25 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="instead of the data set of params.yaml: a folder of class folders, a CSV file")
 
 
+@contextlib.contextmanager
+def alone_in(workspace: str) -> Iterator[None]:
+    """Keep other runs out of a workspace: two at once would take each other's files for their own.
+
+    Raises:
+        RuntimeError: another run is in it.
+    """
+    (ROOT / workspace).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(ROOT / workspace / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(f"another run is at work in {workspace}: wait for it to end, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all notebooks for a profile or in place; 1 if a notebook failed."""
     parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
@@ -190,11 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
         stages = [(options.notebook, options.backbone)]
         if options.notebook is None:
             stages = [(notebook, backbone) for notebook in OUTPUTS for backbone in backbones_of(notebook, params)]
-        for notebook, backbone in stages:
-            parameters = stage_parameters(notebook, params, backbone)
-            print(f"running {notebook} {backbone or ''}", file=sys.stderr)
-            execute(notebook, executed(notebook, params, backbone), parameters)
-    except (RuntimeError, ValueError) as error:
+        with alone_in(params["base"]["workspace"]):
+            for notebook, backbone in stages:
+                parameters = stage_parameters(notebook, params, backbone)
+                print(f"running {notebook} {backbone or ''}", file=sys.stderr)
+                execute(notebook, executed(notebook, params, backbone), parameters)
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import display
+from ipywidgets import IntSlider, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -293,6 +295,38 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
     for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def controller_step(trace: pd.DataFrame, step: int) -> Figure:
+    """Show one step of a run of the controller: where it stands on the way, and each class's accuracy then."""
+    row, classes = trace.set_index("step").loc[step], [name for name in trace if name.startswith("accuracy_")]
+    figure, (way, bars) = plt.subplots(
+        1, 2, figsize=(9, 3.2), layout="constrained", gridspec_kw={"width_ratios": (3, 2)}
+    )
+    colours = sns.color_palette("colorblind")
+    way.plot(trace["rate"], trace["after"], color=colours[0], label="harmonic mean A")
+    way.step(trace["rate"], trace["bound"], where="pre", ls="--", color=colours[3], label="bound of the level")
+    way.plot(row["rate"], row["after"], "o", ms=10, color=colours[1], label=f"step {step}")
+    way.set(xlabel="filters removed", ylabel="A on the scarce images", xlim=(0, 1), ylim=(0, 1))
+    way.legend(loc="lower left")
+    way.set_title(f"{row['requested']} tried, {row['removed']} removed, {row['deferred']} put off", fontsize="medium")
+    bars.barh([name.removeprefix("accuracy_") for name in classes][::-1], row[classes][::-1], color=colours[0])
+    bars.set(xlabel="class accuracy", xlim=(0, 1))
+    for axis in (way.xaxis, way.yaxis, bars.xaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def explore(trace: pd.DataFrame) -> interactive:
+    """Return a slider over the steps of one run of the controller, each drawn by :func:`controller_step`."""
+    slider = IntSlider(value=0, min=0, max=int(trace["step"].max()), continuous_update=False)
+
+    def show(step: int) -> None:
+        figure = controller_step(trace, step)
+        display(figure)
+        plt.close(figure)
+
+    return interactive(show, step=slider)
 
 
 def relevance_maps(

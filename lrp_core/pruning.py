@@ -8,13 +8,14 @@ of convolutions each group is one filter.
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from lrp_core.devices import device_of
-from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, rebind, run, trace
+from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, rebind, run, run_together, trace
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,20 @@ class _Groups:
         for a, b in zip(one, other, strict=True):
             a, b = sorted((self.root(a), self.root(b)))
             self._parent[b] = a
+
+
+class Mending(Protocol):
+    """What makes up for removed filters: :class:`lrp_core.reconstruction.Reconstruction`."""
+
+    def mend(
+        self,
+        layers: list[Layer],
+        coupling: Coupling,
+        stays: np.ndarray,
+        batches: list[dict[str, torch.Tensor]] | None = None,
+        visit: Callable[[Layer, list[dict]], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Change layers of a smaller network in place, and run them."""
 
 
 def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
@@ -179,6 +194,18 @@ def _shallow_copy(module: nn.Module) -> nn.Module:
     return other
 
 
+def _take_over(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
+    """Give a layer the weights of these outputs of another one."""
+    replace_tensor(module, "weight", other.weight.detach()[outputs])
+    module.bias = None if other.bias is None else nn.Parameter(other.bias.detach()[outputs], requires_grad=False)
+
+
+def _channels(maps: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
+    last = maps.is_contiguous(memory_format=torch.channels_last)
+    return maps[:, left].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
     """Keep these outputs (None: all) and inputs, boolean masks, of a layer, in place."""
     if isinstance(module, nn.BatchNorm2d):
@@ -237,19 +264,18 @@ class PrunedNetwork:
         self,
         model: nn.Module,
         example_input: torch.Tensor,
-        reconstruct: Callable[[nn.Module, Coupling, np.ndarray], None] | None = None,
+        reconstruction: Mending | None = None,
     ):
         """Take a network.
 
         Args:
             model: made of supported layers; untouched, and expected not to change.
             example_input: one input (1, C, H, W).
-            reconstruct: changes each smaller network in place, given its coupling and what stays of it
-                (:meth:`lrp_core.reconstruction.Reconstruction.apply`).
+            reconstruction: makes up for what is gone, in every smaller network.
         """
         self.model = self._full = model
         self._layers = trace(model)
-        self._reconstruct = reconstruct
+        self._reconstruction = reconstruction
         self._tried: tuple[bytes, nn.Module] | None = None  # what stays, and the network
         self.example_shape = tuple(example_input.shape)
         self.coupling = couple(model, example_input)
@@ -273,6 +299,58 @@ class PrunedNetwork:
         Raises:
             ValueError: a filter is removed already, or a layer would lose its last one.
         """
+        stays = self._stays(filters)
+        if self._tried is None or self._tried[0] != stays.tobytes():  # what is removed has often been tried just before
+            smaller = self._cut(stays)
+            if self._reconstruction is not None:
+                self._reconstruction.mend(self.layers(smaller), self.coupling, stays)
+            self._tried = stays.tobytes(), smaller
+        return self._tried[1]
+
+    def first_of(self, filters: np.ndarray) -> str:
+        """Return the name of the first convolution that loses one of these filters (by number)."""
+        return self.layer_names[self.layer_of[filters].min()]
+
+    def outputs_without(
+        self,
+        filters: np.ndarray,
+        values: list[dict[str, torch.Tensor]],
+        visit: Callable[[Layer, list[dict]], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Return what the present network would give without these filters (by number), batch by batch.
+
+        Only what lies behind the first convolution that loses filters is run. That network is the one that
+        :meth:`without` returns then, and that :meth:`remove` leaves.
+
+        Args:
+            filters: one or more that are there.
+            values: by batch, what the layers behind that convolution read of the present network; with
+                reconstruction, for the images that it was made with.
+            visit: as for :func:`lrp_core.graph.run_together`.
+
+        Raises:
+            ValueError: as :meth:`without`.
+        """
+        stays, first = self._stays(filters), self.first_of(filters)
+        smaller = self._cut(stays)
+        layers = self.layers(smaller)
+        behind = [layer.name for layer in layers].index(first) + 1
+        groups = self.coupling.filters[first]
+        left = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
+        values = [live | {first: _channels(live[first], left)} for live in values]
+        with torch.no_grad():
+            if self._reconstruction is None:
+                outputs = run_together(layers[behind:], values, visit)
+            else:  # what lies before is mended already
+                for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
+                    if isinstance(layer.module, WEIGHTED):
+                        _take_over(layer.module, present.module, left if layer.name == first else slice(None))
+                outputs = self._reconstruction.mend(layers[behind:], self.coupling, stays, values, visit)
+        self._tried = stays.tobytes(), smaller
+        return outputs
+
+    def _stays(self, filters: np.ndarray) -> np.ndarray:
+        """Return which filters would be left without these."""
         filters = np.asarray(filters, dtype=int)
         if len(lost := filters[~self.active[filters]]):
             names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in lost})
@@ -282,18 +360,13 @@ class PrunedNetwork:
         for layer in np.unique(self.layer_of[filters]):
             if not stays[self.layer_of == layer].any():
                 raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
-        if self._tried is None or self._tried[0] != stays.tobytes():  # what is removed has often been tried just before
-            smaller = _shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
-            _cut(smaller, self.coupling, stays)
-            if self._reconstruct is not None:
-                self._reconstruct(smaller, self.coupling, stays)
-            self._tried = stays.tobytes(), smaller
-        return self._tried[1]
+        return stays
 
-    def outputs_left(self, name: str, filters: np.ndarray) -> torch.Tensor:
-        """Return which of a convolution's present outputs would be left without these filters (by number), boolean."""
-        groups = self.coupling.filters[name]
-        return torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
+    def _cut(self, stays: np.ndarray) -> nn.Module:
+        """Return the unpruned network without the filters that do not stay."""
+        smaller = _shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
+        _cut(smaller, self.coupling, stays)
+        return smaller
 
     def layers(self, model: nn.Module) -> list[Layer]:
         """Return the trace of a network that came from this one, without tracing it anew."""

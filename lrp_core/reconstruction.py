@@ -12,12 +12,14 @@ unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural N
 here inputs stand in for inputs, so that one solution of the size of the channels serves all taps and all filters.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
 
 from lrp_core.devices import device_of
-from lrp_core.graph import INPUT, Layer, rebind, run_together, trace
+from lrp_core.graph import INPUT, Layer, run_together, trace
 from lrp_core.pruning import Coupling, replace_tensor
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
@@ -68,33 +70,47 @@ class Reconstruction:
         with torch.no_grad():
             run_together(self._layers, self._batches, visit)
 
-    def apply(self, smaller: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
-        """Give the layers of a smaller network weights and biases that make up for what is gone, in place.
+    def mend(
+        self,
+        layers: list[Layer],
+        coupling: Coupling,
+        stays: np.ndarray,
+        batches: list[dict[str, torch.Tensor]] | None = None,
+        visit: Callable[[Layer, list[dict]], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Give layers of a smaller network weights and biases that make up for what is gone, in place, and run them.
 
         Args:
-            smaller: the unpruned network without the groups that do not stay.
+            layers: of the unpruned network without the groups that do not stay; or the end of them, if those before
+                are mended already.
             coupling: of the unpruned network.
             stays: (n_groups,), boolean.
+            batches: what the layers read from outside, of the images that this was made with, in their order; None
+                for the images themselves, and all layers.
+            visit: as for :func:`lrp_core.graph.run_together`; sees each layer before it is mended.
+
+        Returns:
+            By batch, the last layer's output.
         """
         stays = np.append(stays, True)  # group -1
-        below = False
+        kept = {name: stays[coupling.channels[name]].reshape(len(y), -1)[:, 0] for name, y in self._read.items()}
+        names = list(kept)
+        first = next((i for i, name in enumerate(names) if not kept[name].all()), len(names))
+        changed = set(names[first:])  # all that comes after the first layer that lost inputs
 
-        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
-            nonlocal below
-            if layer.name not in self._originals:
-                return
-            y = self._read[layer.name]
-            inputs = torch.from_numpy(stays[coupling.channels[layer.name]].reshape(len(y), -1)[:, 0])
-            below = below or not inputs.all()
-            if not below:
-                return
-            x = self._samples(layer, lives, int(inputs.sum()))
-            filters = coupling.filters.get(layer.name)
-            outputs = slice(None) if filters is None else torch.from_numpy(stays[filters])
-            self._mend(layer.module, self._originals[layer.name], x, y, inputs.to(x.device), outputs)
+        def mend(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            if visit is not None:
+                visit(layer, lives)
+            if layer.name in changed:
+                inputs = torch.from_numpy(kept[layer.name])
+                x = self._samples(layer, lives, int(inputs.sum()))
+                filters = coupling.filters.get(layer.name)
+                outputs = slice(None) if filters is None else torch.from_numpy(stays[filters])
+                original, y = self._originals[layer.name], self._read[layer.name]
+                self._mend(layer.module, original, x, y, inputs.to(x.device), outputs)
 
         with torch.no_grad():
-            run_together(rebind(self._layers, smaller), self._batches, visit)
+            return run_together(layers, self._batches if batches is None else batches, mend)
 
     def _samples(self, layer: Layer, lives: list[dict[str, torch.Tensor]], n_channels: int) -> torch.Tensor:
         """Return what a layer reads, (n_channels, samples): positions count as samples, before and after flattening."""

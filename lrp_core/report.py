@@ -1,24 +1,90 @@
-"""Prints what a finished ``make repro`` has made: the AUC table and where the figures lie."""
+"""The end of ``make repro``: one page of what the executed notebooks show, and the AUC table in the terminal.
+
+The page is self-contained: it can be sent by mail, read on a telephone, printed. nbconvert makes it, from the outputs
+and the text of the notebooks, without their code.
+"""
 
 import argparse
+import sys
+from pathlib import Path
 
+import nbformat
 import pandas as pd
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_markdown_cell, new_notebook
 
+from lrp_core.experiment import write_text
 from lrp_core.paths import ROOT
-from lrp_core.pipeline import add_choice, read_params
+from lrp_core.pipeline import OUTPUTS, add_choice, backbones_of, executed, read_params
+
+TEMPLATES = Path(__file__).with_name("templates")
+TITLE = "Accuracy-aware LRP pruning of CNNs in data-scarce transfer learning"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the AUC table of a run and the names of its figures."""
-    parser = argparse.ArgumentParser(prog="python -m lrp_core.report", description=__doc__)
+def chapters(params: dict[str, dict]) -> list[Path]:
+    """Return the executed notebooks of a run, the last one, with the results, first."""
+    *before, last = OUTPUTS
+    return [
+        executed(notebook, params, backbone)
+        for notebook in (last, *before)
+        for backbone in backbones_of(notebook, params)
+    ]
+
+
+def page(paths: list[Path]) -> str:
+    """Return executed notebooks as one HTML page.
+
+    Raises:
+        FileNotFoundError: a notebook is not there.
+    """
+    cells = []
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run make repro first, with the same choice")
+        notebook = nbformat.read(path, as_version=4)
+        for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if _belongs(output)]
+                if after is not None and after.source.startswith("**Figure.**"):
+                    cell.metadata["alt"] = after.source.removeprefix("**Figure.**").strip().replace("`", "")
+        cells += [new_markdown_cell(f'<a id="{path.stem}"></a>`{path.stem}`'), *notebook.cells]
+    contents = [f"- [{path.stem}](#{path.stem})" for path in paths]
+    cells.insert(0, new_markdown_cell("\n".join([f"# {TITLE}", "", *contents])))
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    html, _ = exporter.from_notebook_node(new_notebook(cells=cells, metadata={"title": TITLE}))
+    return html
+
+
+def _belongs(output: dict) -> bool:
+    """Tell whether an output means something on paper: no progress bars, no widgets."""
+    return output.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in output.get("data", ())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write report.html of a run; print its AUC table and the names of its figures. 1 if the run is not there."""
+    parser = argparse.ArgumentParser(prog="python -m lrp_core.report", description=__doc__.splitlines()[0])
     add_choice(parser)
-    results = ROOT / read_params(**vars(parser.parse_args(arguments)))["base"]["results"]
-    table = pd.read_csv(results / "tables" / "auc.csv").drop(columns=["auc_sd", "difference"])
+    try:
+        params = read_params(**vars(parser.parse_args(arguments)))
+        results = ROOT / params["base"]["results"]
+        write_text(results / "report.html", page(chapters(params)))
+        table = pd.read_csv(results / "tables" / "auc.csv").drop(columns=["auc_sd", "difference"])
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print("\nClass-averaged AUC of accuracy against pruning rate (0 to 95 %), paired with the best baseline:\n")
     print(table.to_string(index=False, float_format="%.3f", na_rep=""))
     figures = sorted(path.relative_to(ROOT) for path in (results / "figures").glob("*.png"))
     print("\nFigures:", *figures, sep="\n  ")
+    print(f"\nAll of it on one page: {(results / 'report.html').relative_to(ROOT)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

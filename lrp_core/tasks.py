@@ -1,5 +1,6 @@
 """A network at work on scarce images: what a pruning method may see and do, and nothing else."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +10,14 @@ from lrp_core.criteria import Criterion, Scores
 from lrp_core.devices import device_of
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies
-from lrp_core.graph import INPUT, Layer, run
+from lrp_core.graph import INPUT, Layer, run_together
 from lrp_core.heads import crossfitted_logits
 from lrp_core.pruning import PrunedNetwork
 
 SIGNALS = ("cross-fitted", "training", "probability")
 _BATCH = 40  # scarce images at a time
+
+_Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the layers behind it read
 
 
 def signal_accuracies(
@@ -74,7 +77,11 @@ class ScarceTask:
         self.n_classes = int(labels.max()) + 1
         self._images, self._labels, self._fold, self._criterion = images, labels, fold, criterion
         self._signal = check_choice("signal", signal, SIGNALS)
-        self._forget()
+        layers = pairwise(network.layers(network.model))
+        self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
+        self._scores: Scores | None = None
+        self._kept: list[_Activations] | None = None
+        self._tried: tuple[bytes, list[_Activations]] | None = None  # filters, and what would be kept without them
 
     @property
     def labels(self) -> np.ndarray:
@@ -93,51 +100,45 @@ class ScarceTask:
         """
         if len(filters) == 0:
             return self._accuracies(self._present().logits)
-        candidate = self.network.without(filters)
-        first = self.network.layer_names[self.network.layer_of[filters].min()]
-        left = self.network.outputs_left(first, filters)
-        layers = self.network.layers(candidate)
-        rest = layers[[layer.name for layer in layers].index(first) + 1 :]
-        with torch.inference_mode():
-            behind = (kept[first] | {first: _channels(kept[first][first], left)} for kept in self._activations())
-            return self._accuracies(torch.cat([run(rest, values).cpu() for values in behind]))
+        first, kept, self._tried = self.network.first_of(filters), self._activations(), None
+        # What is before that convolution stays as it is; what is behind it is kept, in case these filters go.
+        names = self.network.layer_names[: self.network.layer_names.index(first)]
+        tried = [{name: values[name] for name in names} for values in kept]
+        logits = self.network.outputs_without(filters, [values[first] for values in kept], self._keep_in(tried))
+        self._tried = filters.tobytes(), tried
+        return self._accuracies(torch.cat(logits).cpu())
 
     def prune(self, filters: np.ndarray) -> None:
         """Remove these filters from the network."""
         self.network.remove(filters)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._scores: Scores | None = None
-        self._kept: list[dict[str, dict[str, torch.Tensor]]] = []
+        same = self._tried is not None and self._tried[0] == filters.tobytes()
+        self._kept = self._tried[1] if same else None
+        self._scores = self._tried = None
 
     def _present(self) -> Scores:
         if self._scores is None:
             self._scores = self._criterion(self.network.model, self._images, self._labels)
         return self._scores
 
-    def _activations(self) -> list[dict[str, dict[str, torch.Tensor]]]:
-        """By batch and convolution, its output and whatever else the layers behind it read."""
-        if not self._kept:
+    def _activations(self) -> list[_Activations]:
+        """By batch, what the layers behind each convolution read of the present network."""
+        if self._kept is None:
             layers, device = self.network.layers(self.network.model), device_of(self.network.model)
-            before = {after.name: layer.name for layer, after in pairwise(layers)}
-            with torch.inference_mode():
-                for i in range(0, len(self._images), _BATCH):
-                    kept = {}
-
-                    def keep(layer: Layer, live: dict[str, torch.Tensor], kept: dict = kept) -> None:
-                        if (name := before.get(layer.name)) in self.network.layer_names:
-                            kept[name] = live
-
-                    run(layers, {INPUT: self._images[i : i + _BATCH].to(device)}, keep)
-                    self._kept.append(kept)
+            batches = [{INPUT: self._images[i : i + _BATCH].to(device)} for i in range(0, len(self._images), _BATCH)]
+            self._kept = [{} for _ in batches]
+            with torch.no_grad():
+                run_together(layers, batches, self._keep_in(self._kept))
         return self._kept
+
+    def _keep_in(self, kept: list[_Activations]) -> Callable[[Layer, list[dict]], None]:
+        """Return what keeps the values behind each convolution while layers are run."""
+
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            if (name := self._before.get(layer.name)) is not None:
+                for values, live in zip(kept, lives, strict=True):
+                    values[name] = live
+
+        return visit
 
     def _accuracies(self, logits: torch.Tensor) -> np.ndarray:
         return signal_accuracies(logits, self._labels, self._fold, self.n_classes, self._signal)
-
-
-def _channels(maps: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
-    last = maps.is_contiguous(memory_format=torch.channels_last)
-    return maps[:, left].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -26,7 +26,7 @@ def test_loading_is_one_call_and_bit_equal(tmp_path, name, memory_format):
 
 def test_a_reconstructed_network_keeps_the_biases_that_it_gained(tmp_path):
     model, images = network("resnet18"), draw_images("resnet18")
-    pruned = PrunedNetwork(model, images[:1], Reconstruction(model, images).apply)
+    pruned = PrunedNetwork(model, images[:1], Reconstruction(model, images))
     pruned.remove(np.arange(0, pruned.n_filters, 3))
     save_pruned(tmp_path / "net.safetensors", pruned, {"backbone": "resnet18", "head": [1, 4, model.head.in_features]})
     loaded = load_pruned(tmp_path / "net.safetensors")

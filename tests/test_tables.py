@@ -3,7 +3,17 @@
 import pandas as pd
 import pytest
 
-from lrp_core.tables import areas, auc_table, class_table, drop_table, ingredient_table
+from lrp_core.tables import (
+    areas,
+    auc_table,
+    claim,
+    class_table,
+    drop_table,
+    ingredient_table,
+    metrics,
+    summary,
+    time_spent,
+)
 
 
 @pytest.fixture
@@ -91,3 +101,41 @@ def test_drop_table_by_hand():
     assert table["rate"].to_dict() == {0.01: 0.1, 0.02: 0.1, 0.05: 0.3}
     assert table.loc[0.05, "parameters"] == pytest.approx(0.7)
     assert table.loc[0.05, "multiply_adds"] == pytest.approx(0.85)
+
+
+def test_the_claim_in_words(curves):
+    words = claim(auc_table(areas(curves), curves, ["old", "older"]), "new", curves)
+    assert words.startswith(
+        "On d, over 2 seeds:\n\n- **small**: `new` has an AUC of 0.608 and keeps 75.9% of the unpruned"
+    )
+    assert (
+        "Against `old` (0.505), the best conventional LRP method here, that is +20.3%; the paired difference" in words
+    )
+    assert words.count("- **") == 2
+
+
+def test_metrics(curves):
+    numbers = metrics(auc_table(areas(curves), curves, ["old", "older"]))
+    assert list(numbers) == ["small", "large"]
+    assert numbers["small"]["old"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
+    assert numbers["large"]["new"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
+
+
+def test_time_spent_and_summary(tmp_path):
+    for stage, rows in {
+        "dynamic": [("new", 0, 10.0), ("new", 1, 20.0)],
+        "baseline": [("old", 0, 1.0), ("old", 1, 2.06)],
+    }.items():
+        (tmp_path / "x").mkdir(exist_ok=True)
+        pd.DataFrame(rows, columns=["method", "seed", "seconds"]).to_csv(tmp_path / "x" / f"seconds_{stage}.csv")
+    spent = time_spent(tmp_path, ["x"])
+    assert spent.set_index("method")["seconds"].to_dict() == {"new": 15.0, "old": 1.53}
+    drops = pd.DataFrame(
+        [("x", name, points, rate) for name, rate in (("new", 0.5), ("old", 0.1)) for points in (0.01, 0.05)],
+        columns=["backbone", "method", "points", "rate"],
+    )
+    auc = pd.DataFrame({"backbone": "x", "method": ["new", "old"], "auc": [0.6, 0.5], "retention": [0.9, 0.8], "z": 0})
+    table = summary(auc, drops, spent)
+    assert list(table.columns) == ["auc", "retention", "rate at -1", "rate at -5", "seconds"]
+    assert table.loc[("x", "new")].tolist() == [0.6, 0.9, 0.5, 0.5, 15.0]
+    assert table.loc[("x", "old")].tolist() == [0.5, 0.8, 0.1, 0.1, 1.5]

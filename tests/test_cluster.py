@@ -1,0 +1,39 @@
+"""Runs on a Dask cluster are those of this process."""
+
+import pandas as pd
+import pytest
+from dask.distributed import Client, LocalCluster
+from test_pipeline import SETTINGS, Miniature
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A scheduler and two workers, processes of this machine."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+def test_runs_on_a_cluster_are_those_of_one_process(tmp_path, cluster, monkeypatch):
+    names = ["px-static", "dynamic+reconstruction"]
+    here = Miniature(tmp_path / "here")
+    expected = here.run_all(names, [1, 0], SETTINGS)
+    there = Miniature(tmp_path / "there")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+    got = there.run_all(names, [1, 0], SETTINGS)
+    assert list(got) == list(expected)
+    for key, run in expected.items():
+        pd.testing.assert_frame_equal(got[key].curve, run.curve)
+        pd.testing.assert_frame_equal(got[key].trace, run.trace)
+        assert (got[key].order == run.order).all()
+    with Client(cluster) as client:  # it was they who worked
+        ran = client.run(lambda: __import__("sys").modules.get("lrp_core") is not None)
+    assert list(ran.values()) == [True, True]
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    with pytest.raises(OSError, match=r"tcp://127\.0\.0\.1:1"):
+        Miniature(tmp_path).run_all(["px-static"], [0], SETTINGS)

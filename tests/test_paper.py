@@ -1,0 +1,43 @@
+"""The profile ``paper`` on its way from torchvision's files to a curve, with random numbers in the files."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import get_model, get_model_weights
+
+from lrp_core import experiment, pipeline
+from lrp_core.curves import GRID
+from lrp_core.data import Dataset, split_dataset
+from lrp_core.heads import fit_heads, pooled_features
+
+PAPER = pipeline.read_params("paper")
+
+
+def test_it_has_the_four_families():
+    assert PAPER["base"]["weights"] == dict.fromkeys(("vgg16", "alexnet", "resnet18", "resnet50"), "imagenet")
+    assert PAPER["01_data_prep"]["image_size"] == 224
+
+
+@pytest.mark.parametrize("name", list(PAPER["base"]["weights"]))
+def test_network_goes_from_torchvisions_file_to_a_curve(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = get_model_weights(name).IMAGENET1K_V1
+    file = tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    file.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(get_model(name, weights=None).state_dict(), file)
+    rng = np.random.default_rng(0)
+    labels = torch.arange(40) % 2
+    images = torch.from_numpy(rng.integers(0, 256, (40, 3, 64, 64), dtype=np.uint8))
+    images[labels == 1] //= 2
+    dataset = Dataset(images, labels, torch.arange(40), ("light", "dark"))
+    splits = split_dataset(dataset, 0, 6, 4, 2).assign(seed=0)
+    experiment.write_dataset(tmp_path / "work", dataset, splits, "noise")
+    work = experiment.Experiment(str(tmp_path / "work"), name, PAPER["base"]["weights"][name], device="cpu")
+    work.runs = tmp_path / "runs"
+    scarce, features = work.samples(0, "scarce"), pooled_features(work.backbone, work.samples(0, "scarce").images)
+    file.unlink()  # large
+    work.write_heads({0: fit_heads(features, scarce.labels, scarce.blocks, 2, 0)})
+    run = work.run("px-static", 0)
+    assert run.curve["rate_requested"].tolist() == list(GRID)
+    assert run.curve["parameters"].iloc[-1] < 0.2 * run.curve["parameters"].iloc[0]
