@@ -50,6 +50,8 @@ def page(paths: list[Path]) -> str:
         cells += [new_markdown_cell(f'<a id="{path.stem}"></a>`{path.stem}`'), *notebook.cells]
     contents = [f"- [{path.stem}](#{path.stem})" for path in paths]
     cells.insert(0, new_markdown_cell("\n".join([f"# {TITLE}", "", *contents])))
+    for i, cell in enumerate(cells):
+        cell["id"] = f"cell-{i}"  # a notebook that was run for two backbones has its own twice
     exporter = HTMLExporter(
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
