@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from lrp_core.paths import ROOT
 
@@ -18,8 +19,7 @@ def test_code_runs_from_top_to_bottom():
 
 def test_api_page_is_that_of_the_code(tmp_path):
     """``make docs`` has been run since the last change of a docstring or a signature."""
-    made = subprocess.run(
-        [sys.executable, "-m", "griffe2md", "lrp_core", "-o", str(tmp_path / "api.md")], cwd=ROOT, capture_output=True
-    )
+    command = [Path(sys.executable).with_name("griffe2md"), "lrp_core", "--output", tmp_path / "api.md"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "api.md").read_text() == (ROOT / "docs" / "api.md").read_text(), "run make docs"
