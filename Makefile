@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TESTED := .venv/.ready-for-tests
+INSTALL := $(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check --constraint requirements.lock
 CHOICE := $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)')
 CHOICE := $(strip $(CHOICE))
 # No telemetry; tools of the environment come first.
@@ -16,7 +18,7 @@ repro: $(READY)
 	$(if $(CHOICE),python -m lrp_core.pipeline $(CHOICE),dvc repro)
 	@python -m lrp_core.report $(CHOICE)
 
-test: $(READY)
+test: $(TESTED)
 	ruff check .
 	ruff format --check .
 	pytest --nbval-lax tests notebooks
@@ -30,11 +32,11 @@ lab: $(READY)
 notebooks: $(READY)
 	python -m lrp_core.pipeline --in-place
 
-bench: $(READY)
+bench: $(TESTED)
 	python benchmarks/relevance.py
 	python benchmarks/cost.py
 
-docs: $(READY)
+docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
 
 clean:
@@ -44,5 +46,9 @@ clean:
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, this is {sys.version}")'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --progress-bar on --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+	$(INSTALL) --editable .
+	touch $@
+
+$(TESTED): $(READY)
+	$(INSTALL) --editable '.[test]'
 	touch $@
