@@ -40,7 +40,7 @@ docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
 
 clean:
-	rm -rf .venv data/small data/default data/quick data/full data/own data/runs
+	rm -rf .venv data/small data/default data/quick data/full data/own data/paper data/runs
 
 # A half-made environment has no .ready and is made anew.
 $(READY): pyproject.toml requirements.lock
