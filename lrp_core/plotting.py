@@ -309,7 +309,9 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     way.plot(row["rate"], row["after"], "o", ms=10, color=colours[1], label=f"step {step}")
     way.set(xlabel="filters removed", ylabel="A on the scarce images", xlim=(0, 1), ylim=(0, 1))
     way.legend(loc="lower left")
-    way.set_title(f"{row['requested']} tried, {row['removed']} removed, {row['deferred']} put off", fontsize="medium")
+    way.set_title(
+        "{requested:.0f} tried, {removed:.0f} removed, {deferred:.0f} put off".format(**row), fontsize="medium"
+    )
     bars.barh([name.removeprefix("accuracy_") for name in classes][::-1], row[classes][::-1], color=colours[0])
     bars.set(xlabel="class accuracy", xlim=(0, 1))
     for axis in (way.xaxis, way.yaxis, bars.xaxis):

@@ -1,0 +1,44 @@
+"""The slider through the controller's steps shows the step that it stands at."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from lrp_core import plotting
+
+TRACE = pd.DataFrame(
+    {
+        "step": [0, 1, 2],
+        "rate": [0.1, 0.1, 0.3],
+        "after": [0.8, 0.8, 0.5],
+        "bound": [0.76, 0.76, 0.4],
+        "requested": [10, 9, 20],
+        "removed": [10, 0, 15],
+        "deferred": [0, 9, 5],
+        "accuracy_cat": [0.9, 0.9, 0.4],
+        "accuracy_dog": [0.7, 0.7, 0.65],
+    }
+)
+
+
+def test_a_step_is_drawn_with_its_own_numbers():
+    figure = plotting.controller_step(TRACE, 2)
+    way, bars = figure.axes
+    assert way.get_title() == "20 tried, 15 removed, 5 put off"
+    (point,) = [line for line in way.lines if line.get_label() == "step 2"]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.3, 0.5)
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["dog", "cat"]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.65, 0.4])
+    plt.close(figure)
+
+
+def test_the_slider_draws_the_step_that_it_stands_at(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plotting, "display", lambda figure: shown.append(figure.axes[0].get_title()))
+    widget = plotting.explore(TRACE)
+    slider = widget.children[0]
+    assert (slider.min, slider.max, slider.value) == (0, 2, 0)
+    widget.update()
+    slider.value = 1
+    assert shown[-1] == "9 tried, 0 removed, 9 put off"
+    assert plt.get_fignums() == []
