@@ -48,13 +48,14 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return predict(nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images)
 
 
-def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float) -> np.ndarray:
-    """Fit multinomial logistic regression without a bias on features scaled to unit deviation.
+def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float, bias: bool = False) -> np.ndarray:
+    """Fit multinomial logistic regression on features scaled to unit deviation.
 
     Args:
         features: (N, C), non-negative.
         labels: (N,), in 0..n_classes-1, each class present.
         regularisation: inverse strength C of the L2 penalty, on the scaled features.
+        bias: fit a constant too, which is not returned.
 
     Returns:
         Weights for unscaled features, (n_classes, C), float64.
@@ -62,8 +63,11 @@ def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float) 
     features = features.astype(np.float64)
     scale = features.std(axis=0)
     scale[scale == 0] = 1.0  # a dead channel
-    head = LogisticRegression(C=regularisation, fit_intercept=False, max_iter=5000)
-    return head.fit(features / scale, labels).coef_ / scale
+    two = labels.max() == 1
+    # Of two classes scikit-learn fits the difference: with half of it for each and twice the C, the loss is the same.
+    head = LogisticRegression(C=2 * regularisation if two else regularisation, fit_intercept=bias, max_iter=5000)
+    weights = head.fit(features / scale, labels).coef_
+    return (np.concatenate([-weights, weights]) / 2 if two else weights) / scale
 
 
 def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> Heads:

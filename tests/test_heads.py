@@ -16,17 +16,19 @@ def features():
     return torch.from_numpy(x), torch.from_numpy(labels), np.arange(60) // 2
 
 
-def test_head_minimises_the_penalised_cross_entropy(features):
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_head_minimises_the_penalised_cross_entropy(features, n_classes):
     """The same loss written down and minimised by scipy, in float64."""
-    x, y = features[0].numpy(), features[1].numpy()
+    x, y = features[0].numpy()[: 20 * n_classes], features[1].numpy()[: 20 * n_classes]
     scaled = x / x.std(axis=0)
 
     def loss(flat):
-        weight = flat.reshape(3, 6)
+        weight = flat.reshape(n_classes, 6)
         logits = scaled @ weight.T
-        return np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(60), y]) + (weight**2).sum() / (2 * 0.1)
+        nll = np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y])
+        return nll + (weight**2).sum() / (2 * 0.1)
 
-    expected = minimize(loss, np.zeros(18), method="BFGS").x.reshape(3, 6)
+    expected = minimize(loss, np.zeros(6 * n_classes), method="BFGS").x.reshape(n_classes, 6)
     np.testing.assert_allclose(train_head(x, y, 0.1) * x.std(axis=0), expected, atol=2e-3)
 
 
