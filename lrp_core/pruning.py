@@ -5,10 +5,12 @@ the channels of a grouped convolution that stand at the same place in each group
 of convolutions each group is one filter.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +18,10 @@ from torch import nn
 
 from lrp_core.devices import device_of
 from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, rebind, run, run_together, trace
+
+
+if TYPE_CHECKING:
+    from lrp_core.reconstruction import Reconstruction
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,6 @@ class _Groups:
         for a, b in zip(one, other, strict=True):
             a, b = sorted((self.root(a), self.root(b)))
             self._parent[b] = a
-
-
-class Mending(Protocol):
-    """What makes up for removed filters: :class:`lrp_core.reconstruction.Reconstruction`."""
-
-    def mend(
-        self,
-        layers: list[Layer],
-        coupling: Coupling,
-        stays: np.ndarray,
-        batches: list[dict[str, torch.Tensor]] | None = None,
-        visit: Callable[[Layer, list[dict]], None] | None = None,
-    ) -> list[torch.Tensor]:
-        """Change layers of a smaller network in place, and run them."""
 
 
 def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
@@ -264,7 +256,7 @@ class PrunedNetwork:
         self,
         model: nn.Module,
         example_input: torch.Tensor,
-        reconstruction: Mending | None = None,
+        reconstruction: Reconstruction | None = None,
     ):
         """Take a network.
 
