@@ -19,7 +19,6 @@ from torch import nn
 from lrp_core.devices import device_of
 from lrp_core.graph import INPUT, WEIGHTED, Add, Concat, Layer, rebind, run, run_together, trace
 
-
 if TYPE_CHECKING:
     from lrp_core.reconstruction import Reconstruction
 
