@@ -79,7 +79,15 @@ def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, 
         blocks: their blocks, (N,); the images of a block share a fold.
         n_folds: k; two or more.
         seed: draws the folds.
+
+    Raises:
+        ValueError: fewer blocks than folds, or a class that is in one fold only.
     """
+    if (n_blocks := len(np.unique(blocks))) < n_folds:
+        raise ValueError(
+            f"the {len(blocks)} scarce images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "
+            "smaller block (1 if your images are independent of each other), or fewer folds"
+        )
     x, y = features.double().numpy(), labels.numpy()
     n_classes = int(y.max()) + 1
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)

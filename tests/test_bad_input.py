@@ -200,6 +200,12 @@ TABLE = [
         ValueError,
         "cannot compute on device 'cuda:99' .* use",
     ),
+    (
+        "more folds than blocks",
+        lambda t: heads.fit_heads(torch.rand(12, 3), torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
+        ValueError,
+        "the 12 scarce images are from 3 blocks, too few for 5 folds: choose a smaller block",
+    ),
     # params.yaml and the command line
     (
         "a profile misspelt",
