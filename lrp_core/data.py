@@ -35,12 +35,14 @@ class Dataset:
         labels: int64, (N,), indices into ``class_names``.
         positions: int64, (N,), each image's place in the source's own order, in which neighbours resemble each other.
         class_names: one name a class.
+        block: how many consecutive positions resemble each other, as far as is known.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
     class_names: tuple[str, ...]
+    block: int = 1
 
 
 def _elpv(size: int) -> Dataset:
@@ -65,6 +67,7 @@ def _elpv(size: int) -> Dataset:
         labels=torch.from_numpy(pd.Categorical(names, class_names).codes.astype(np.int64)),
         positions=torch.tensor([int(re.search(r"\d+", path)[0]) - 1 for path in table["path"]]),
         class_names=class_names,
+        block=32,  # half a module or so
     )
 
 

@@ -23,6 +23,12 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"cannot compute on device {name!r} ({reason}); use auto, cpu or cuda") from error
 
 
+def nth_device(device: torch.device, n: int) -> torch.device:
+    """Return the n-th GPU, counted round, if it is a GPU that is asked for and there are several; else the device."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    return torch.device("cuda", n % count) if count > 1 else device
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a network's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

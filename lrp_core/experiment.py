@@ -4,6 +4,7 @@ A workspace is a folder under data/ that holds what the stages hand to one anoth
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from lrp_core.backbones import load_backbone, normalise, own_files
 from lrp_core.controller import Settings, Step
 from lrp_core.criteria import criterion
 from lrp_core.data import Dataset
-from lrp_core.devices import choose_device
+from lrp_core.devices import choose_device, nth_device
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import harmonic_mean, predict
 from lrp_core.heads import Heads, classifier
@@ -205,7 +206,7 @@ class Experiment:
             class accuracies on the scarce images, as the signal has them).
         """
         with _parallel(self.jobs) as parallel:
-            parts = parallel(delayed(Experiment._signals)(self, name, seed) for seed in seeds)
+            parts = parallel(delayed(Experiment._signals)(self._at(n), name, seed) for n, seed in enumerate(seeds))
             return pd.DataFrame([row for rows in parts for row in rows])
 
     def _signals(self, name: str, seed: int) -> list[dict]:
@@ -280,12 +281,42 @@ class Experiment:
             method(name)  # an unknown one is named before hours are spent on the others
         self.backbone.eval()  # loaded once, here, not in every process
         run = delayed(Experiment.run)
-        with _parallel(self.jobs) as parallel, warnings.catch_warnings():
-            # A process that holds much memory after a run is replaced by a fresh one, which is as it should be.
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
-            runs = parallel(run(self, name, seed, settings) for name, seed in todo)
+        with _parallel(self.jobs) as parallel:
+            runs = parallel(run(self._at(n), name, seed, settings) for n, (name, seed) in enumerate(todo))
             progress = tqdm(runs, f"pruning {self.backbone_name}", total=len(todo), unit="run")
             return dict(zip(todo, progress, strict=True))
+
+    def write_runs(
+        self, stage: str, runs: dict[tuple[str, int], Run], results: Path
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Write what a stage's runs gave: tables for people, orders and seconds for the stages after it.
+
+        Args:
+            stage: "baseline" or "dynamic".
+            runs: of :meth:`run_all`.
+            results: folder of the tables.
+
+        Returns:
+            The curves and the traces of all runs.
+        """
+        curves = pd.concat([run.curve for run in runs.values()], ignore_index=True)
+        trace = pd.concat([run.trace for run in runs.values()], ignore_index=True)
+        write_csv(results / f"curves_{stage}.csv", curves)
+        write_csv(results / f"trace_{stage}.csv", trace)
+        orders = {f"{name}/{seed}": torch.from_numpy(run.order) for (name, seed), run in runs.items()}
+        write_tensors(self.folder / f"orders_{stage}.safetensors", orders)
+        seconds = [{"method": name, "seed": seed, "seconds": run.seconds} for (name, seed), run in runs.items()]
+        write_csv(self.folder / f"seconds_{stage}.csv", pd.DataFrame(seconds))
+        return curves, trace
+
+    def _at(self, n: int) -> "Experiment":
+        """Return this experiment for the n-th of several runs at a time: on a GPU of its own, where there are some."""
+        if (device := nth_device(self.device, n)) == self.device:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop("backbone", None)  # is on the first GPU
+        other.device = device
+        return other
 
     def _trace(self, steps: list[Step]) -> pd.DataFrame:
         rows = []
@@ -339,7 +370,10 @@ def _parallel(jobs: int) -> Iterator[Parallel]:
         with Client(address, set_as_default=True), parallel_config("dask"):
             yield Parallel(return_as="generator")
     else:
-        yield Parallel(jobs, return_as="generator")
+        with warnings.catch_warnings():
+            # A process that holds much memory after a run is replaced by a fresh one, which is as it should be.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+            yield Parallel(jobs, return_as="generator")
 
 
 def _labelled(labels: dict, frame: pd.DataFrame) -> pd.DataFrame:

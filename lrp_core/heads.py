@@ -63,10 +63,13 @@ def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float, 
     features = features.astype(np.float64)
     scale = features.std(axis=0)
     scale[scale == 0] = 1.0  # a dead channel
+    # With this penalty the weights lie in the span of the images: there are no more coordinates to fit than images.
+    basis, coordinates = np.linalg.qr((features / scale).T)
     two = labels.max() == 1
     # Of two classes scikit-learn fits the difference: with half of it for each and twice the C, the loss is the same.
-    head = LogisticRegression(C=2 * regularisation if two else regularisation, fit_intercept=bias, max_iter=5000)
-    weights = head.fit(features / scale, labels).coef_
+    strength = 2 * regularisation if two else regularisation
+    head = LogisticRegression(C=strength, fit_intercept=bias, solver="newton-cg", tol=1e-8, max_iter=1000)
+    weights = head.fit(coordinates.T, labels).coef_ @ basis.T
     return (np.concatenate([-weights, weights]) / 2 if two else weights) / scale
 
 

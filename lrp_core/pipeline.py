@@ -7,6 +7,7 @@ python -m lrp_core.pipeline --in-place                                # all, at 
 """
 
 import argparse
+import ast
 import contextlib
 import sys
 import tempfile
@@ -35,9 +36,10 @@ OUTPUTS = {
 }
 
 
-def declared_parameters(notebook: str) -> set[str]:
-    """Return the names in a notebook's parameters cell."""
-    return set(inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
+def defaults(notebook: str) -> dict:
+    """Return what a notebook's parameters cell says, by name."""
+    parameters = inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb"))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in parameters.items()}
 
 
 def read_params(profile: str | None = None, data: str | None = None) -> dict[str, dict]:
@@ -74,7 +76,7 @@ def overlay(params: dict[str, dict], profile: str, changes: dict[str, dict]) -> 
 
 def backbones_of(notebook: str, params: dict[str, dict]) -> list[str | None]:
     """Return the backbones that a notebook runs for, one at a time; None if it runs once."""
-    return list(params["base"]["weights"]) if "backbone" in declared_parameters(notebook) else [None]
+    return list(params["base"]["weights"]) if "backbone" in defaults(notebook) else [None]
 
 
 def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | None = None) -> dict:
@@ -88,7 +90,7 @@ def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | Non
     Raises:
         ValueError: the section and the notebook's parameters cell do not name the same parameters; an unknown backbone.
     """
-    declared, base = declared_parameters(notebook), params["base"]
+    declared, base = set(defaults(notebook)), params["base"]
     if backbone is not None:
         weights = base["weights"][check_choice("backbone of params.yaml", backbone, base["weights"])]
         base = base | {"backbone": backbone, "weights": weights, "results": f"{base['results']}/{backbone}"}
@@ -135,25 +137,6 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
             raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
 
 
-def ensure_inputs(notebook: str, workspace: str) -> None:
-    """Run the notebooks before this one at their small defaults where their outputs are missing.
-
-    So that Run All works in any notebook of a fresh clone. Only for the small workspace that the notebooks name
-    themselves: the stages of dvc.yaml bring their own inputs.
-    """
-    for earlier, files in OUTPUTS.items():
-        if earlier == notebook:
-            return
-        defaults = inspect_notebook(str(NOTEBOOKS / f"{earlier}.ipynb"))
-        default, backbone = (
-            defaults[name]["default"].strip("\"'") if name in defaults else "" for name in ("workspace", "backbone")
-        )
-        paths = [ROOT / workspace / file.format(backbone=backbone) for file in files]
-        if workspace == default and not all(path.is_file() for path in paths):
-            print(f"{workspace} is not prepared: running {earlier} first", file=sys.stderr)
-            execute(earlier, ROOT / workspace / "notebooks" / f"{earlier}.ipynb", {})
-
-
 def execute_in_place(notebook: str) -> None:
     """Run a notebook at its defaults and keep its outputs in the file, without times and progress bars."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
@@ -193,6 +176,19 @@ def alone_in(workspace: str) -> Iterator[None]:
         lock.release()
 
 
+def claim(workspace: str, data: str) -> None:
+    """Note from which images of the user's a workspace is made.
+
+    Raises:
+        RuntimeError: it is made from others, of the same name.
+    """
+    note, source = ROOT / workspace / "source.txt", str((ROOT / Path(data).expanduser()).resolve())
+    if note.is_file() and (other := note.read_text()) != source:
+        raise RuntimeError(f"{workspace} is of {other}, not of {source}: rename one of the two, or delete {workspace}")
+    with atomic(note) as temporary:
+        temporary.write_text(source)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all notebooks for a profile or in place; 1 if a notebook failed."""
     parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
@@ -213,6 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.notebook is None:
             stages = [(notebook, backbone) for notebook in OUTPUTS for backbone in backbones_of(notebook, params)]
         with alone_in(params["base"]["workspace"]):
+            if options.data is not None:
+                claim(params["base"]["workspace"], options.data)
             for notebook, backbone in stages:
                 parameters = stage_parameters(notebook, params, backbone)
                 print(f"running {notebook} {backbone or ''}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The chain: parameters, checkpoints, the same bytes twice, and documents that say what the files say."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from lrp_core import experiment, methods, pipeline
+from lrp_core import experiment, inputs, methods, pipeline
 from lrp_core.controller import Settings
 from lrp_core.curves import GRID, prune_to
 from lrp_core.data import Dataset, split_dataset
@@ -30,9 +31,7 @@ def test_every_notebook_is_a_stage_and_a_section():
     assert list(STAGES) == list(pipeline.OUTPUTS) == [name for name in PARAMS if name not in ("base", "profiles")]
     for name, stage in STAGES.items():
         backbones = stage.get("matrix", {}).get("backbone", [])
-        assert backbones == (
-            list(PARAMS["base"]["weights"]) if "backbone" in pipeline.declared_parameters(name) else []
-        )
+        assert backbones == (list(PARAMS["base"]["weights"]) if "backbone" in pipeline.defaults(name) else [])
         each = " --backbone ${item.backbone}" if backbones else ""
         assert stage["cmd"] == f"python -m lrp_core.pipeline {name}{each}"
         assert set(stage["params"]) == {"base", name}
@@ -41,11 +40,11 @@ def test_every_notebook_is_a_stage_and_a_section():
 
 @pytest.mark.parametrize("notebook", list(pipeline.OUTPUTS))
 def test_params_yaml_names_each_notebooks_parameters(notebook):
-    backbone = "efficientnet-lite0" if "backbone" in pipeline.declared_parameters(notebook) else None
+    backbone = "efficientnet-lite0" if "backbone" in pipeline.defaults(notebook) else None
     given = pipeline.stage_parameters(notebook, PARAMS, backbone)
     if backbone is not None:
         assert given["weights"] == "imagenet"
-    assert set(given) == pipeline.declared_parameters(notebook)
+    assert set(given) == set(pipeline.defaults(notebook))
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     for line in cell.source.splitlines():
@@ -85,8 +84,25 @@ def test_a_misspelt_profile_is_an_error():
 
 
 def test_base_holds_nothing_that_no_notebook_uses():
-    used = set().union(*(pipeline.declared_parameters(notebook) for notebook in pipeline.OUTPUTS))
+    used = set().union(*(pipeline.defaults(notebook) for notebook in pipeline.OUTPUTS))
     assert set(PARAMS["base"]) <= used
+
+
+def test_images_of_another_folder_of_the_same_name_are_kept_apart(tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    ran = []
+    monkeypatch.setattr(pipeline, "execute", lambda notebook, *_: ran.append(notebook))
+    assert pipeline.main(["--data", "a/photos"]) == pipeline.main(["--data", str(tmp_path / "a/photos")]) == 0
+    n_ran = len(ran)
+    assert pipeline.main(["--data", "b/photos"]) == 1
+    assert len(ran) == n_ran > 0
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: data/own/photos is of {tmp_path}/a/photos, not of {tmp_path}/b/photos: rename")
+
+
+def test_notebooks_name_the_small_workspace():
+    assert {pipeline.defaults(notebook)["workspace"] for notebook in pipeline.OUTPUTS} == {inputs.SMALL}
 
 
 def test_misspelt_parameter_is_an_error():

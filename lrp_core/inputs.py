@@ -1,0 +1,35 @@
+"""What lets a notebook of a fresh clone run by itself: the notebooks before it are run first, at their small defaults.
+
+Apart from :mod:`lrp_core.pipeline`, so that a notebook with its inputs need not wait seconds for papermill to load.
+"""
+
+import sys
+
+from lrp_core.paths import ROOT
+
+SMALL = "data/small"  # the workspace that the notebooks name themselves
+
+
+def ensure_inputs(notebook: str, workspace: str) -> None:
+    """Run the notebooks before this one at their defaults where what they leave is missing.
+
+    Only in the small workspace: the stages of dvc.yaml bring their own inputs.
+
+    Args:
+        notebook: its name without suffix.
+        workspace: its parameter of this name.
+
+    Raises:
+        RuntimeError: a cell of an earlier notebook failed; the message is the cell's error.
+    """
+    if workspace != SMALL:
+        return
+    from lrp_core.pipeline import OUTPUTS, defaults, execute
+
+    for earlier, files in OUTPUTS.items():
+        if earlier == notebook:
+            return
+        paths = [ROOT / workspace / file.format(backbone=defaults(earlier).get("backbone")) for file in files]
+        if not all(path.is_file() for path in paths):
+            print(f"{workspace} is not prepared: running {earlier} first", file=sys.stderr)
+            execute(earlier, ROOT / workspace / "notebooks" / f"{earlier}.ipynb", {})
