@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 TESTED := .venv/.ready-for-tests
-# Most modules are never imported: compiling them all would take longer than compiling some later.
+# Most modules are never imported: compiling them all would take longer than compiling some later, and keeping that.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/pip install --no-compile --quiet --progress-bar on --disable-pip-version-check --constraint requirements.lock
 CHOICE := $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)')
 CHOICE := $(strip $(CHOICE))

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 from typing import ClassVar
 from urllib.error import URLError
 
@@ -38,6 +39,8 @@ def test_scarce_and_test_images_share_no_image_and_no_block(seed):
     assert scarce["label"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
     assert test["label"].value_counts().max() == 12
     assert (dataset.labels.numpy()[rows["index"]] == rows["label"]).all()
+    together = replace(dataset, positions=dataset.positions // 5)  # one number for all that belong together
+    assert split_dataset(together, seed, n_scarce=10, n_test=12, block=1).equals(rows)
 
 
 def test_seed_decides_the_split():

@@ -217,6 +217,18 @@ def test_runs_in_processes_are_those_of_one_process(tmp_path):
         work.run_all(["dynamic", "dynamics"], [0])
 
 
+def test_runs_at_a_time_are_spread_over_gpus(tmp_path, monkeypatch):
+    work = Miniature(tmp_path)
+    assert work._at(1) is work
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    work.device = torch.device("cuda", 0)
+    spread = [work._at(n) for n in range(3)]
+    assert [one.device.index for one in spread] == [0, 1, 0]
+    assert "backbone" not in vars(spread[1])  # loaded anew, on its own GPU
+    assert "backbone" in vars(work)
+    assert work.device.index == 0
+
+
 def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     work = Miniature(tmp_path)
 
@@ -317,3 +329,31 @@ def test_readme_shows_the_table_of_the_committed_run():
             assert f"| {row.gain:+.1%} | {row.low:+.3f} to {row.high:+.3f} | {row.verdict.split(':')[0]} |" in line
     for image in re.findall(r"\]\((results/[^)]+)\)", readme):
         assert (ROOT / image).is_file()
+
+
+INGREDIENTS = {  # rows of README's table: each change as (without it, with it), twice where there are two columns
+    "reconstruction, on `px-iterative-abs`": [("px-iterative-abs", "px-iterative-abs+reconstruction")],
+    "the controller's rate, on `px-iterative-abs`": [
+        (f"px-iterative-abs{suffix}", f"dynamic-rate{suffix}") for suffix in ("", "+reconstruction")
+    ],
+    "the controller's order, on `px-iterative-abs`": [
+        (f"px-iterative-abs{suffix}", f"dynamic-order{suffix}") for suffix in ("", "+reconstruction")
+    ],
+    "Taylor instead of absolute relevance": [
+        (f"px-iterative-abs{suffix}", f"taylor{suffix}") for suffix in ("", "+reconstruction")
+    ],
+    "the training accuracy as the signal, on `dynamic`": [("dynamic", "dynamic-training")],
+    "the probability as the signal, on `dynamic`": [("dynamic", "dynamic-probability")],
+}
+
+
+def test_readme_shows_what_ingredients_are_worth():
+    readme = (ROOT / "README.md").read_text()
+    worth = pd.read_csv(ROOT / "results" / "full" / "tables" / "ingredients.csv")
+    worth = worth.set_index(["backbone", "without", "with_ingredient"])["difference"].map("{:+.3f}".format)
+    worth = worth.replace({"-0.000": "0.000", "+0.000": "0.000"})
+    for words, pairs in INGREDIENTS.items():
+        cells = [" / ".join(worth[backbone, *pair] for backbone in ("vgg16", "efficientnet-lite0")) for pair in pairs]
+        (line,) = re.findall(rf"^\| {re.escape(words)} \|(.*)\|$", readme, re.MULTILINE)
+        got = [re.sub(r" \(.*\)", "", cell.strip()) for cell in line.split("|")]
+        assert got == [*cells, ""][:2], words
