@@ -65,8 +65,19 @@ def run(network: str, images: int, px: int, rows: list[dict]) -> None:
         timed(f"px-iterative-abs{suffix}", replace(Settings(), batch=0.95 / n_steps), "the controller's")
 
 
+def multiples(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the controller's seconds as multiples of those of iterative pruning, by configuration."""
+    keys = ["network", "filters", "images", "px", "reconstruction"]
+    names = table["method"].str.partition("+")
+    table = table.assign(kind=names[0] + ", " + table["steps"], reconstruction=names[2] != "")
+    seconds = table.pivot(index=keys, columns="kind", values="seconds")
+    controller = seconds.pop("dynamic, its own")
+    steps = table[table["kind"] == "dynamic, its own"].set_index(keys)[["n_steps", "evaluations", "seconds"]]
+    return steps.join(seconds.rdiv(controller, axis=0).add_prefix("multiple of "))
+
+
 def main() -> None:
-    """Run the grid, or its first configuration, and print seconds as multiples of px-iterative-abs."""
+    """Run the grid, or its first configuration, and print the controller's cost as multiples of iterative pruning."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--first", action="store_true", help="the first configuration alone")
     options = parser.parse_args()
@@ -76,8 +87,7 @@ def main() -> None:
         run(*configuration, rows)
         table = pd.DataFrame(rows)
         write_csv(ROOT / "results" / "benchmarks" / "cost.csv", table)
-    keys = ["network", "filters", "images", "px"]
-    print(table.set_index([*keys, "method", "steps"])["seconds"].unstack(["method", "steps"]).round(1).to_string())
+    print(multiples(table).round(1).to_string())
 
 
 if __name__ == "__main__":
