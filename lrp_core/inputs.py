@@ -3,6 +3,7 @@
 Apart from :mod:`lrp_core.pipeline`, so that a notebook with its inputs need not wait seconds for papermill to load.
 """
 
+import ast
 import sys
 
 from lrp_core.paths import ROOT
@@ -29,7 +30,8 @@ def ensure_inputs(notebook: str, workspace: str) -> None:
     for earlier, files in OUTPUTS.items():
         if earlier == notebook:
             return
-        paths = [ROOT / workspace / file.format(backbone=defaults(earlier).get("backbone")) for file in files]
+        backbone = ast.literal_eval(defaults(earlier).get("backbone", "None"))
+        paths = [ROOT / workspace / file.format(backbone=backbone) for file in files]
         if not all(path.is_file() for path in paths):
             print(f"{workspace} is not prepared: running {earlier} first", file=sys.stderr)
             execute(earlier, ROOT / workspace / "notebooks" / f"{earlier}.ipynb", {})

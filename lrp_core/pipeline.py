@@ -7,7 +7,6 @@ python -m lrp_core.pipeline --in-place                                # all, at 
 """
 
 import argparse
-import ast
 import contextlib
 import sys
 import tempfile
@@ -36,10 +35,10 @@ OUTPUTS = {
 }
 
 
-def defaults(notebook: str) -> dict:
-    """Return what a notebook's parameters cell says, by name."""
+def defaults(notebook: str) -> dict[str, str]:
+    """Return what a notebook's parameters cell says, by name, as it is written there."""
     parameters = inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb"))
-    return {name: ast.literal_eval(parameter["default"]) for name, parameter in parameters.items()}
+    return {name: parameter["default"] for name, parameter in parameters.items()}
 
 
 def read_params(profile: str | None = None, data: str | None = None) -> dict[str, dict]:
@@ -182,8 +181,9 @@ def claim(workspace: str, data: str) -> None:
     Raises:
         RuntimeError: it is made from others, of the same name.
     """
-    note, source = ROOT / workspace / "source.txt", str((ROOT / Path(data).expanduser()).resolve())
-    if note.is_file() and (other := note.read_text()) != source:
+    folder, source = ROOT / workspace, str((ROOT / Path(data).expanduser()).resolve())
+    note, has_images = folder / "source.txt", (folder / "images.safetensors").is_file()
+    if has_images and note.is_file() and (other := note.read_text()) != source:
         raise RuntimeError(f"{workspace} is of {other}, not of {source}: rename one of the two, or delete {workspace}")
     with atomic(note) as temporary:
         temporary.write_text(source)

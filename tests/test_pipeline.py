@@ -93,7 +93,10 @@ def test_images_of_another_folder_of_the_same_name_are_kept_apart(tmp_path, monk
     monkeypatch.setattr(pipeline, "ROOT", tmp_path)
     ran = []
     monkeypatch.setattr(pipeline, "execute", lambda notebook, *_: ran.append(notebook))
+    assert pipeline.main(["--data", "misspelt/photos"]) == 0  # leaves no images, so its name is free
     assert pipeline.main(["--data", "a/photos"]) == pipeline.main(["--data", str(tmp_path / "a/photos")]) == 0
+    (tmp_path / "data/own/photos/images.safetensors").touch()
+    assert pipeline.main(["--data", "a/photos"]) == 0
     n_ran = len(ran)
     assert pipeline.main(["--data", "b/photos"]) == 1
     assert len(ran) == n_ran > 0
@@ -102,7 +105,7 @@ def test_images_of_another_folder_of_the_same_name_are_kept_apart(tmp_path, monk
 
 
 def test_notebooks_name_the_small_workspace():
-    assert {pipeline.defaults(notebook)["workspace"] for notebook in pipeline.OUTPUTS} == {inputs.SMALL}
+    assert {pipeline.defaults(notebook)["workspace"] for notebook in pipeline.OUTPUTS} == {f'"{inputs.SMALL}"'}
 
 
 def test_misspelt_parameter_is_an_error():
