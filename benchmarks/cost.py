@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lrp_core.backbones import load_backbone, normalise
+from lrp_core.study.backbones import load_backbone, normalise
 from lrp_core.controller import Settings
 from lrp_core.criteria import criterion
-from lrp_core.data import load_dataset, split_dataset
-from lrp_core.experiment import write_csv
+from lrp_core.study.datasets import load_dataset, split_dataset
+from lrp_core.study.experiment import write_csv
 from lrp_core.heads import classifier, fit_heads, pooled_features
 from lrp_core.methods import METHODS, prune
-from lrp_core.paths import ROOT
+from lrp_core.study.paths import ROOT
 from lrp_core.pruning import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.tasks import ScarceTask

@@ -25,12 +25,12 @@ from zennit.layer import Sum
 from zennit.rules import Epsilon
 from zennit.types import Convolution, Linear
 
-from lrp_core.backbones import load_backbone
-from lrp_core.experiment import write_csv
+from lrp_core.study.backbones import load_backbone
+from lrp_core.study.experiment import write_csv
 from lrp_core.graph import INPUT, Add, fold_batchnorm, run, trace
 from lrp_core.heads import classifier
 from lrp_core.lrp import filter_relevance
-from lrp_core.paths import ROOT
+from lrp_core.study.paths import ROOT
 
 NETWORKS = ("vgg16", "resnet18", "efficientnet-lite0")
 IMAGES = {96: 32, 224: 16}  # by size in pixels, how many at once

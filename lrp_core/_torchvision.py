@@ -17,7 +17,7 @@ _library = None  # the registrations live as long as this object
 
 
 def declare_missing_operators() -> list[str]:
-    """Declare the operators without which torchvision does not import; a no-op where torch has CUDA.
+    """Declare the operators without which torchvision does not import; a no-op where torch has CUDA, or without it.
 
     Returns:
         The names that were declared now.
@@ -25,7 +25,11 @@ def declare_missing_operators() -> list[str]:
     global _library
     if torch.version.cuda is not None or _library is not None:
         return []
-    if importlib.metadata.version("torchvision").endswith("+cpu"):  # this build brings its own
+    try:
+        version = importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    if version.endswith("+cpu"):  # this build brings its own
         return []
     _library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS.values():

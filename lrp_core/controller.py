@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrp_core.evaluation import MAX_RATE, harmonic_mean
-from lrp_core.pruning import filters_at
+from lrp_core.evaluation import MAX_RATE, filters_at, harmonic_mean
 
 _NOTHING = np.array([], dtype=np.int64)
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
@@ -113,6 +112,11 @@ def take(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray)
     return np.array(taken, dtype=np.int64)
 
 
+def greatest_rate(layer_of: np.ndarray) -> float:
+    """Return the fraction of all filters that can go if each layer keeps one; ``layer_of`` (n_filters,)."""
+    return 1 - len(np.unique(layer_of)) / len(layer_of)
+
+
 def class_weights(accuracies: np.ndarray, floor: float) -> np.ndarray:
     """Return weights proportional to dA/da_c of the harmonic mean A, that is to 1/a_c^2, with mean 1, (n_classes,)."""
     weights = 1 / np.maximum(accuracies, floor) ** 2
@@ -125,26 +129,28 @@ def control(
     accuracy: Callable[[np.ndarray], np.ndarray],
     prune: Callable[[np.ndarray], None],
     settings: Settings = Settings(),
+    until: float = MAX_RATE,
 ) -> Iterator[Step]:
-    """Prune a network until 95 % of its filters are gone, and yield a record of each step.
+    """Prune a network until a fraction of its filters is gone, and yield a record of each step.
 
     Args:
         layer_of: each filter's layer, (n_filters,).
-        relevance: the present relevance by class, (n_classes, n_filters); NaN for filters that are gone.
+        relevance: the present relevance by class, (n_classes, n_filters); of filters that are gone, anything. Without
+            ``order`` classes are only summed over, and there may be any number of rows.
         accuracy: the class accuracies, (n_classes,), of the present network without the given filters; cheap for none.
         prune: removes the given filters for good.
         settings: see :class:`Settings`.
+        until: the fraction.
 
     Raises:
-        ValueError: there are too few filters for 95 % to go with one left in each layer.
+        ValueError: there are too few filters for so many to go with one left in each layer.
     """
     n_filters = len(layer_of)
-    target = filters_at(MAX_RATE, n_filters)
-    n_layers = len(np.unique(layer_of))
-    if target > n_filters - n_layers:
+    target = filters_at(until, n_filters)
+    if target > filters_at(most := greatest_rate(layer_of), n_filters):
         raise ValueError(
-            f"{n_filters} filters in {n_layers} layers cannot lose {MAX_RATE:.0%} and leave one in each layer; "
-            "the network is too small to be pruned this far"
+            f"{n_filters} filters in {len(np.unique(layer_of))} layers cannot lose {until:.1%} and leave one in each "
+            f"layer; the most that can go is {most:.1%}"
         )
     active = np.ones(n_filters, dtype=bool)
     left = np.full(n_filters, np.inf)  # by filter that was put off, the A that was left without its part
@@ -159,7 +165,7 @@ def control(
     bounds = [level * harmonic_mean(now) for level in settings.levels] if settings.rate else []
     level = step = 0
     while (gone := int((~active).sum())) < target:
-        weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(now))
+        weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(shares))
         score = weights @ shares
         while True:
             bound = bounds[level] if level < len(bounds) else 0.0

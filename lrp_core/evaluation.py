@@ -1,4 +1,4 @@
-"""Measures: class accuracies, their harmonic mean, the area under a pruning curve, paired intervals."""
+"""Measures: class accuracies, their harmonic mean, the area under a pruning curve, what a network costs."""
 
 import time
 from collections.abc import Sequence
@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrp_core.devices import device_of
 
 MAX_RATE = 0.95  # curves end here: with fewer filters than that every network is at chance
+
+
+def filters_at(rate: float, n_filters: int) -> int:
+    """Return how many filters are gone at a pruning rate: the least number that reaches it."""
+    return int(np.ceil(round(rate * n_filters, 6)))  # 0.95 * 20 is 19, not a hair more
 
 
 def class_accuracies(predictions: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
@@ -69,21 +73,6 @@ def pruning_auc(rates: Sequence[float], accuracies: Sequence[float]) -> float:
     inside = rates < MAX_RATE - 1e-9
     end = np.interp(MAX_RATE, rates, accuracies)
     return float(np.trapezoid(np.append(accuracies[inside], end), np.append(rates[inside], MAX_RATE)) / MAX_RATE)
-
-
-def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval (BCa, Efron 1987) of the mean of paired differences.
-
-    Raises:
-        ValueError: fewer than two differences.
-    """
-    differences = np.asarray(differences, dtype=float)
-    if len(differences) < 2:
-        raise ValueError(f"an interval needs two or more paired differences, got {len(differences)}; run more seeds")
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(seed)).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 40) -> torch.Tensor:

@@ -17,22 +17,37 @@ from torch import nn
 
 from lrp_core.devices import device_of
 from lrp_core.evaluation import class_accuracies, predict
+from lrp_core.graph import trace
+from lrp_core.pruning import shallow_copy
 
 REGULARISATION = (1e-3, 1e-2, 1e-1)  # inverse strengths C, from which cross-fitted accuracy chooses
 
 
 @dataclass(frozen=True)
-class Heads:
-    """One head trained on all scarce images, and k heads that have each missed one fold of them.
+class CrossFit:
+    """Copies of a head that have each missed one fold of the scarce images.
 
     Attributes:
-        weight: (1 + k, n_classes, n_features), the full head first.
-        fold: by scarce image, the fold that holds it, (N,), in 0..k-1; head 1 + fold[i] has not seen image i.
-        regularisation: the inverse strength C that was chosen.
+        weight: (k, n_classes, C); copy fold[i] has not seen image i.
+        fold: by scarce image, the fold that holds it, (N,), in 0..k-1.
     """
 
     weight: torch.Tensor
     fold: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A head trained on all scarce images, and its cross-fitted copies.
+
+    Attributes:
+        weight: (n_classes, C).
+        copies: of it.
+        regularisation: the inverse strength C that was chosen for all of them.
+    """
+
+    weight: torch.Tensor
+    copies: CrossFit
     regularisation: float
 
 
@@ -73,15 +88,20 @@ def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float, 
     return (np.concatenate([-weights, weights]) / 2 if two else weights) / scale
 
 
-def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> Heads:
-    """Train the head and its cross-fitted copies, with the regularisation that cross-fits best on these images.
+def cross_fit(
+    features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
+) -> tuple[CrossFit, float]:
+    """Train a head for each fold, on the other folds, with the regularisation that is best for those it has not seen.
 
     Args:
-        features: pooled features of the scarce images, (N, C).
-        labels: their classes, (N,).
-        blocks: their blocks, (N,); the images of a block share a fold.
+        features: what the head reads, (N, C).
+        labels: (N,), in 0..n_classes-1, each class present.
+        blocks: of the images, (N,); those of a block share a fold.
         n_folds: k; two or more.
         seed: draws the folds.
+
+    Returns:
+        The heads, and the inverse strength C that was chosen for them.
 
     Raises:
         ValueError: fewer blocks than folds, or a class that is in one fold only.
@@ -101,38 +121,66 @@ def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, 
         if len(np.unique(y[fold != k])) < n_classes:
             raise ValueError(f"without fold {k} of {n_folds} a class has no image left; choose more folds")
 
-    def cross_fit(regularisation: float) -> tuple[float, np.ndarray]:
+    def fit(regularisation: float) -> tuple[float, np.ndarray]:
         weights = np.stack([train_head(x[fold != k], y[fold != k], regularisation) for k in range(n_folds)])
         predictions = np.einsum("nf,ncf->nc", x, weights[fold]).argmax(axis=1)
         accuracies = class_accuracies(torch.from_numpy(predictions), labels, n_classes)
         return accuracies.mean().item(), weights
 
-    crossfitted = {regularisation: cross_fit(regularisation) for regularisation in REGULARISATION}
-    best = max(REGULARISATION, key=lambda regularisation: crossfitted[regularisation][0])
-    weight = np.concatenate([train_head(x, y, best)[None], crossfitted[best][1]])
-    return Heads(torch.from_numpy(weight).float(), torch.from_numpy(fold), best)
+    fitted = {regularisation: fit(regularisation) for regularisation in REGULARISATION}
+    best = max(REGULARISATION, key=lambda regularisation: fitted[regularisation][0])
+    return CrossFit(torch.from_numpy(fitted[best][1]).float(), torch.from_numpy(fold)), best
+
+
+def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> Heads:
+    """Train the head on all scarce images, and its cross-fitted copies; arguments and errors as for :func:`cross_fit`."""
+    copies, best = cross_fit(features, labels, blocks, n_folds, seed)
+    weight = train_head(features.double().numpy(), labels.numpy(), best)
+    return Heads(torch.from_numpy(weight).float(), copies, best)
 
 
 def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
-    """Put linear heads on a trunk: average over positions, then one dense layer without bias.
+    """Put a linear head on a trunk: average over positions, then a dense layer without bias.
 
     Args:
         backbone: images to feature maps (N, C, H, W).
-        weight: (n_heads, n_classes, C); the logits of all heads come out side by side, (N, n_heads * n_classes).
+        weight: (n_classes, C).
     """
-    head = nn.Linear(weight.shape[2], weight.shape[0] * weight.shape[1], bias=False)
-    head.weight = nn.Parameter(weight.flatten(0, 1).clone(), requires_grad=False)
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    head.weight = nn.Parameter(weight.clone(), requires_grad=False)
     parts = {"backbone": backbone, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head}
     return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
 
 
-def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Return each image's logits by the head that has not seen it, (N, n_classes).
+def with_copies(model: nn.Module, weight: torch.Tensor) -> nn.Module:
+    """Return a classifier that gives the logits of the copies of its last layer beside its own.
+
+    One forward pass is enough for all of them.
 
     Args:
-        logits: of a classifier with the 1 + k heads of :class:`Heads`, (N, (1 + k) * n_classes).
-        fold: (N,), in 0..k-1.
-        n_classes: logits of one head.
+        model: ends with a dense layer; untouched, its other tensors are shared.
+        weight: of the copies, (k, n_classes, C).
+
+    Returns:
+        Images to logits (N, n_outputs + k * n_classes), the model's own first.
     """
-    by_head = logits.unflatten(1, (-1, n_classes))
-    return by_head[torch.arange(len(fold)), fold + 1]
+    name = trace(model)[-1].name
+    last, wide = model.get_submodule(name), shallow_copy(model)
+    copies = weight.flatten(0, 1).to(last.weight)
+    head = nn.Linear(last.in_features, last.out_features + len(copies), last.bias is not None, device="meta")
+    head.weight = nn.Parameter(torch.cat([last.weight.detach(), copies]), requires_grad=False)
+    if last.bias is not None:
+        head.bias = nn.Parameter(torch.cat([last.bias.detach(), copies.new_zeros(len(copies))]), requires_grad=False)
+    wide.set_submodule(name, head.eval())
+    return wide
+
+
+def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return each image's logits by the copy of the head that has not seen it, (N, n_classes).
+
+    Args:
+        logits: of the k copies, side by side, (N, k * n_classes).
+        fold: (N,), in 0..k-1.
+        n_classes: logits of one copy.
+    """
+    return logits.unflatten(1, (-1, n_classes))[torch.arange(len(fold)), fold]

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import nn
 
-from lrp_core.controller import Settings, Step, control, take
+from lrp_core.controller import Settings, Step, control
+from lrp_core.criteria import criterion
 from lrp_core.errors import check_choice
-from lrp_core.evaluation import MAX_RATE, harmonic_mean
-from lrp_core.pruning import filters_at
+from lrp_core.evaluation import MAX_RATE, predict
+from lrp_core.heads import CrossFit, with_copies
+from lrp_core.network import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
 from lrp_core.tasks import ScarceTask
 
 
@@ -25,7 +30,7 @@ class Method:
         static: they are ranked once; if not, again after every step.
         order, rate: of the controller (:class:`lrp_core.controller.Settings`); with both off it is the iterative
             schedule of Yeom et al. 2021.
-        signal: the accuracies that the controller watches (:class:`lrp_core.tasks.ScarceTask`).
+        signal: the accuracies that the controller watches (:mod:`lrp_core.signals`).
         reconstruct: what stays takes over the part of what is gone (:mod:`lrp_core.reconstruction`).
     """
 
@@ -69,23 +74,55 @@ def method(name: str) -> Method:
     return METHODS[check_choice("method", name, METHODS)]
 
 
-def prune(task: ScarceTask, method: Method, settings: Settings) -> Iterator[Step]:
-    """Prune a network to 95 %, step by step.
+def unpruned(model: nn.Module, images: torch.Tensor, how: Method) -> PrunedNetwork:
+    """Return a network that is ready to lose filters, and reconstructs itself on the scarce images if the method does.
 
     Args:
-        task: the network with its scarce images; scores and reconstructs as the method says.
-        method: how.
-        settings: of the controller; its ``order`` and ``rate`` are the method's.
+        model: made of supported layers; untouched, and expected not to change.
+        images: (N, C, H, W), normalised.
+        how: the method.
     """
-    if method.static:
-        return px_static(task)
-    layer_of = task.network.layer_of
+    return PrunedNetwork(model, images[:1], Reconstruction(model, images) if how.reconstruct else None)
+
+
+def task(
+    model: nn.Module, images: torch.Tensor, targets: torch.Tensor, copies: CrossFit | None, how: Method, seed: int
+) -> ScarceTask:
+    """Return an unpruned classifier at work on scarce images, as a method wants it.
+
+    Args:
+        model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
+        images: (N, C, H, W), normalised.
+        targets: their classes, (N,), in 0..K-1.
+        copies: of its last layer, which then has to be a dense one; None for the signal "training" alone.
+        how: the method.
+        seed: of random draws.
+    """
+    n_outputs = predict(model, images[:1]).shape[1]
+    network = unpruned(model if copies is None else with_copies(model, copies.weight), images, how)
+    score = criterion(how.criterion, n_outputs, seed)
+    return ScarceTask(network, images, targets, n_outputs, copies and copies.fold, score, how.signal)
+
+
+def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until: float = MAX_RATE) -> Iterator[Step]:
+    """Prune a network step by step, and yield a record of each.
+
+    Args:
+        task: the network with its scarce images, made for the same method.
+        how: the method.
+        settings: of the controller; its ``order`` and ``rate`` are the method's.
+        until: the fraction of the filters that goes.
+    """
+    layer_of, labels = task.network.layer_of, task.labels
 
     def shares() -> np.ndarray:
-        return class_shares(task.scores(), task.labels, layer_of)
+        return class_shares(task.scores(), labels, layer_of)
 
-    settings = replace(settings, order=method.order, rate=method.rate)
-    return control(layer_of, shares, task.accuracy, task.prune, settings)
+    if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
+        ranking = np.abs(task.scores()).sum(axis=0)[None]
+    relevance = (lambda: ranking) if how.static else shares
+    settings = replace(settings, order=how.order, rate=how.rate)
+    return control(layer_of, relevance, task.accuracy, task.prune, settings, until)
 
 
 def class_shares(scores: np.ndarray, labels: np.ndarray, layer_of: np.ndarray) -> np.ndarray:
@@ -104,30 +141,3 @@ def class_shares(scores: np.ndarray, labels: np.ndarray, layer_of: np.ndarray) -
     by_layer = np.bincount(layer_of, weights=np.nan_to_num(by_class.sum(axis=0)))
     by_layer[by_layer == 0] = 1.0
     return by_class / by_layer[layer_of]
-
-
-def px_static(task: ScarceTask) -> Iterator[Step]:
-    """Rank all filters once, by the sum over images of |relevance summed over positions| (Hatefi et al. 2024).
-
-    Their rules vary with depth; here they are epsilon and z+, as everywhere in this project.
-    """
-    network = task.network
-    order = np.argsort(np.abs(task.scores()).sum(axis=0), kind="stable")
-    size = filters_at(MAX_RATE, network.n_filters)
-    removed = take(order, size, network.layer_of, network.active)
-    before = task.accuracy(removed[:0])
-    task.prune(removed)
-    after = task.accuracy(removed[:0])
-    yield Step(
-        step=0,
-        level=0,
-        bound=0.0,
-        requested=size,
-        removed=removed,
-        deferred=0,
-        rate=len(removed) / network.n_filters,
-        before=harmonic_mean(before),
-        after=harmonic_mean(after),
-        accuracies=after,
-        evaluations=0,
-    )

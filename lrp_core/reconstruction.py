@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrp_core.coupling import Coupling
 from lrp_core.devices import device_of
 from lrp_core.graph import INPUT, Layer, run_together, trace
-from lrp_core.pruning import Coupling, replace_tensor
+from lrp_core.pruning import replace_tensor
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
 POSITIONS = 16  # of a feature map that are looked at, drawn once

@@ -1,65 +1,68 @@
-"""Pruned networks on disk: one safetensors file holds the weights, the kept filters and how to build the network."""
+"""Pruned networks on disk: one safetensors file holds the weights and says which filters were kept."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lrp_core.backbones import load_backbone
-from lrp_core.heads import classifier
-from lrp_core.paths import atomic
-from lrp_core.pruning import PrunedNetwork, remove_filters
+from lrp_core.files import atomic
+from lrp_core.pruning import remove_filters
 
 
-def save_pruned(path: Path, network: PrunedNetwork, recipe: dict | None = None) -> None:
+def save_pruned(
+    path: Path,
+    model: nn.Module,
+    kept: dict[str, list[int]],
+    example_shape: tuple[int, ...],
+    recipe: dict | None = None,
+) -> None:
     """Write a pruned network, whole or not at all.
 
     Args:
         path: the file to write, ``.safetensors``.
-        network: as pruned.
-        recipe: ``{"backbone": name, "head": [n_heads, n_classes, C]}`` if the network is the
-            :func:`lrp_core.heads.classifier` of a backbone, C being the unpruned backbone's channels; None for any
-            other network, which :func:`load_pruned` is then told how to build.
+        model: as pruned.
+        kept: by convolution, the filters that are left, by their numbers in the unpruned network
+            (:meth:`lrp_core.network.PrunedNetwork.kept`).
+        example_shape: of one input, (1, C, H, W).
+        recipe: a note for whoever builds the unpruned network again; whatever JSON holds.
     """
-    groups = network.coupling.filters
-    kept = {name: np.flatnonzero((of < 0) | network.active[of]).tolist() for name, of in groups.items()}
-    weights = [layer.weight for layer in network.model.modules() if isinstance(layer, nn.Conv2d)]
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     description = {
         "recipe": recipe,
         "kept": kept,
-        "example_shape": list(network.example_shape),
+        "example_shape": list(example_shape),
         "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in network.model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary, {"pruned": json.dumps(description)})
 
 
-def load_pruned(path: Path, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+def read_recipe(path: Path) -> dict | None:
+    """Return the note that a pruned network was saved with.
+
+    Raises:
+        ValueError: the file was not written by :func:`save_pruned`.
+    """
+    return _read(path)[0]["recipe"]
+
+
+def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Read a pruned network, in eval mode and frozen; its outputs are those of the saved one, bit by bit.
 
     Args:
         path: a file that :func:`save_pruned` wrote.
-        build: makes the unpruned network, with any weights; needed where it was saved without a recipe.
+        build: makes the unpruned network, with any weights.
 
     Raises:
         ValueError: the file was not written by :func:`save_pruned`, or is of another network than ``build`` makes.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            description = json.loads(file.metadata()["pruned"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no pruned network; expected a file written by save_pruned") from error
-    recipe = description["recipe"]
-    if build is None and recipe is None:
-        raise ValueError(f"{path} does not say how its network is built; give build, which makes the unpruned one")
-    model = _by_recipe(recipe) if build is None else build()
+    description, tensors = _read(path)
+    model = build()
     try:
         gone = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
@@ -75,13 +78,18 @@ def load_pruned(path: Path, build: Callable[[], nn.Module] | None = None) -> nn.
     return smaller.eval().requires_grad_(False)
 
 
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            description = json.loads(file.metadata()["pruned"])
+            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no pruned network; expected a file written by save_pruned") from error
+
+
 def _add_biases(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Give the layers a bias for which one was saved: reconstruction adds them."""
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
         if kind == "bias" and model.get_submodule(layer).bias is None:
             model.get_submodule(layer).bias = nn.Parameter(torch.zeros_like(tensor))
-
-
-def _by_recipe(recipe: dict) -> nn.Module:
-    return classifier(load_backbone(recipe["backbone"], "random"), torch.zeros(recipe["head"]))

@@ -15,8 +15,8 @@ from torchvision.models import get_model, get_model_weights
 
 from lrp_core import backbones
 from lrp_core._torchvision import declare_missing_operators
-from lrp_core.backbones import HED_WHEEL, load_backbone, load_network, normalise, own_files
-from lrp_core.wheels import Wheel
+from lrp_core.study.backbones import HED_WHEEL, load_backbone, load_network, normalise, own_files
+from lrp_core.study.wheels import Wheel
 
 CHANNELS = {
     "alexnet": 256,

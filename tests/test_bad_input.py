@@ -18,10 +18,10 @@ from lrp_core import backbones, curves, data, evaluation, export, heads, lrp, me
 from lrp_core.controller import Settings
 from lrp_core.criteria import criterion
 from lrp_core.devices import choose_device
-from lrp_core.experiment import Experiment, read_tensors
 from lrp_core.graph import trace
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.saving import load_pruned
+from lrp_core.study.experiment import Experiment, read_tensors
 from lrp_core.tasks import signal_accuracies
 
 

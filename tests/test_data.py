@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lrp_core import data
-from lrp_core.data import Dataset, _read_image, load_dataset, split_dataset
+from lrp_core.study.datasets import Dataset, _read_image, load_dataset, split_dataset
 
 
 def made_up(counts=(60, 90, 40), seed=0) -> Dataset:

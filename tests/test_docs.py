@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lrp_core.paths import ROOT
+from lrp_core.study.paths import ROOT
 
 
 def test_code_runs_from_top_to_bottom():

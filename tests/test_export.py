@@ -8,7 +8,7 @@ import torch
 from test_pipeline import SETTINGS, Miniature
 
 from lrp_core import experiment, export
-from lrp_core.curves import prune_to
+from lrp_core.study.curves import prune_to
 
 
 def trace(after):

@@ -6,9 +6,9 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from lrp_core import experiment, pipeline
-from lrp_core.curves import GRID
-from lrp_core.data import Dataset, split_dataset
 from lrp_core.heads import fit_heads, pooled_features
+from lrp_core.study.curves import GRID
+from lrp_core.study.datasets import Dataset, split_dataset
 
 PAPER = pipeline.read_params("paper")
 

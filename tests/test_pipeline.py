@@ -16,10 +16,10 @@ import yaml
 
 from lrp_core import experiment, inputs, methods, pipeline
 from lrp_core.controller import Settings
-from lrp_core.curves import GRID, prune_to
-from lrp_core.data import Dataset, split_dataset
 from lrp_core.heads import Heads
-from lrp_core.paths import ROOT
+from lrp_core.study.curves import GRID, prune_to
+from lrp_core.study.datasets import Dataset, split_dataset
+from lrp_core.study.paths import ROOT
 from lrp_core.tasks import signal_accuracies
 
 PARAMS = pipeline.read_params()

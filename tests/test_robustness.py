@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from lrp_core import experiment, pipeline
-from lrp_core.paths import ROOT, atomic
-from lrp_core.wheels import Wheel
+from lrp_core.study.paths import ROOT, atomic
+from lrp_core.study.wheels import Wheel
 
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
 import numpy, pandas
-from lrp_core.experiment import write_csv, write_tensors
+from lrp_core.study.experiment import write_csv, write_tensors
 from lrp_core.pruning import PrunedNetwork
 from lrp_core.saving import save_pruned
 from torch import nn

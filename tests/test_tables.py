@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lrp_core.tables import (
+from lrp_core.study.tables import (
     areas,
     auc_table,
     claim,

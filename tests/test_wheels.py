@@ -3,8 +3,8 @@ import zipfile
 
 import pytest
 
-from lrp_core.paths import atomic
-from lrp_core.wheels import Wheel
+from lrp_core.study.paths import atomic
+from lrp_core.study.wheels import Wheel
 
 
 @pytest.fixture

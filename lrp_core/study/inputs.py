@@ -1,12 +1,12 @@
 """What lets a notebook of a fresh clone run by itself: the notebooks before it are run first, at their small defaults.
 
-Apart from :mod:`lrp_core.pipeline`, so that a notebook with its inputs need not wait seconds for papermill to load.
+Apart from :mod:`lrp_core.study.pipeline`, so that a notebook with its inputs need not wait seconds for papermill to load.
 """
 
 import ast
 import sys
 
-from lrp_core.paths import ROOT
+from lrp_core.study.paths import ROOT
 
 SMALL = "data/small"  # the workspace that the notebooks name themselves
 
@@ -25,7 +25,7 @@ def ensure_inputs(notebook: str, workspace: str) -> None:
     """
     if workspace != SMALL:
         return
-    from lrp_core.pipeline import OUTPUTS, defaults, execute
+    from lrp_core.study.pipeline import OUTPUTS, defaults, execute
 
     for earlier, files in OUTPUTS.items():
         if earlier == notebook:

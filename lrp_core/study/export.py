@@ -15,14 +15,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lrp_core.backbones import normalise
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, size
-from lrp_core.experiment import Experiment, write_text
-from lrp_core.paths import ROOT, atomic
-from lrp_core.pipeline import add_choice, read_params
-from lrp_core.pruning import PrunedNetwork
-from lrp_core.saving import save_pruned
+from lrp_core.files import atomic
+from lrp_core.heads import classifier
+from lrp_core.network import PrunedNetwork
+from lrp_core.saving import load_pruned, read_recipe, save_pruned
+from lrp_core.study.backbones import load_backbone, normalise
+from lrp_core.study.experiment import Experiment
+from lrp_core.study.files import write_text
+from lrp_core.study.paths import ROOT
+from lrp_core.study.pipeline import add_choice, read_params
 
 TOLERANCE = 1e-4  # of an exported network's logits, relative to the largest
 
@@ -76,8 +79,9 @@ def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: t
     Raises:
         RuntimeError: an exported network differs from this one by more than 1e-4; nothing is left of it.
     """
-    shape = [1, pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
-    save_pruned(folder / "network.safetensors", pruned, {"backbone": backbone, "head": shape})
+    shape = [pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
+    recipe = {"backbone": backbone, "head": shape}
+    save_pruned(folder / "network.safetensors", pruned.model, pruned.kept(), pruned.example_shape, recipe)
     deployed = Deployed(pruned.model, backbone, weights).eval()
     with torch.no_grad():
         expected = deployed(pixels)
@@ -102,6 +106,20 @@ def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: t
         (logits,) = session.run(None, {"images": pixels.numpy()})
         compare(torch.from_numpy(logits), "network.onnx")
     return worst
+
+
+def load_exported(path: Path) -> nn.Module:
+    """Read the network.safetensors of an export: images, normalised, to logits; in eval mode and frozen.
+
+    Raises:
+        ValueError: the file was not written by :func:`export_network`.
+    """
+    recipe = read_recipe(path)
+    if recipe is None:
+        raise ValueError(f"{path} does not say of which backbone it is; read it with lrp_core.saving.load_pruned")
+    return load_pruned(
+        path, lambda: classifier(load_backbone(recipe["backbone"], "random"), torch.zeros(recipe["head"]))
+    )
 
 
 def export(work: Experiment, results: Path, name: str, seed: int, points: float, folder: Path) -> None:
@@ -174,7 +192,7 @@ def _card(
             f"images stayed within {100 * points:g} points of the unpruned network's.",
             f"- Input: RGB pixels, uint8, (N, 3, {side}, {side}). Output: logits of the classes {classes}.",
             "- Files: `network.onnx` and `network.pt2` (torch.export) take pixels; `network.safetensors` is read by "
-            "`lrp_core.saving.load_pruned` and takes what `lrp_core.backbones.normalise` gives.",
+            "`lrp_core.saving.load_pruned` and takes what `lrp_core.study.backbones.normalise` gives.",
             f"- Checked: the exported networks' logits differ from the network's by {difference:.0e} of the largest.",
             "",
             "| on the test images and this machine | before | after |",
@@ -191,7 +209,7 @@ def _card(
 
 def main(arguments: list[str] | None = None) -> int:
     """Export one network; 1 if it cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m lrp_core.export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m lrp_core.study.export", description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", help="default: the first of params.yaml")
     parser.add_argument("--method", help="default: the proposed one")
     parser.add_argument("--seed", type=int, help="default: the first")

@@ -13,9 +13,9 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from lrp_core.experiment import write_text
-from lrp_core.paths import ROOT
-from lrp_core.pipeline import OUTPUTS, add_choice, backbones_of, executed, read_params
+from lrp_core.study.files import write_text
+from lrp_core.study.paths import ROOT
+from lrp_core.study.pipeline import OUTPUTS, add_choice, backbones_of, executed, read_params
 
 TEMPLATES = Path(__file__).with_name("templates")
 TITLE = "Accuracy-aware LRP pruning of CNNs in data-scarce transfer learning"
@@ -70,7 +70,7 @@ def _belongs(output: dict) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write report.html of a run; print its AUC table and the names of its figures. 1 if the run is not there."""
-    parser = argparse.ArgumentParser(prog="python -m lrp_core.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m lrp_core.study.report", description=__doc__.splitlines()[0])
     add_choice(parser)
     try:
         params = read_params(**vars(parser.parse_args(arguments)))

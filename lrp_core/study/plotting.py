@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lrp_core.files import atomic
 from lrp_core.methods import RECONSTRUCTION
-from lrp_core.paths import atomic
 
 STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
 
@@ -121,7 +121,7 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     """Show every method's area, mean and 95 % interval over seeds, without and with reconstruction: a panel a backbone.
 
     Args:
-        areas: as :func:`lrp_core.tables.areas` returns them.
+        areas: as :func:`lrp_core.study.tables.areas` returns them.
         unpruned: the unpruned accuracy by backbone, which nothing that only loses filters should pass; a dashed line.
     """
     plain = areas["method"].str.removesuffix(RECONSTRUCTION)
@@ -161,7 +161,7 @@ def ingredients(table: pd.DataFrame, backbones: Sequence[str]) -> Figure:
     """Show what each ingredient is worth: differences of the AUC with their intervals, a panel a backbone.
 
     Args:
-        table: as :func:`lrp_core.tables.ingredient_table` returns it.
+        table: as :func:`lrp_core.study.tables.ingredient_table` returns it.
         backbones: in the order of the panels.
     """
     values = table["value"].astype(str)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrp_core.evaluation import paired_interval, pruning_auc
+from lrp_core.evaluation import pruning_auc
 from lrp_core.methods import METHODS, Method
+from lrp_core.study.statistics import paired_interval
 
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:

@@ -1,12 +1,10 @@
-"""Where files lie (relative to the repository root, wherever a notebook is started) and how they are written."""
+"""Files are written whole or not at all."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager

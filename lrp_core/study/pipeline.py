@@ -1,9 +1,9 @@
 """Runs numbered notebooks with papermill: one stage of dvc.yaml, or all of them for a profile or in place.
 
-python -m lrp_core.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says; executed: results/notebooks
-python -m lrp_core.pipeline --profile full                            # all, as that profile of params.yaml says
-python -m lrp_core.pipeline --data photos                             # all, on the images of that folder
-python -m lrp_core.pipeline --in-place                                # all, at their own defaults, where they lie
+python -m lrp_core.study.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says; executed: results/notebooks
+python -m lrp_core.study.pipeline --profile full                            # all, as that profile of params.yaml says
+python -m lrp_core.study.pipeline --data photos                             # all, on the images of that folder
+python -m lrp_core.study.pipeline --in-place                                # all, at their own defaults, where they lie
 """
 
 import argparse
@@ -22,7 +22,8 @@ from papermill.inspection import inspect_notebook
 from traitlets.config import Config
 
 from lrp_core.errors import check_choice
-from lrp_core.paths import ROOT, atomic
+from lrp_core.files import atomic
+from lrp_core.study.paths import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 # What each notebook leaves in the workspace for those after it; those in the middle do so for one backbone at a time.
@@ -191,7 +192,7 @@ def claim(workspace: str, data: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all notebooks for a profile or in place; 1 if a notebook failed."""
-    parser = argparse.ArgumentParser(prog="python -m lrp_core.pipeline", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m lrp_core.study.pipeline", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group()
     what.add_argument("notebook", nargs="?", choices=OUTPUTS, help="the stage to run; if none, all are")
     what.add_argument("--in-place", action="store_true", help="run all notebooks at their small defaults")

@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrp_core.paths import ROOT
+from lrp_core.study.paths import ROOT
 
 CACHE = ROOT / "data" / "wheels"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, n_parameters, predict
-from lrp_core.pruning import PrunedNetwork, filters_at
+from lrp_core.evaluation import class_accuracies, filters_at, harmonic_mean, multiply_adds, n_parameters, predict
+from lrp_core.network import PrunedNetwork
 
 GRID = tuple(round(0.05 * i, 2) for i in range(20))  # 0 to 0.95 by 0.05
 
@@ -56,7 +56,7 @@ def test_curve(
                 **{f"accuracy_{name}": value for name, value in zip(class_names, accuracies.tolist(), strict=True)},
                 "parameters": n_parameters(network.model),
                 "multiply_adds": multiply_adds(network.model, example),
-                **{f"kept_{name}": n for name, n in network.kept_by_layer().items()},
+                **{f"kept_{name}": len(kept) for name, kept in network.kept().items()},
             }
         )
     return pd.DataFrame(rows)

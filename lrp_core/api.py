@@ -1,0 +1,191 @@
+"""The one call: a trained classifier and a few labelled images in, a smaller classifier out."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from lrp_core import methods
+from lrp_core.controller import Settings, Step, greatest_rate
+from lrp_core.evaluation import MAX_RATE, Size, filters_at, harmonic_mean, predict, size
+from lrp_core.graph import trace
+from lrp_core.heads import CrossFit, cross_fit
+from lrp_core.saving import save_pruned
+
+FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network, and how it came about.
+
+    Attributes:
+        model: the smaller network, in eval mode and frozen; ``model.requires_grad_(True)`` lets it be trained on.
+        rate: the fraction of the filters that is gone; filters that only go together count as one.
+        steps: what the method did, step by step.
+        signal: which accuracy was watched on the images: ``"cross-fitted"`` by copies of the last layer, each judging a
+            fold that it was not fitted on, or ``"training"``, the network's own. It is in ``steps``.
+        before, after: what the network costs without and with pruning.
+        kept: by convolution, the filters that are left, by their numbers in the unpruned network.
+        example_shape: of one input, (1, C, H, W).
+    """
+
+    model: nn.Module = field(repr=False)
+    rate: float
+    steps: list[Step] = field(repr=False)
+    signal: str
+    before: Size
+    after: Size
+    kept: dict[str, list[int]] = field(repr=False)
+    example_shape: tuple[int, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to a ``.safetensors`` file, whole or not at all.
+
+        ``lrp_core.saving.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
+        """
+        save_pruned(Path(path), self.model, self.kept, self.example_shape)
+
+
+def prune(
+    model: nn.Module,
+    images: torch.Tensor | Iterable[tuple[torch.Tensor, torch.Tensor]],
+    labels: torch.Tensor | None = None,
+    *,
+    method: str = "dynamic+reconstruction",
+    rate: float | None = None,
+    points: float = 2.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> Pruned:
+    """Prune a trained classifier on a few labelled images, without training it.
+
+    The controller and the reconstruction of this project, or any other of its methods: see :mod:`lrp_core.methods`,
+    :mod:`lrp_core.controller` and :mod:`lrp_core.reconstruction` for what they do and where they come from.
+
+    Args:
+        model: images to logits (N, K), made of supported layers (:func:`lrp_core.graph.trace`), with any head; left as
+            it is.
+        images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
+            that yields pairs of images and labels), then without ``labels``. All of them are held in memory.
+        labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
+        method: one of :data:`lrp_core.methods.METHODS`.
+        rate: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
+            harmonic mean of the class accuracies has fallen by more than ``points``.
+        points: of 100; used without a rate.
+        seed: of the folds, and of random draws.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: images, labels, rate or points that cannot be used, an unknown method, an unsupported layer, more
+            filters to remove than can go, or a class that is never right while its accuracy is to be watched.
+    """
+    how = methods.method(method)
+    if rate is not None and not 0 < rate < 1:
+        raise ValueError(f"rate must lie between 0 and 1, got {rate}; None prunes as far as the accuracy holds")
+    if not 0 <= points < 100:
+        raise ValueError(f"points must lie in [0, 100), got {points}")
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    images, labels = _collect(images, labels)
+    images = images.to(next(network.parameters(), images).dtype)
+    _check_labels(labels, predict(network, images[:1]))
+    copies = None if how.signal == "training" else _copies(network, images, labels, seed)
+    if copies is None:
+        how = replace(how, signal="training")
+    task = methods.task(network, images, labels, copies, how, seed)
+    floor, settings = 0.0, Settings()
+    if rate is None:
+        floor, settings = _watch(harmonic_mean(task.accuracy(np.array([], dtype=int))), points, how.signal)
+    until = rate or min(MAX_RATE, greatest_rate(task.network.layer_of))
+    steps = []
+    with tqdm(
+        total=filters_at(until, task.network.n_filters), desc="pruning", unit="filter", disable=not progress
+    ) as bar:
+        for step in methods.steps(task, how, settings, until):
+            if step.after < floor:
+                break
+            steps.append(step)
+            bar.update(len(step.removed))
+            bar.set_postfix(harmonic_mean=f"{step.after:.3f}")
+    pruned = methods.unpruned(network, images, how)
+    if removed := [filter_ for step in steps for filter_ in step.removed.tolist()]:
+        pruned.remove(np.array(removed))
+    return Pruned(
+        model=pruned.model,
+        rate=len(removed) / pruned.n_filters,
+        steps=steps,
+        signal=how.signal,
+        before=size(network, images[:1]),
+        after=size(pruned.model, images[:1]),
+        kept=pruned.kept(),
+        example_shape=pruned.example_shape,
+    )
+
+
+def _collect(images: object, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and labels as one tensor each, or say what is wrong with them."""
+    if labels is None:
+        if isinstance(images, torch.Tensor):
+            raise ValueError("images come without labels: give labels (N,), or a DataLoader that yields both")
+        pairs = list(images)
+        if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+            raise ValueError("a DataLoader must yield pairs of images (N, C, H, W) and labels (N,), one or more")
+        images, labels = (torch.cat([torch.as_tensor(part) for part in parts]) for parts in zip(*pairs, strict=True))
+    labels = torch.as_tensor(labels)
+    if not isinstance(images, torch.Tensor) or images.dim() != 4 or not images.is_floating_point():
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"images must be a float tensor (N, C, H, W), normalised as the model expects; got {got}")
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"{len(images)} images need as many integer labels (N,), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if not images.isfinite().all():
+        raise ValueError("some pixels are not finite numbers; leave such images out")
+    return images.cpu(), labels.long().cpu()  # they go to the model's device batch by batch
+
+
+def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+    """Refuse labels that do not fit what the network gives, and images too few to tell anything."""
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model must give logits (N, K) for K classes, two or more; for one image {tuple(logits.shape)}"
+        )
+    classes, counts = labels.unique(return_counts=True)
+    if classes[0] < 0 or classes[-1] >= logits.shape[1]:
+        raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, got {classes[0]}..{classes[-1]}")
+    if len(classes) < 2 or counts.min() < 2:
+        found = ", ".join(f"class {label}: {n}" for label, n in zip(classes.tolist(), counts.tolist(), strict=True))
+        raise ValueError(f"two classes or more are needed, with two images or more of each; got {found}")
+
+
+def _copies(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> CrossFit | None:
+    """Fit copies of the last layer on folds of what it reads; None if it is no dense layer."""
+    last = trace(network)[-1]
+    if not isinstance(last.module, nn.Linear):
+        return None
+    features = []
+    with network.get_submodule(last.name).register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu())):
+        predict(network, images)
+    numbers = labels.unique(return_inverse=True)[1]
+    n_folds = min(FOLDS, int(numbers.bincount().min()))
+    return cross_fit(torch.cat(features), numbers, np.arange(len(numbers)), n_folds, seed)[0]
+
+
+def _watch(unpruned: float, points: float, signal: str) -> tuple[float, Settings]:
+    """Return the least harmonic mean, and a controller that removes all that can go above it."""
+    if unpruned == 0:
+        raise ValueError(
+            f"the harmonic mean of the {signal} accuracies is 0 before anything is pruned: a class is never right, so "
+            "there is nothing to watch; give more images, or a rate"
+        )
+    floor = unpruned - points / 100
+    if floor <= 0:
+        raise ValueError(
+            f"the harmonic mean is {100 * unpruned:.1f} points before anything is pruned, it cannot fall by {points}"
+        )
+    return floor - 1e-12, Settings(levels=(floor / unpruned,), least=0.0)

@@ -1,0 +1,40 @@
+"""Signals: what tells the controller how good a pruned network still is, on the scarce images alone."""
+
+import numpy as np
+import torch
+
+from lrp_core.errors import check_choice
+from lrp_core.evaluation import class_accuracies
+from lrp_core.heads import crossfitted_logits
+
+SIGNALS = ("cross-fitted", "training", "probability")
+
+
+def signal_accuracies(
+    logits: torch.Tensor, targets: torch.Tensor, fold: torch.Tensor | None, n_outputs: int, signal: str
+) -> np.ndarray:
+    """Return the accuracy of each class that has images, as a signal has it, (n_classes,), float64.
+
+    Args:
+        logits: of a classifier and of the copies of its head beside it (:func:`lrp_core.heads.with_copies`),
+            (N, n_outputs + k * n_classes).
+        targets: each image's class as the classifier counts them, (N,).
+        fold: each image's fold, (N,); not read by the signal "training".
+        n_outputs: of the classifier; there may be more than classes with images.
+        signal: the accuracy of the copies that have not seen the image ("cross-fitted"), that of the classifier itself
+            ("training", since these images may have trained it), or the mean probability that the former give to the
+            true class ("probability").
+
+    Raises:
+        ValueError: unknown signal.
+    """
+    check_choice("signal", signal, SIGNALS)
+    classes, labels = targets.unique(return_inverse=True)
+    if signal == "training":
+        hit = logits[:, :n_outputs].argmax(dim=1) == targets
+        return class_accuracies(torch.where(hit, labels, -1), labels, len(classes)).numpy()
+    judged = crossfitted_logits(logits[:, n_outputs:], fold, len(classes))
+    if signal == "cross-fitted":
+        return class_accuracies(judged.argmax(dim=1), labels, len(classes)).numpy()
+    probability = judged.double().softmax(dim=1)[torch.arange(len(labels)), labels].numpy()
+    return np.bincount(labels.numpy(), probability) / np.bincount(labels.numpy())

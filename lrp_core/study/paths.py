@@ -1,0 +1,5 @@
+"""Where files lie: under the repository root, wherever a notebook or a command is started."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

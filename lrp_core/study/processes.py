@@ -1,0 +1,51 @@
+"""Work side by side, in processes that do not outlive the one that they work for."""
+
+import contextlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+
+import psutil
+from joblib import Parallel, parallel_config
+
+
+def end_with(pid: int) -> None:
+    """Let this process end as soon as another one has: it is looked after twice a second, whatever is computed here.
+
+    Who is killed cannot tell its children, and a child that is busy does not ask. Linux and macOS alike.
+
+    Args:
+        pid: of the other process.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            other = psutil.Process(pid)
+            while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+@contextlib.contextmanager
+def side_by_side(jobs: int) -> Iterator[Parallel]:
+    """Yield what runs things side by side: processes on this machine, or a Dask cluster that the environment names.
+
+    Args:
+        jobs: how many, on this machine.
+    """
+    if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
+        try:
+            from dask.distributed import Client
+        except ImportError as error:
+            raise ImportError("DASK_SCHEDULER_ADDRESS is set: pip install --editable '.[cluster]'") from error
+        with Client(address, set_as_default=True), parallel_config("dask"):
+            yield Parallel(return_as="generator")
+    else:
+        with warnings.catch_warnings(), parallel_config("loky", initializer=end_with, initargs=(os.getpid(),)):
+            # A process that holds much memory after a run is replaced by a fresh one, which is as it should be.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+            yield Parallel(jobs, return_as="generator")

@@ -1,0 +1,21 @@
+"""Intervals for differences that are paired by seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import bootstrap
+
+
+def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval (BCa, Efron 1987) of the mean of paired differences.
+
+    Raises:
+        ValueError: fewer than two differences.
+    """
+    differences = np.asarray(differences, dtype=float)
+    if len(differences) < 2:
+        raise ValueError(f"an interval needs two or more paired differences, got {len(differences)}; run more seeds")
+    if np.ptp(differences) == 0:
+        return float(differences[0]), float(differences[0])
+    interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)
