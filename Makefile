@@ -17,8 +17,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test lab export notebooks bench docs clean
 
 repro: $(READY)
-	$(if $(CHOICE),python -m lrp_core.pipeline $(CHOICE),dvc repro)
-	@python -m lrp_core.report $(CHOICE)
+	$(if $(CHOICE),python -m lrp_core.study.pipeline $(CHOICE),dvc repro)
+	@python -m lrp_core.study.report $(CHOICE)
 
 test: $(TESTED)
 	ruff check .
@@ -26,13 +26,13 @@ test: $(TESTED)
 	pytest --nbval-lax tests notebooks
 
 export: $(READY)
-	python -m lrp_core.export $(CHOICE) $(OPTIONS)
+	python -m lrp_core.study.export $(CHOICE) $(OPTIONS)
 
 lab: $(READY)
 	jupyter lab notebooks
 
 notebooks: $(READY)
-	python -m lrp_core.pipeline --in-place
+	python -m lrp_core.study.pipeline --in-place
 
 bench: $(TESTED)
 	python benchmarks/relevance.py

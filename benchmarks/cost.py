@@ -13,16 +13,13 @@ import torch
 from tqdm import tqdm
 
 from lrp_core.study.backbones import load_backbone, normalise
+from lrp_core import methods
 from lrp_core.controller import Settings
-from lrp_core.criteria import criterion
-from lrp_core.study.datasets import load_dataset, split_dataset
-from lrp_core.study.experiment import write_csv
+from lrp_core.study.datasets import load_dataset
+from lrp_core.study.files import write_csv
 from lrp_core.heads import classifier, fit_heads, pooled_features
-from lrp_core.methods import METHODS, prune
 from lrp_core.study.paths import ROOT
-from lrp_core.pruning import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
-from lrp_core.tasks import ScarceTask
+from lrp_core.study.splits import split_dataset
 
 NETWORKS = {"vgg11": "random", "vgg16": "hed-bsds500", "resnet18": "random", "efficientnet-lite0": "imagenet"}
 # Network, images a class, px: one of the three at a time.
@@ -43,18 +40,16 @@ def run(network: str, images: int, px: int, rows: list[dict]) -> None:
     backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
     scarce = normalise(dataset.images[index], network, NETWORKS[network]).to(memory_format=torch.channels_last)
     heads = fit_heads(pooled_features(backbone, scarce), labels, split["block"].to_numpy(), 5, 0)
-    model, n_classes = classifier(backbone, heads.weight), len(dataset.class_names)
+    model = classifier(backbone, heads.weight)
 
     def timed(name: str, settings: Settings, steps: str) -> int:
-        method = METHODS[name]
+        how = methods.method(name)
         start = time.perf_counter()
-        reconstruct = Reconstruction(model, scarce) if method.reconstruct else None
-        pruned = PrunedNetwork(model, scarce[:1], reconstruct)
-        task = ScarceTask(pruned, scarce, labels, heads.fold, criterion(method.criterion, n_classes, 0), method.signal)
-        trace = list(prune(task, method, settings))
+        task = methods.task(model, scarce, labels, heads.copies, how, 0)
+        trace = list(methods.steps(task, how, settings))
         seconds = time.perf_counter() - start
         rows.append(
-            {"network": network, "filters": pruned.n_filters, "images": len(scarce), "px": px, "method": name}
+            {"network": network, "filters": task.network.n_filters, "images": len(scarce), "px": px, "method": name}
             | {"steps": steps, "n_steps": len(trace), "evaluations": trace[-1].evaluations, "seconds": seconds}
         )
         return len(trace)

@@ -26,7 +26,7 @@ from zennit.rules import Epsilon
 from zennit.types import Convolution, Linear
 
 from lrp_core.study.backbones import load_backbone
-from lrp_core.study.experiment import write_csv
+from lrp_core.study.files import write_csv
 from lrp_core.graph import INPUT, Add, fold_batchnorm, run, trace
 from lrp_core.heads import classifier
 from lrp_core.lrp import filter_relevance
@@ -75,7 +75,7 @@ def prepare(name: str, size: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor
     torch.set_num_threads(1)
     trunk = load_backbone(name, "random")
     channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
-    model = classifier(trunk, torch.randn(1, 4, channels)).to(memory_format=torch.channels_last)
+    model = classifier(trunk, torch.randn(4, channels)).to(memory_format=torch.channels_last)
     images = torch.randn(IMAGES[size], 3, size, size).clamp(-3, 3).contiguous(memory_format=torch.channels_last)
     return model, images, torch.arange(len(images)) % 4
 

@@ -133,7 +133,7 @@ def cross_fit(
 
 
 def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> Heads:
-    """Train the head on all scarce images, and its cross-fitted copies; arguments and errors as for :func:`cross_fit`."""
+    """Train the head on all scarce images, and its cross-fitted copies; arguments as for :func:`cross_fit`."""
     copies, best = cross_fit(features, labels, blocks, n_folds, seed)
     weight = train_head(features.double().numpy(), labels.numpy(), best)
     return Heads(torch.from_numpy(weight).float(), copies, best)

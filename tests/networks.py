@@ -61,7 +61,7 @@ def network(name: str, n_classes: int = 4) -> nn.Module:
     with torch.random.fork_rng():
         trunk = load_backbone(name, "random")
         size = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
-        return settle(classifier(trunk, torch.zeros(1, n_classes, size)))
+        return settle(classifier(trunk, torch.zeros(n_classes, size)))
 
 
 def draw_images(name: str, n: int = 2) -> torch.Tensor:

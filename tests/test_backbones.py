@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 
-from lrp_core import backbones
 from lrp_core._torchvision import declare_missing_operators
+from lrp_core.study import backbones
 from lrp_core.study.backbones import HED_WHEEL, load_backbone, load_network, normalise, own_files
 from lrp_core.study.wheels import Wheel
 

@@ -14,15 +14,18 @@ from safetensors.torch import save_file
 from test_pipeline import Miniature
 from torch import nn
 
-from lrp_core import backbones, curves, data, evaluation, export, heads, lrp, methods, pipeline, pruning, report, rules
+from lrp_core import evaluation, heads, lrp, methods, pruning, rules
 from lrp_core.controller import Settings
 from lrp_core.criteria import criterion
 from lrp_core.devices import choose_device
 from lrp_core.graph import trace
+from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.saving import load_pruned
-from lrp_core.study.experiment import Experiment, read_tensors
-from lrp_core.tasks import signal_accuracies
+from lrp_core.signals import signal_accuracies
+from lrp_core.study import backbones, curves, datasets, export, pipeline, report, splits, statistics
+from lrp_core.study.experiment import Experiment
+from lrp_core.study.files import read_tensors
 
 
 def photos(folder: Path, classes=("cat", "dog"), n: int = 12) -> Path:
@@ -56,8 +59,8 @@ def broken_photos(folder: Path) -> Path:
 
 
 def split_of(folder: Path, **changes):
-    dataset = data.load_dataset(str(photos(folder)), 32)
-    return data.split_dataset(dataset, **({"seed": 0, "n_scarce": 3, "n_test": 3, "block": 1} | changes))
+    dataset = datasets.load_dataset(str(photos(folder)), 32)
+    return splits.split_dataset(dataset, **({"seed": 0, "n_scarce": 3, "n_test": 3, "block": 1} | changes))
 
 
 def profile(folder: Path, changes: dict):
@@ -87,57 +90,67 @@ TABLE = [
     # images
     (
         "a folder that is not there",
-        lambda t: data.load_dataset(str(t / "no"), 48),
+        lambda t: datasets.load_dataset(str(t / "no"), 48),
         ValueError,
         "no' is no folder of cl",
     ),
     (
         "a data set misspelt",
-        lambda t: data.load_dataset("elvp", 48),
+        lambda t: datasets.load_dataset("elvp", 48),
         ValueError,
         "'elvp' is no folder .* known data set",
     ),
-    ("an empty folder", lambda t: data.load_dataset(str(t), 48), ValueError, "each of two classes or more, found 0"),
-    ("one class", lambda t: data.load_dataset(str(photos(t, ["cat"])), 48), ValueError, "two classes or more, found 1"),
+    (
+        "an empty folder",
+        lambda t: datasets.load_dataset(str(t), 48),
+        ValueError,
+        "each of two classes or more, found 0",
+    ),
+    (
+        "one class",
+        lambda t: datasets.load_dataset(str(photos(t, ["cat"])), 48),
+        ValueError,
+        "two classes or more, found 1",
+    ),
     (
         "images too small",
-        lambda t: data.load_dataset("elpv", 16),
+        lambda t: datasets.load_dataset("elpv", 16),
         ValueError,
         "image size 16 is too small: .* 32 pixels",
     ),
     (
         "broken files",
-        lambda t: data.load_dataset(str(broken_photos(t)), 32),
+        lambda t: datasets.load_dataset(str(broken_photos(t)), 32),
         ValueError,
         r"2 of 24 images cannot be read; replace or remove them:\n.*cat/00\.png.*\n.*dog/05\.png",
     ),
     (
         "a list without labels",
-        lambda t: data.load_dataset(manifest(t, [{"image": "a.png", "class": "x"}]), 32),
+        lambda t: datasets.load_dataset(manifest(t, [{"image": "a.png", "class": "x"}]), 32),
         ValueError,
         r"list\.csv has no column label; it has: image, class",
     ),
     (
         "a list with a gap",
-        lambda t: data.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "", "label": "y"}]), 32),
+        lambda t: datasets.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "", "label": "y"}]), 32),
         ValueError,
         "no image or no label in line 3",
     ),
     (
         "a list that names an image twice",
-        lambda t: data.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "a", "label": "y"}]), 32),
+        lambda t: datasets.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "a", "label": "y"}]), 32),
         ValueError,
         "lists images twice: a",
     ),
     (
         "a list of images that are elsewhere",
-        lambda t: data.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "b", "label": "y"}]), 32),
+        lambda t: datasets.load_dataset(manifest(t, [{"image": "a", "label": "x"}, {"image": "b", "label": "y"}]), 32),
         ValueError,
         r"2 of 2 images cannot be read; [\s\S]*No such file",
     ),
     (
         "positions that are no numbers",
-        lambda t: data.load_dataset(manifest(t, [{"image": c, "label": c, "position": c} for c in ("a", "b")]), 32),
+        lambda t: datasets.load_dataset(manifest(t, [{"image": c, "label": c, "position": c} for c in ("a", "b")]), 32),
         ValueError,
         "whole numbers of 0 or more in its column position",
     ),
@@ -286,13 +299,15 @@ TABLE = [
     ),
     (
         "some other file for a pruned network",
-        lambda t: load_pruned(written(t / "n.safetensors", b"hello")),
+        lambda t: load_pruned(written(t / "n.safetensors", b"hello"), miniature_vgg),
         ValueError,
         r"n\.safetensors holds no pruned network; expected a file written by save_pruned",
     ),
     (
         "tensors that are no pruned network",
-        lambda t: save_file({"a": torch.ones(1)}, t / "n.safetensors") or load_pruned(t / "n.safetensors"),
+        lambda t: (
+            save_file({"a": torch.ones(1)}, t / "n.safetensors") or load_pruned(t / "n.safetensors", miniature_vgg)
+        ),
         ValueError,
         "holds no pruned network",
     ),
@@ -359,7 +374,7 @@ TABLE = [
     ),
     (
         "a rate of 1",
-        lambda t: curves.prune_to(pruning.PrunedNetwork(miniature_vgg(), IMAGES[:1]), np.arange(23), 1.0),
+        lambda t: curves.prune_to(PrunedNetwork(miniature_vgg(), IMAGES[:1]), np.arange(23), 1.0),
         ValueError,
         r"impossible pruning rate 1\.0",
     ),
@@ -378,7 +393,7 @@ TABLE = [
     ),
     (
         "one seed for an interval",
-        lambda t: evaluation.paired_interval([0.1]),
+        lambda t: statistics.paired_interval([0.1]),
         ValueError,
         "two or more paired differences, got 1",
     ),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lrp_core import data
-from lrp_core.study.datasets import Dataset, _read_image, load_dataset, split_dataset
+from lrp_core.study import datasets
+from lrp_core.study.datasets import Dataset, _read_image, load_dataset
+from lrp_core.study.splits import split_dataset
 
 
 def made_up(counts=(60, 90, 40), seed=0) -> Dataset:
@@ -195,7 +196,7 @@ def test_torchvision_data_sets_by_name(monkeypatch):
                 raise IndexError
             return Image.new("RGB", (32, 32), (i, 0, 0)), i % 2
 
-    monkeypatch.setattr(data.datasets, "CIFAR10", CIFAR10)
+    monkeypatch.setattr(datasets.datasets, "CIFAR10", CIFAR10)
     dataset = load_dataset("CIFAR10", 48)
     assert dataset.class_names == ("plane", "car")
     assert dataset.labels.tolist() == [0, 1, 0]
@@ -204,6 +205,6 @@ def test_torchvision_data_sets_by_name(monkeypatch):
     def offline(root, download):
         raise URLError("no route")
 
-    monkeypatch.setattr(data.datasets, "MNIST", offline)
+    monkeypatch.setattr(datasets.datasets, "MNIST", offline)
     with pytest.raises(ConnectionError, match=r"could not get MNIST into .*torchvision: .*no route"):
         load_dataset("MNIST", 48)

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, paired_interval, pruning_auc
+from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, pruning_auc
+from lrp_core.study.statistics import paired_interval
 
 
 def test_class_accuracies_by_hand():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_pipeline import SETTINGS, Miniature
 
-from lrp_core import experiment, export
+from lrp_core.methods import method
+from lrp_core.study import export, files
 from lrp_core.study.curves import prune_to
 
 
@@ -31,20 +32,21 @@ def finished(tmp_path_factory):
     work, results = Miniature(folder / "data"), folder / "results"
     for stage, name in (("baseline", "px-iterative-abs+reconstruction"), ("dynamic", "dynamic")):
         run = work.run(name, 0, SETTINGS)
-        experiment.write_csv(results / f"trace_{stage}.csv", run.trace)
+        files.write_csv(results / f"trace_{stage}.csv", run.trace)
         orders = {f"{name}/0": torch.from_numpy(run.order)}
-        experiment.write_tensors(work.folder / f"orders_{stage}.safetensors", orders)
+        files.write_tensors(work.folder / f"orders_{stage}.safetensors", orders)
     return work, results
 
 
-def test_what_others_read_gives_the_same_logits(finished, tmp_path):
+def test_what_others_read_gives_the_same_logits(finished, tmp_path, monkeypatch):
     work, results = finished
+    monkeypatch.setattr(export, "load_backbone", lambda name, weights: work.backbone)
     name = "px-iterative-abs+reconstruction"
     export.export(work, results, name, 0, 0.5, tmp_path)
     rate = export.choose_rate(pd.read_csv(results / "trace_baseline.csv"), 0.5)
     assert rate > 0.3
     order = torch.from_numpy(work.run(name, 0, SETTINGS).order).numpy()
-    network = prune_to(work.network(0, reconstruct=True), order, rate).model
+    network = prune_to(work.network(0, method(name)), order, rate).model
     test = work.samples(0, "test")
     expected = network(test.images[:7])
     pixels = torch.from_numpy(work.pixels(test.index[:7])).permute(0, 3, 1, 2)
@@ -54,6 +56,8 @@ def test_what_others_read_gives_the_same_logits(finished, tmp_path):
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4 * scale)
     loaded = torch.export.load(tmp_path / "network.pt2").module()
     assert torch.allclose(loaded(pixels), expected, atol=1e-4 * scale)
+    again = export.load_exported(tmp_path / "network.safetensors")
+    assert torch.equal(again(test.images[:7]), expected)
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert f"without {rate:.1%} of its filters" in card
     assert "36 labelled images ([12, 12, 12] a class)" in card

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lrp_core.heads import classifier, crossfitted_logits, fit_heads, train_head
+from lrp_core.heads import classifier, crossfitted_logits, fit_heads, train_head, with_copies
 
 
 @pytest.fixture
@@ -35,25 +35,36 @@ def test_head_minimises_the_penalised_cross_entropy(features, n_classes, n_featu
 def test_each_fold_is_judged_by_the_head_that_has_not_seen_it(features):
     x, y, blocks = features
     heads = fit_heads(x, y, blocks, n_folds=4, seed=0)
-    assert heads.weight.shape == (5, 3, 6)
+    copies, fold = heads.copies.weight, heads.copies.fold
+    assert heads.weight.shape == (3, 6)
+    assert copies.shape == (4, 3, 6)
     for k in range(4):
-        unseen = (heads.fold == k).numpy()
+        unseen = (fold == k).numpy()
         assert not set(blocks[unseen]) & set(blocks[~unseen])  # twins of one block stay together
         expected = train_head(x.numpy()[~unseen], y.numpy()[~unseen], heads.regularisation)
-        np.testing.assert_allclose(heads.weight[k + 1].numpy(), expected, rtol=1e-5, atol=1e-7)
-    logits = x.float() @ heads.weight.flatten(0, 1).T
-    predicted = crossfitted_logits(logits, heads.fold, 3).argmax(dim=1)
+        np.testing.assert_allclose(copies[k].numpy(), expected, rtol=1e-5, atol=1e-7)
+    logits = x.float() @ copies.flatten(0, 1).T
+    predicted = crossfitted_logits(logits, fold, 3).argmax(dim=1)
     for i in range(60):
-        assert predicted[i] == (heads.weight[1 + heads.fold[i]] @ x[i].float()).argmax()
+        assert predicted[i] == (copies[fold[i]] @ x[i].float()).argmax()
 
 
-def test_classifier_puts_the_heads_side_by_side():
+@pytest.mark.parametrize("bias", [True, False])
+def test_copies_stand_beside_the_head(bias):
     trunk = nn.Conv2d(3, 6, 3)
-    weight = torch.randn(2, 3, 6)
+    weight, copies = torch.randn(3, 6), torch.randn(2, 4, 6)  # a copy may know other classes
     images = torch.randn(4, 3, 8, 8)
     pooled = trunk(images).mean(dim=(2, 3))
-    expected = torch.cat([pooled @ weight[0].T, pooled @ weight[1].T], dim=1)
-    assert torch.allclose(classifier(trunk, weight)(images), expected, atol=1e-6)
+    model = classifier(trunk, weight)
+    assert torch.allclose(model(images), pooled @ weight.T, atol=1e-6)
+    if bias:
+        model.head.bias = nn.Parameter(torch.randn(3))
+    own = model(images)
+    wide = with_copies(model, copies)
+    expected = torch.cat([own, pooled @ copies[0].T, pooled @ copies[1].T], dim=1)
+    assert torch.allclose(wide(images), expected, atol=1e-6)
+    assert torch.equal(model(images), own)  # as it was
+    assert wide.backbone.weight is model.backbone.weight
 
 
 def test_folds_that_lose_a_class_are_refused(features):

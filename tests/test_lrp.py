@@ -102,7 +102,7 @@ def zennit_composite(model, composite):
 def explained_by_zennit(request, vgg16):
     """A network in float64: the pre-trained VGG16, others with random parameters."""
     if request.param == "vgg16":
-        weight = torch.randn(1, 4, 512, generator=torch.Generator().manual_seed(3))
+        weight = torch.randn(4, 512, generator=torch.Generator().manual_seed(3))
         model = classifier(copy.deepcopy(vgg16), weight)
         for layer in model.modules():
             if isinstance(layer, nn.ReLU):

@@ -14,13 +14,16 @@ import pytest
 import torch
 import yaml
 
-from lrp_core import experiment, inputs, methods, pipeline
+from lrp_core import methods
 from lrp_core.controller import Settings
-from lrp_core.heads import Heads
+from lrp_core.heads import CrossFit, Heads
+from lrp_core.signals import signal_accuracies
+from lrp_core.study import experiment, inputs, pipeline, workspace
 from lrp_core.study.curves import GRID, prune_to
-from lrp_core.study.datasets import Dataset, split_dataset
+from lrp_core.study.datasets import Dataset
+from lrp_core.study.files import write_csv
 from lrp_core.study.paths import ROOT
-from lrp_core.tasks import signal_accuracies
+from lrp_core.study.splits import split_dataset
 
 PARAMS = pipeline.read_params()
 PROFILES = list(PARAMS["profiles"])
@@ -33,7 +36,7 @@ def test_every_notebook_is_a_stage_and_a_section():
         backbones = stage.get("matrix", {}).get("backbone", [])
         assert backbones == (list(PARAMS["base"]["weights"]) if "backbone" in pipeline.defaults(name) else [])
         each = " --backbone ${item.backbone}" if backbones else ""
-        assert stage["cmd"] == f"python -m lrp_core.pipeline {name}{each}"
+        assert stage["cmd"] == f"python -m lrp_core.study.pipeline {name}{each}"
         assert set(stage["params"]) == {"base", name}
         assert {f"notebooks/{name}.ipynb", "lrp_core"} <= set(stage["deps"])
 
@@ -145,7 +148,7 @@ def test_environment_yml_installs_what_pyproject_pins():
 class Miniature(experiment.Experiment):
     """An experiment on noise with class-dependent means and a random trunk: small, but everything runs for real."""
 
-    def __init__(self, workspace):
+    def __init__(self, folder):
         """Write a workspace and open it."""
         rng = np.random.default_rng(0)
         labels = np.repeat(rng.permutation(np.arange(24) % 3), 10)
@@ -153,13 +156,17 @@ class Miniature(experiment.Experiment):
         images = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8))
         dataset = Dataset(images, torch.from_numpy(labels), torch.arange(240), ("a", "b", "c"))
         splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
-        experiment.write_dataset(workspace, dataset, splits, "noise")
-        super().__init__(str(workspace), "vgg16", "hed-bsds500", threads=1, device="cpu")
-        self.runs = workspace / "runs"
+        workspace.write_dataset(folder, dataset, splits, "noise")
+        super().__init__(str(folder), "vgg16", "hed-bsds500", threads=1, device="cpu")
+        self.runs = folder / "runs"
+        heads = {}
         torch.manual_seed(0)
         layers = [torch.nn.Conv2d(3, 30, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(30, 50, 3), torch.nn.ReLU()]
         self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
-        self.write_heads({seed: Heads(torch.randn(4, 3, 50), torch.arange(36) % 3, 0.1) for seed in (0, 1)})
+        for seed in (0, 1):
+            weight = torch.randn(4, 3, 50)
+            heads[seed] = Heads(weight[0], CrossFit(weight[1:], torch.arange(36) % 3), 0.1)
+        self.write_heads(heads)
 
 
 SETTINGS = Settings(batch=0.1, levels=(0.9, 0.5))
@@ -171,7 +178,7 @@ def test_two_runs_give_the_same_bytes(tmp_path):
         work = Miniature(tmp_path / name)
         run = work.run("dynamic+reconstruction", 0, SETTINGS)
         for part in ("curve", "trace"):
-            experiment.write_csv(tmp_path / name / f"{part}.csv", getattr(run, part))
+            write_csv(tmp_path / name / f"{part}.csv", getattr(run, part))
         files = ("curve.csv", "trace.csv", "images.safetensors", "splits.csv", "vgg16/heads.safetensors")
         contents.append([(tmp_path / name / file).read_bytes() for file in files])
     assert contents[0] == contents[1]
@@ -236,10 +243,11 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     work = Miniature(tmp_path)
 
     def interrupted(task, method, settings):
-        yield next(methods.prune(task, method, settings))
+        yield next(whole(task, method, settings))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "prune", interrupted)
+    whole = methods.steps
+    monkeypatch.setattr(methods, "steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work.run("px-iterative", 0, SETTINGS)
     assert not (tmp_path / "runs").exists()
@@ -265,7 +273,7 @@ def test_killed_runs_go_on_and_end_with_the_same_bytes(tmp_path):
         assert (run.order == other.order).all(), key
         for part in ("curve", "trace"):
             for folder, frame in (("killed", getattr(run, part)), ("whole", getattr(other, part))):
-                experiment.write_csv(tmp_path / f"{folder}.csv", frame)
+                write_csv(tmp_path / f"{folder}.csv", frame)
             assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -290,7 +298,7 @@ def test_unknown_names_and_rates_are_refused(tmp_path):
 def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, name):
     """The shortcuts (kept activations, logits from the scoring pass) against pruning for real and looking."""
     work = Miniature(tmp_path)
-    scarce, (_, fold) = work.samples(0, "scarce"), work.head(0)
+    scarce, fold = work.samples(0, "scarce"), work.copies(0).fold
     for filters in (np.array([0, 5]), np.array([35, 79]), np.array([3, 40])):
         method = methods.method(name)
         task, pruned = work.task(0, method), work.task(0, method)
@@ -301,23 +309,6 @@ def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, na
         task.prune(np.array([1, 60]))
         np.testing.assert_allclose(task.accuracy(filters), expected, rtol=1e-5)
         np.testing.assert_allclose(pruned.accuracy(filters[:0]), expected, rtol=1e-5)
-
-
-def test_signals_by_hand():
-    """Two classes, two folds; heads: full, without fold 0, without fold 1."""
-    labels, fold = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    right, wrong = [2.0, 0.0], [0.0, 2.0]
-    logits = torch.tensor(
-        [[*right, *right, *wrong], [*right, *right, *wrong], [*wrong, *right, *wrong], [*wrong, *right, *wrong]]
-    )
-    sure = 1 / (1 + np.exp(-2.0))
-    # Image 0 is judged by the second head, image 1 by the third, and so on.
-    assert signal_accuracies(logits, labels, fold, 2, "training").tolist() == [1.0, 1.0]
-    assert signal_accuracies(logits, labels, fold, 2, "cross-fitted").tolist() == [0.5, 0.5]
-    got = signal_accuracies(logits, labels, fold, 2, "probability")
-    np.testing.assert_allclose(got, [(sure + (1 - sure)) / 2] * 2, rtol=1e-12)
-    with pytest.raises(ValueError, match="unknown signal 'test'; choose one of: cross-fitted, probability, training"):
-        signal_accuracies(logits, labels, fold, 2, "test")
 
 
 def test_readme_shows_the_table_of_the_committed_run():

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lrp_core import plotting
+from lrp_core.study import plotting
 
 TRACE = pd.DataFrame(
     {

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from lrp_core import reconstruction
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 
 

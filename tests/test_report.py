@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lrp_core import report
+from lrp_core.study import report
 
 webdriver = pytest.importorskip("selenium.webdriver")
 needs_browser = pytest.mark.skipif(

@@ -10,16 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lrp_core import experiment, pipeline
-from lrp_core.study.paths import ROOT, atomic
+from lrp_core.files import atomic
+from lrp_core.study import files, pipeline
+from lrp_core.study.paths import ROOT
 from lrp_core.study.wheels import Wheel
 
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
 import numpy, pandas
-from lrp_core.study.experiment import write_csv, write_tensors
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.study.files import write_csv, write_tensors
+from lrp_core.network import PrunedNetwork
 from lrp_core.saving import save_pruned
 from torch import nn
 
@@ -32,7 +33,7 @@ if kind == "tensors":
 elif kind == "table":
     write_csv(folder / "kept.csv", pandas.DataFrame(numpy.random.rand(500, 5)))
 else:
-    save_pruned(folder / "kept.safetensors", network)
+    save_pruned(folder / "kept.safetensors", network.model, network.kept(), network.example_shape)
 """
 
 
@@ -51,7 +52,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, kind):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     with pytest.raises(OSError, match="results"):
-        experiment.write_text(tmp_path / "results" / "table.csv", "a,b\n")
+        files.write_text(tmp_path / "results" / "table.csv", "a,b\n")
     assert (tmp_path / "results").read_text() == "a file where a folder should be"
 
 
@@ -59,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match=str(tmp_path)):
-        experiment.write_text(tmp_path / "table.csv", "a,b\n")
+        files.write_text(tmp_path / "table.csv", "a,b\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +83,7 @@ def test_two_runs_in_one_workspace(tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(pipeline, "execute", lambda *args: ran.append(args))
     hold = (
-        "import sys, time; from pathlib import Path; from lrp_core import pipeline; "
+        "import sys, time; from pathlib import Path; from lrp_core.study import pipeline; "
         "pipeline.ROOT = Path(sys.argv[1])\nwith pipeline.alone_in('data/x'): print('in', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -115,8 +116,8 @@ def test_a_wheel_with_paths_outside_its_folder(tmp_path, monkeypatch):
 
 def test_half_a_file_of_tensors_is_an_error(tmp_path):
     path = tmp_path / "a.safetensors"
-    experiment.write_tensors(path, {"a": torch.arange(100)})
+    files.write_tensors(path, {"a": torch.arange(100)})
     assert torch.equal(load_file(path)["a"], torch.arange(100))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
-        experiment.read_tensors(path)
+        files.read_tensors(path)

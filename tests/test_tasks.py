@@ -7,9 +7,10 @@ from networks import IMAGE_SIZE, network
 
 from lrp_core.criteria import criterion
 from lrp_core.methods import class_shares
-from lrp_core.pruning import PrunedNetwork
+from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
-from lrp_core.tasks import ScarceTask, signal_accuracies
+from lrp_core.signals import signal_accuracies
+from lrp_core.tasks import ScarceTask
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "densenet121", "efficientnet-lite0"])
@@ -28,7 +29,7 @@ def test_accuracy_without_filters_of_networks_with_branches(name, layout, recons
     labels, fold = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
     reconstruction = Reconstruction(model, images) if reconstruct else None
     pruned = PrunedNetwork(model, images[:1], reconstruction)
-    task = ScarceTask(pruned, images, labels, fold, criterion("weight", 2, 0), "probability")
+    task = ScarceTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
     for _ in range(3):
         left = np.flatnonzero(pruned.active)
         layer = rng.choice(pruned.layer_of[left])
@@ -43,6 +44,28 @@ def test_accuracy_without_filters_of_networks_with_branches(name, layout, recons
         task.prune(filters)  # the last that were tried: what was kept of the try goes on
         with torch.no_grad():
             torch.testing.assert_close(task.network.model(images), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_what_a_try_left_does_not_stand_in_for_what_was_removed(reconstruct):
+    """One thing is tried, another removed: tries after that start from the network as it is, not as it was tried."""
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = network("vgg11", n_classes=6)
+    labels, fold = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
+    reconstruction = Reconstruction(model, images) if reconstruct else None
+    pruned = PrunedNetwork(model, images[:1], reconstruction)
+    task = ScarceTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
+    first = np.flatnonzero(pruned.layer_of == 0)
+    tried, removed, last = first[:40], first[20:60], np.flatnonzero(pruned.layer_of == 3)[:100]
+    task.accuracy(tried)
+    task.prune(removed)
+    other = PrunedNetwork(model, images[:1], reconstruction)
+    other.remove(removed)
+    torch.testing.assert_close(task.network.model(images), other.model(images), rtol=1e-4, atol=1e-4)
+    got = task.accuracy(last)
+    other.remove(last)
+    want = signal_accuracies(other.model(images), labels, fold, 2, "probability")
+    np.testing.assert_allclose(got, want, rtol=1e-3)
 
 
 def test_a_layer_without_any_score_goes_first():

@@ -3,7 +3,7 @@ import zipfile
 
 import pytest
 
-from lrp_core.study.paths import atomic
+from lrp_core.files import atomic
 from lrp_core.study.wheels import Wheel
 
 

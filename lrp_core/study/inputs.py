@@ -1,6 +1,6 @@
 """What lets a notebook of a fresh clone run by itself: the notebooks before it are run first, at their small defaults.
 
-Apart from :mod:`lrp_core.study.pipeline`, so that a notebook with its inputs need not wait seconds for papermill to load.
+Apart from :mod:`lrp_core.study.pipeline`, so that a notebook with its inputs need not wait for papermill to load.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """Runs numbered notebooks with papermill: one stage of dvc.yaml, or all of them for a profile or in place.
 
-python -m lrp_core.study.pipeline 03_baseline_lrp_pruning --backbone vgg16  # as params.yaml says; executed: results/notebooks
+python -m lrp_core.study.pipeline 03_baseline_lrp_pruning --backbone vgg16  # one, as params.yaml says
 python -m lrp_core.study.pipeline --profile full                            # all, as that profile of params.yaml says
 python -m lrp_core.study.pipeline --data photos                             # all, on the images of that folder
 python -m lrp_core.study.pipeline --in-place                                # all, at their own defaults, where they lie

@@ -1,0 +1,36 @@
+"""What the controller is told, by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from lrp_core.signals import signal_accuracies
+
+
+def test_signals_by_hand():
+    """Two classes, two folds; heads: full, without fold 0, without fold 1."""
+    labels, fold = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    right, wrong = [2.0, 0.0], [0.0, 2.0]
+    logits = torch.tensor(
+        [[*right, *right, *wrong], [*right, *right, *wrong], [*wrong, *right, *wrong], [*wrong, *right, *wrong]]
+    )
+    sure = 1 / (1 + np.exp(-2.0))
+    # Image 0 is judged by the second head, image 1 by the third, and so on.
+    assert signal_accuracies(logits, labels, fold, 2, "training").tolist() == [1.0, 1.0]
+    assert signal_accuracies(logits, labels, fold, 2, "cross-fitted").tolist() == [0.5, 0.5]
+    got = signal_accuracies(logits, labels, fold, 2, "probability")
+    np.testing.assert_allclose(got, [(sure + (1 - sure)) / 2] * 2, rtol=1e-12)
+    with pytest.raises(ValueError, match="unknown signal 'test'; choose one of: cross-fitted, probability, training"):
+        signal_accuracies(logits, labels, fold, 2, "test")
+
+
+def test_signals_of_a_network_with_more_outputs_than_classes_with_images():
+    """Outputs 0 to 4, images of classes 1 and 3 alone; a copy of the head knows these two, in this order."""
+    targets, fold = torch.tensor([1, 3, 1, 3]), torch.tensor([0, 0, 1, 1])
+    own = torch.eye(5)[[1, 3, 4, 1]]  # right, right, wrong, wrong
+    copies = torch.tensor([[[2.0, 0.0], [0.0, 2.0]]] * 4).flatten(1)  # the first says class 1, the second class 3
+    logits = torch.cat([own, copies], dim=1)
+    assert signal_accuracies(logits, targets, fold, 5, "training").tolist() == [0.5, 0.5]
+    assert signal_accuracies(logits, targets, fold, 5, "cross-fitted").tolist() == [0.5, 0.5]
+    assert signal_accuracies(logits, targets, 1 - fold, 5, "cross-fitted").tolist() == [0.5, 0.5]
+    assert signal_accuracies(logits, targets, torch.tensor([0, 1, 0, 1]), 5, "cross-fitted").tolist() == [1.0, 1.0]
