@@ -6,7 +6,7 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from lrp_core.heads import fit_heads, pooled_features
-from lrp_core.study import experiment, pipeline, workspace
+from lrp_core.study import datasets, experiment, pipeline
 from lrp_core.study.curves import GRID
 from lrp_core.study.datasets import Dataset
 from lrp_core.study.splits import split_dataset
@@ -33,7 +33,7 @@ def test_network_goes_from_torchvisions_file_to_a_curve(name, tmp_path, monkeypa
     images[labels == 1] //= 2
     dataset = Dataset(images, labels, torch.arange(40), ("light", "dark"))
     splits = split_dataset(dataset, 0, 6, 4, 2).assign(seed=0)
-    workspace.write_dataset(tmp_path / "work", dataset, splits, "noise")
+    datasets.write_dataset(tmp_path / "work", dataset, splits, "noise")
     work = experiment.Experiment(str(tmp_path / "work"), name, PAPER["base"]["weights"][name], device="cpu")
     work.runs = tmp_path / "runs"
     scarce, features = work.samples(0, "scarce"), pooled_features(work.backbone, work.samples(0, "scarce").images)

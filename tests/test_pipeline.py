@@ -18,7 +18,7 @@ from lrp_core import methods
 from lrp_core.controller import Settings
 from lrp_core.heads import CrossFit, Heads
 from lrp_core.signals import signal_accuracies
-from lrp_core.study import experiment, inputs, pipeline, workspace
+from lrp_core.study import datasets, experiment, inputs, pipeline
 from lrp_core.study.curves import GRID, prune_to
 from lrp_core.study.datasets import Dataset
 from lrp_core.study.files import write_csv
@@ -156,7 +156,7 @@ class Miniature(experiment.Experiment):
         images = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8))
         dataset = Dataset(images, torch.from_numpy(labels), torch.arange(240), ("a", "b", "c"))
         splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
-        workspace.write_dataset(folder, dataset, splits, "noise")
+        datasets.write_dataset(folder, dataset, splits, "noise")
         super().__init__(str(folder), "vgg16", "hed-bsds500", threads=1, device="cpu")
         self.runs = folder / "runs"
         heads = {}

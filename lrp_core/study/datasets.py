@@ -1,5 +1,6 @@
 """Labelled images: ELPV, torchvision's data sets, folders of class folders, lists of files."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from lrp_core.study.files import write_csv, write_tensors
 from lrp_core.study.paths import ROOT
 from lrp_core.study.wheels import Wheel
 
@@ -192,3 +194,12 @@ def _resized(image: Image.Image, size: int) -> torch.Tensor:
     if image.mode.startswith("I;16"):  # of which Pillow would keep the lowest 8 bits only, saturated
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return transforms.resize(transforms.pil_to_tensor(image.convert("RGB")), [size, size], antialias=True)
+
+
+def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name: str) -> None:
+    """Write images.safetensors and splits.csv (the rows of all seeds) into a workspace."""
+    tensors = {"images": dataset.images, "labels": dataset.labels, "positions": dataset.positions}
+    # One entry of metadata: safetensors writes several in a random order, and the file's bytes would differ.
+    description = json.dumps({"name": name, "classes": dataset.class_names})
+    write_tensors(workspace / "images.safetensors", tensors, {"dataset": description})
+    write_csv(workspace / "splits.csv", splits)

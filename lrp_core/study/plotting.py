@@ -1,6 +1,6 @@
 """Figures. Each function draws tidy rows and returns a matplotlib figure; colours are safe for the colour-blind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,6 +29,30 @@ def save_figure(figure: Figure, path: Path) -> None:
     for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
         with atomic(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
+
+
+def close(figures: Iterable[Figure]) -> None:
+    """Show these figures no more."""
+    for figure in figures:
+        plt.close(figure)
+
+
+def of_notebooks_before(folder: Path, class_names: Sequence[str], seed: int) -> dict[str, Figure]:
+    """Return the figures of notebooks 2 and 4 for one backbone, drawn from the tables that they left.
+
+    Args:
+        folder: of the backbone's results.
+        class_names: in their order.
+        seed: whose run of the first method is drawn.
+    """
+    counts = pd.read_csv(folder / "tables" / "confusion.csv")["images"].to_numpy()
+    trace = pd.read_csv(folder / "trace_dynamic.csv")
+    one = trace[(trace["method"] == trace["method"].iloc[0]) & (trace["seed"] == seed)]
+    return {
+        "confusion": confusion_matrix(counts.reshape(len(class_names), -1), class_names),
+        "signals": signals(pd.read_csv(folder / "signals.csv")),
+        "controller_trace": controller_trace(one),
+    }
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], n: int = 6) -> Figure:

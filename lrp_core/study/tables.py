@@ -1,6 +1,6 @@
 """Tables: from the tidy rows of the curves to the areas under them, paired over seeds."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
@@ -90,6 +90,24 @@ def claim(auc: pd.DataFrame, proposed: str, curves: pd.DataFrame) -> str:
             f"{row['difference']:+.3f}, its 95 % interval {row['low']:+.3f} to {row['high']:+.3f}."
         )
     return "\n".join(lines)
+
+
+def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
+    """Say in words, Markdown, where the unpruned network cannot be told from guessing; empty where it can.
+
+    Args:
+        heads: by backbone, what notebook 2 leaves: columns seed, measured on, average, above chance.
+    """
+    lines = []
+    for backbone, rows in heads.items():
+        test = rows[(rows["measured on"] == "test") & ~rows["above chance"].astype(bool)]
+        if len(test):
+            seeds = ", ".join(map(str, test["seed"]))
+            lines.append(f"- {backbone}, seed {seeds}: test accuracy {test['average'].mean():.0%}")
+    if not lines:
+        return ""
+    words = "**At chance here:** before anything is pruned, these cannot be told from guessing, and nothing above says anything"
+    return "\n".join([f"{words} about them.", "", *lines])
 
 
 def _compared(auc: pd.Series, baseline: pd.Series) -> dict[str, float | str]:

@@ -6,7 +6,6 @@ A workspace is a folder under data/. It is not in git.
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,18 +16,8 @@ from torch import nn
 from lrp_core.devices import choose_device
 from lrp_core.heads import CrossFit, Heads, classifier
 from lrp_core.study.backbones import load_backbone, normalise
-from lrp_core.study.datasets import Dataset
-from lrp_core.study.files import read_tensors, write_csv, write_tensors
+from lrp_core.study.files import read_tensors, write_tensors
 from lrp_core.study.paths import ROOT
-
-
-def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name: str) -> None:
-    """Write images.safetensors and splits.csv (the rows of all seeds) into a workspace."""
-    tensors = {"images": dataset.images, "labels": dataset.labels, "positions": dataset.positions}
-    # One entry of metadata: safetensors writes several in a random order, and the file's bytes would differ.
-    description = json.dumps({"name": name, "classes": dataset.class_names})
-    write_tensors(workspace / "images.safetensors", tensors, {"dataset": description})
-    write_csv(workspace / "splits.csv", splits)
 
 
 @dataclass(frozen=True)
