@@ -45,11 +45,11 @@ def of_notebooks_before(folder: Path, class_names: Sequence[str], seed: int) -> 
         class_names: in their order.
         seed: whose run of the first method is drawn.
     """
-    counts = pd.read_csv(folder / "tables" / "confusion.csv")["images"].to_numpy()
+    counts = pd.read_csv(folder / "tables" / "confusion.csv").set_index("true").to_numpy()
     trace = pd.read_csv(folder / "trace_dynamic.csv")
     one = trace[(trace["method"] == trace["method"].iloc[0]) & (trace["seed"] == seed)]
     return {
-        "confusion": confusion_matrix(counts.reshape(len(class_names), -1), class_names),
+        "confusion": confusion_matrix(counts, class_names),
         "signals": signals(pd.read_csv(folder / "signals.csv")),
         "controller_trace": controller_trace(one),
     }

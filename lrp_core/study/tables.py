@@ -106,8 +106,8 @@ def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
             lines.append(f"- {backbone}, seed {seeds}: test accuracy {test['average'].mean():.0%}")
     if not lines:
         return ""
-    words = "**At chance here:** before anything is pruned, these cannot be told from guessing, and nothing above says anything"
-    return "\n".join([f"{words} about them.", "", *lines])
+    head = "**At chance here.** Before anything is pruned these cannot be told from guessing; what is said of them is noise."
+    return "\n".join([head, "", *lines])
 
 
 def _compared(auc: pd.Series, baseline: pd.Series) -> dict[str, float | str]:
