@@ -106,7 +106,7 @@ def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
             lines.append(f"- {backbone}, seed {seeds}: test accuracy {test['average'].mean():.0%}")
     if not lines:
         return ""
-    head = "**At chance here.** Before anything is pruned these cannot be told from guessing; what is said of them is noise."
+    head = "**At chance here.** Unpruned, these cannot be told from guessing; what is said of them is noise."
     return "\n".join([head, "", *lines])
 
 
