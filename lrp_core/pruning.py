@@ -108,5 +108,7 @@ def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     old = getattr(module, name)
     if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.clone(memory_format=torch.channels_last)  # sets the strides of 1 x 1 kernels too
+    else:
+        tensor = tensor.contiguous()  # as it will be when it comes back from a file
     is_parameter = isinstance(old, nn.Parameter)
     setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)
