@@ -8,6 +8,7 @@ python -m lrp_core.study.pipeline --in-place                                # al
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from traitlets.config import Config
 from lrp_core.errors import check_choice
 from lrp_core.files import atomic
 from lrp_core.study.paths import ROOT
+from lrp_core.study.processes import end_with, starter
 
 NOTEBOOKS = ROOT / "notebooks"
 # What each notebook leaves in the workspace for those after it; those in the middle do so for one backbone at a time.
@@ -119,6 +121,8 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
     Raises:
         RuntimeError: a cell failed; the message is the cell's error.
     """
+    # A kernel looks after its parent, but one that is orphaned while it starts would live for ever: it asks once more.
+    orphan = f"__import__('os').getppid() == {os.getpid()} or __import__('os')._exit(1);"
     with atomic(output) as temporary, tempfile.TemporaryDirectory() as sockets:
         # The kernel talks through sockets of this user's, not through open ports.
         connection = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
@@ -130,6 +134,7 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
                 cwd=str(ROOT),
                 progress_bar=False,
                 config=connection,
+                extra_arguments=[f"--IPKernelApp.exec_lines={orphan}"],
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )
@@ -199,6 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
     add_choice(parser)
     options = parser.parse_args(arguments)
+    if (above := starter()) is not None:
+        end_with(above)
     try:
         if options.in_place:
             for notebook in OUTPUTS:
