@@ -14,6 +14,10 @@ CHOICE := $(strip $(CHOICE))
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# What is started ends with its make, however that ends (lrp_core/study/processes.py).
+export LRP_STARTED_BY
+repro notebooks: LRP_STARTED_BY := $(shell echo $$PPID)
+
 .PHONY: repro test lab export notebooks bench docs clean
 
 repro: $(READY)

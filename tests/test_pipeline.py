@@ -18,7 +18,7 @@ from lrp_core import methods
 from lrp_core.controller import Settings
 from lrp_core.heads import CrossFit, Heads
 from lrp_core.signals import signal_accuracies
-from lrp_core.study import datasets, experiment, inputs, pipeline
+from lrp_core.study import datasets, experiment, paths, pipeline
 from lrp_core.study.curves import GRID, prune_to
 from lrp_core.study.datasets import Dataset
 from lrp_core.study.files import write_csv
@@ -108,7 +108,7 @@ def test_images_of_another_folder_of_the_same_name_are_kept_apart(tmp_path, monk
 
 
 def test_notebooks_name_the_small_workspace():
-    assert {pipeline.defaults(notebook)["workspace"] for notebook in pipeline.OUTPUTS} == {f'"{inputs.SMALL}"'}
+    assert {pipeline.defaults(notebook)["workspace"] for notebook in pipeline.OUTPUTS} == {f'"{paths.SMALL}"'}
 
 
 def test_misspelt_parameter_is_an_error():

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import zipfile
 
+import nbformat
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lrp_core.files import atomic
-from lrp_core.study import files, pipeline
-from lrp_core.study.paths import ROOT
+from lrp_core.study import files, inputs, pipeline
+from lrp_core.study.paths import ROOT, SMALL
 from lrp_core.study.wheels import Wheel
 
 FULL = """
@@ -96,6 +97,55 @@ def test_two_runs_in_one_workspace(tmp_path, monkeypatch, capsys):
     first.stdout.close()
     assert pipeline.main(["01_data_prep"]) == 0
     assert len(ran) == 1
+
+
+def write_notebook(path, source):
+    cells = [nbformat.v4.new_code_cell(text) for text in ("backbone = ''", source)]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("broken = True\nassert not broken", "02_x (vgg16), cell 3: AssertionError: assert not broken"),
+        ("raise ValueError('no images')", "02_x (vgg16), cell 3: ValueError: no images"),
+        ("import os\nos.kill(os.getpid(), 9)", "02_x (vgg16): its process was ended from outside"),
+    ],
+)
+def test_a_failed_cell_says_what_to_do(tmp_path, monkeypatch, source, said):
+    """Where, why, where more is to be read, how to go on; the copy goes when it is of use no more."""
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    output, failed = tmp_path / "out" / "02_x.ipynb", tmp_path / "out" / "02_x-failed.ipynb"
+
+    def run(source: str) -> None:
+        write_notebook(tmp_path / "02_x.ipynb", source)
+        pipeline.execute("02_x", output, {"backbone": "vgg16"})
+
+    with pytest.raises(RuntimeError) as error:
+        run(source)
+    first, second, third = str(error.value).splitlines()
+    assert first.startswith(said)
+    assert second == f"The notebook as far as it came, with the full traceback: {failed}"
+    assert third.startswith("When the cause is mended, the same command goes on from there")
+    assert list(output.parent.iterdir()) == [failed]
+    assert source in [cell.source for cell in nbformat.read(failed, as_version=4).cells]
+    run("pass")
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_failed_notebook_before_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(pipeline, "OUTPUTS", {"01_x": ("images",), "02_x": ()})
+    for module in (pipeline, inputs):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    write_notebook(tmp_path / "01_x.ipynb", "assert not True")
+    with pytest.raises(RuntimeError, match=r"^01_x, cell 2: AssertionError: assert not True\n.*01_x-failed\.ipynb\n"):
+        inputs.ensure_inputs("02_x", SMALL)
+    assert (tmp_path / SMALL / "notebooks" / "01_x-failed.ipynb").is_file()
 
 
 def test_a_wheel_with_paths_outside_its_folder(tmp_path, monkeypatch):

@@ -6,9 +6,7 @@ Apart from :mod:`lrp_core.study.pipeline`, so that a notebook with its inputs ne
 import ast
 import sys
 
-from lrp_core.study.paths import ROOT
-
-SMALL = "data/small"  # the workspace that the notebooks name themselves
+from lrp_core.study.paths import ROOT, SMALL
 
 
 def ensure_inputs(notebook: str, workspace: str) -> None:
@@ -21,7 +19,7 @@ def ensure_inputs(notebook: str, workspace: str) -> None:
         workspace: its parameter of this name.
 
     Raises:
-        RuntimeError: a cell of an earlier notebook failed; the message is the cell's error.
+        RuntimeError: a cell of an earlier notebook failed; the message says what to do.
     """
     if workspace != SMALL:
         return

@@ -3,3 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = "data/small"  # the workspace that the notebooks name themselves

@@ -8,6 +8,8 @@ python -m lrp_core.study.pipeline --in-place                                # al
 
 import argparse
 import contextlib
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +19,15 @@ import nbformat
 import papermill
 import yaml
 from filelock import FileLock, Timeout
-from papermill.exceptions import PapermillExecutionError
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError, strip_color
 from papermill.inspection import inspect_notebook
 from traitlets.config import Config
 
 from lrp_core.errors import check_choice
 from lrp_core.files import atomic
-from lrp_core.study.paths import ROOT
+from lrp_core.study.paths import ROOT, SMALL
+from lrp_core.study.processes import end_with, starter
 
 NOTEBOOKS = ROOT / "notebooks"
 # What each notebook leaves in the workspace for those after it; those in the middle do so for one backbone at a time.
@@ -116,9 +120,14 @@ def executed(notebook: str, params: dict[str, dict], backbone: str | None = None
 def execute(notebook: str, output: Path, parameters: dict) -> None:
     """Run a notebook and write the executed copy, whole or not at all; its progress bars go to the terminal.
 
+    The copy of a notebook that failed lies beside, as NAME-failed.ipynb, until it succeeds.
+
     Raises:
-        RuntimeError: a cell failed; the message is the cell's error.
+        RuntimeError: a cell failed; the message says which, where its traceback is and how to go on.
     """
+    failed = output.with_name(f"{output.stem}-failed.ipynb")
+    # A kernel looks after its parent, but one that is orphaned while it starts would live for ever: it asks once more.
+    orphan = f"__import__('os').getppid() == {os.getpid()} or __import__('os')._exit(1);"
     with atomic(output) as temporary, tempfile.TemporaryDirectory() as sockets:
         # The kernel talks through sockets of this user's, not through open ports.
         connection = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
@@ -130,19 +139,40 @@ def execute(notebook: str, output: Path, parameters: dict) -> None:
                 cwd=str(ROOT),
                 progress_bar=False,
                 config=connection,
+                extra_arguments=[f"--IPKernelApp.exec_lines={orphan}"],
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
             )
-        except PapermillExecutionError as error:
-            raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+        except (PapermillExecutionError, DeadKernelError) as error:
+            temporary.replace(failed)
+            failed.chmod(0o644)
+            raise RuntimeError(failure(notebook, parameters.get("backbone"), error, failed)) from None
+    failed.unlink(missing_ok=True)
+
+
+def failure(notebook: str, backbone: str | None, error: Exception, copy: Path) -> str:
+    """Return what to tell of a notebook that failed: where, why, where more is to be read, and how to go on."""
+    where = f"{notebook} ({backbone})" if backbone else notebook
+    what = "its process was ended from outside: often there is not enough memory (fewer jobs at a time take less)"
+    if isinstance(error, PapermillExecutionError):
+        # An assertion without words is told by its line, the last that the traceback points to.
+        lines = re.findall(r"^-+> *\d+ +(.*)", strip_color("\n".join(error.traceback)), re.MULTILINE)
+        where = f"{where}, cell {error.exec_count}"
+        what = f"{error.ename}: {error.evalue or ''.join(lines[-1:])}"
+    return (
+        f"{where}: {what}\n"
+        f"The notebook as far as it came, with the full traceback: {copy}\n"
+        "When the cause is mended, the same command goes on from there: what is finished is kept."
+    )
 
 
 def execute_in_place(notebook: str) -> None:
     """Run a notebook at its defaults and keep its outputs in the file, without times and progress bars."""
     path = NOTEBOOKS / f"{notebook}.ipynb"
+    copy = ROOT / SMALL / "notebooks" / path.name
+    execute(notebook, copy, {})
     with atomic(path) as temporary:
-        execute(notebook, temporary, {})
-        content = nbformat.read(temporary, as_version=4)
+        content = nbformat.read(copy, as_version=4)
         content.metadata.pop("papermill", None)
         for cell in content.cells:
             cell.metadata = {"tags": tags} if (tags := [tag for tag in cell.metadata.get("tags", ())]) else {}
@@ -199,6 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", help="of params.yaml, for a notebook that works on one")
     add_choice(parser)
     options = parser.parse_args(arguments)
+    if (above := starter()) is not None:
+        end_with(above)
     try:
         if options.in_place:
             for notebook in OUTPUTS:

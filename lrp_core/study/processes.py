@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 from joblib import Parallel, parallel_config
@@ -28,6 +29,20 @@ def end_with(pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def starter() -> int | None:
+    """Return the process that this one was started by and works for: a make or a DVC; None if a person started it.
+
+    Our Makefile names its make to what it runs. DVC tells only that it is there: it is above, perhaps behind a shell.
+    """
+    if make := os.environ.get("LRP_STARTED_BY"):
+        return int(make)
+    if "DVC_STAGE" in os.environ:
+        for parent in psutil.Process().parents():
+            if "dvc" in [Path(word).name for word in parent.as_dict(["cmdline"])["cmdline"] or ()]:
+                return parent.pid
+    return None
 
 
 @contextlib.contextmanager
