@@ -23,6 +23,7 @@ repro: $(READY)
 test: $(TESTED)
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache --no-logo
 	pytest --nbval-lax tests notebooks
 
 export: $(READY)
