@@ -18,6 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = sorted((ROOT / "lrp_core").glob("*.py"))
 STUDY = sorted((ROOT / "lrp_core" / "study").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+OURS = {"lrp_core", "own_network"} | {path.stem for path in TESTS}
 HEAVY = {
     *("pandas", "matplotlib", "seaborn", "h5py", "timm", "torchvision", "PIL", "IPython", "ipywidgets"),
     *("nbformat", "nbconvert", "papermill", "dvc", "yaml", "onnx", "onnxruntime", "onnxscript", "dask", "distributed"),
@@ -48,6 +50,12 @@ def test_the_study_asks_for_what_it_imports(path):
     assert packages_of(path) <= allowed
 
 
+def test_the_tests_ask_for_what_they_import():
+    imported = set().union(*(packages_of(path) for path in TESTS))
+    assert {"pytest", "zennit"} <= imported
+    assert imported <= asked_for("core").union(*(asked_for(extra) for extra in PROJECT["optional-dependencies"]))
+
+
 def asked_for(group: str) -> set[str]:
     requirements = PROJECT["dependencies"] if group == "core" else PROJECT["optional-dependencies"][group]
     return {canonicalize_name(Requirement(text).name) for text in requirements}
@@ -69,7 +77,7 @@ def packages_of(path: Path) -> set[str]:
             modules.add(node.module)
     modules = {"distributed" if module == "dask.distributed" else module.split(".")[0] for module in modules}
     found = set()
-    for module in modules - set(sys.stdlib_module_names) - {"lrp_core"}:
+    for module in modules - set(sys.stdlib_module_names) - OURS:
         (package,) = set(INSTALLED[module])
         found.add(canonicalize_name(package))
     return found
