@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+EXPORTS := .venv/.ready-for-export
 TESTED := .venv/.ready-for-tests
 # Most modules are never imported: compiling them all would take longer than compiling some later, and keeping that.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,9 +28,10 @@ repro: $(READY)
 test: $(TESTED)
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache --no-logo
 	pytest --nbval-lax tests notebooks
 
-export: $(READY)
+export: $(EXPORTS)
 	python -m lrp_core.study.export $(CHOICE) $(OPTIONS)
 
 lab: $(READY)
@@ -52,7 +54,11 @@ clean:
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, this is {sys.version}")'
 	$(PYTHON) -m venv --clear .venv
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[study]'
+	touch $@
+
+$(EXPORTS): $(READY)
+	$(INSTALL) --editable '.[study,export]'
 	touch $@
 
 $(TESTED): $(READY)

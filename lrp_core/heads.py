@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 from lrp_core.devices import device_of
@@ -75,6 +73,8 @@ def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float, 
     Returns:
         Weights for unscaled features, (n_classes, C), float64.
     """
+    from sklearn.linear_model import LogisticRegression  # here, for it imports pandas where that is installed
+
     features = features.astype(np.float64)
     scale = features.std(axis=0)
     scale[scale == 0] = 1.0  # a dead channel
@@ -106,6 +106,8 @@ def cross_fit(
     Raises:
         ValueError: fewer blocks than folds, or a class that is in one fold only.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # see train_head
+
     if (n_blocks := len(np.unique(blocks))) < n_folds:
         raise ValueError(
             f"the {len(blocks)} scarce images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "

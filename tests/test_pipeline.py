@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from lrp_core import methods
 from lrp_core.controller import Settings
@@ -134,15 +137,34 @@ def test_stages_lead_from_output_to_input():
             made |= {path.replace("${item.backbone}", backbone) for path in outs}
 
 
-def test_environment_yml_installs_what_pyproject_pins():
+def test_environment_yml_installs_what_pyproject_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert pip == ["--constraint requirements.lock", "--editable .[test]"]
     assert f"python{project['requires-python']}" in environment["dependencies"]
-    locked = set((ROOT / "requirements.lock").read_text().lower().split())
-    for pin in project["dependencies"] + project["optional-dependencies"]["test"]:
-        assert pin in locked
+    (everything,) = [text for text in project["optional-dependencies"]["test"] if text.startswith(project["name"])]
+    assert Requirement(everything).extras == set(project["optional-dependencies"]) - {"test"}
+
+
+def test_the_lock_file_alone_pins_and_what_it_pins_is_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        name, version = line.split("==")
+        assert canonicalize_name(name) not in pins, "one pin each"
+        pins[canonicalize_name(name)] = Version(version)
+    groups = {"core": project["dependencies"]} | project["optional-dependencies"]
+    assert set(groups) == {"core", "study", "export", "cluster", "test"}
+    for group, requirements in groups.items():
+        checked = 0
+        for requirement in map(Requirement, requirements):
+            if requirement.name == project["name"]:
+                continue
+            assert [bound.operator for bound in requirement.specifier] == [">="], f"a lower bound: {requirement}"
+            assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+            checked += 1
+        assert checked > 0, group
 
 
 class Miniature(experiment.Experiment):
