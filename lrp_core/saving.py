@@ -62,7 +62,7 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         ValueError: the file was not written by :func:`save_pruned`, or is of another network than ``build`` makes.
     """
     description, tensors = _read(path)
-    model = build()
+    model = build().eval()
     try:
         gone = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))

@@ -281,7 +281,7 @@ TABLE = [
     ),
     (
         "a report without a run",
-        lambda t: report.page([t / "05.ipynb"]),
+        lambda t: report.page([(t / "05.ipynb", None)]),
         FileNotFoundError,
         "05.ipynb is missing: run make repro",
     ),

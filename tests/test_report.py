@@ -1,10 +1,12 @@
 """The page as a browser shows it: on a screen, on a telephone, on paper."""
 
 import base64
+import re
 import shutil
 
 import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -14,6 +16,12 @@ webdriver = pytest.importorskip("selenium.webdriver")
 needs_browser = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver"
 )
+FOLDED_TABLE = pd.DataFrame(  # as wide as the AUC table of the default run, with a verdict and what has no number
+    {f"a_long_name_of_column_{i}": ["efficientnet-lite0", None] for i in range(2)}
+    | {"method": ["dynamic+reconstruction", "px-iterative-abs"]}
+    | {f"auc_harmonic_mean_{i}": [0.123, float("nan")] for i in range(7)}
+    | {"verdict": ["undecided: the interval contains 0", "the best baseline"]}
+).to_html()
 WIDE_TABLE = "<table><tr>" + "".join(f"<th>a long name of column {i}</th>" for i in range(20)) + "</tr></table>"
 
 
@@ -32,15 +40,16 @@ def html(tmp_path_factory):
         new_code_cell("secret_code()", outputs=[new_output("display_data", {"image/png": png})]),
         new_markdown_cell("**Figure.** A rising `line`."),
         new_code_cell("", outputs=[new_output("execute_result", {"text/html": WIDE_TABLE, "text/plain": "a"})]),
+        new_code_cell("", outputs=[new_output("execute_result", {"text/html": FOLDED_TABLE, "text/plain": "a"})]),
         new_code_cell("", outputs=[new_output("stream", name="stderr", text="100%|####|")]),
         new_code_cell("", outputs=[new_output("display_data", widget)]),
         new_code_cell("", outputs=[new_output("display_data", {"text/markdown": "**The claim** stands."})]),
     ]
-    paths = [folder / "05.ipynb", folder / "04-vgg16.ipynb"]
-    for path in paths:
+    chapters = [(folder / "05.ipynb", None), (folder / "04-vgg16.ipynb", "vgg16")]
+    for path, _ in chapters:
         nbformat.write(new_notebook(cells=cells), path)
     page = folder / "report.html"
-    page.write_text(report.page(paths))
+    page.write_text(report.page(chapters))
     return page
 
 
@@ -53,10 +62,20 @@ def test_page_has_what_was_shown_and_no_more(html):
         'alt="A rising line."',
     ):
         assert content.count(words) == 2
-    for words in ("secret_code", "100%|", "interactive(children", "http://", "https://", "<script"):
+    for words in ("secret_code", "100%|", "interactive(children", "http://", "https://", "<script", "NaN"):
         assert words not in content
-    assert '<a href="#04-vgg16">' in content
-    assert 'id="04-vgg16"' in content
+
+
+def test_contents_are_titles(html):
+    """Not file names; a notebook that ran for a backbone has it behind its title, there and where it begins."""
+    content = html.read_text()
+    contents = re.findall(r'<li><a href="#([^"]+)">([^<]+)</a></li>', content)
+    assert contents == [("05", "5. Results"), ("04-vgg16", "5. Results (vgg16)")]
+    headings = re.findall(r"<h1\b[^>]*>([^<]+)<", content)
+    assert headings == [report.TITLE, *(title for _, title in contents)]
+    for name, _ in contents:
+        assert f'<a id="{name}"></a>' in content
+        assert f">{name}<" not in content
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +109,21 @@ def test_page_in_a_browser(html, browser, width):
         assert loaded
         assert 0 < shown <= width
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@needs_browser
+def test_tables_as_wide_as_ours_fit_a_screen(html, browser):
+    """At 1280 px nothing of them is cut off, and nothing has to be scrolled."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(html.as_uri())
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('table.dataframe')].map(t => [t.offsetWidth, t.parentNode.clientWidth])"
+    )
+    assert len(widths) == 2
+    for table, box in widths:
+        assert 0 < table <= box
 
 
 @needs_browser

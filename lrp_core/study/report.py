@@ -5,6 +5,7 @@ and the text of the notebooks, without their code.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -21,34 +22,40 @@ TEMPLATES = Path(__file__).with_name("templates")
 TITLE = "Accuracy-aware LRP pruning of CNNs in data-scarce transfer learning"
 
 
-def chapters(params: dict[str, dict]) -> list[Path]:
-    """Return the executed notebooks of a run, the last one, with the results, first."""
+def chapters(params: dict[str, dict]) -> list[tuple[Path, str | None]]:
+    """Return a run's executed notebooks, each with the backbone that it ran for; the last one, the results, first."""
     *before, last = OUTPUTS
     return [
-        executed(notebook, params, backbone)
+        (executed(notebook, params, backbone), backbone)
         for notebook in (last, *before)
         for backbone in backbones_of(notebook, params)
     ]
 
 
-def page(paths: list[Path]) -> str:
+def page(chapters: list[tuple[Path, str | None]]) -> str:
     """Return executed notebooks as one HTML page.
+
+    Args:
+        chapters: executed notebooks, each with the backbone that stands behind its title, or None.
 
     Raises:
         FileNotFoundError: a notebook is not there.
     """
-    cells = []
-    for path in paths:
+    cells, contents = [], []
+    for path, backbone in chapters:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run make repro first, with the same choice")
         notebook = nbformat.read(path, as_version=4)
         for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
             if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if _belongs(output)]
+                cell.outputs = [_fitting(output) for output in cell.outputs if _belongs(output)]
                 if after is not None and after.source.startswith("**Figure.**"):
                     cell.metadata["alt"] = after.source.removeprefix("**Figure.**").strip().replace("`", "")
-        cells += [new_markdown_cell(f'<a id="{path.stem}"></a>`{path.stem}`'), *notebook.cells]
-    contents = [f"- [{path.stem}](#{path.stem})" for path in paths]
+        opening = notebook.cells[0]
+        title = re.match(r"# (.+)", opening.source)[1] + (f" ({backbone})" if backbone else "")
+        opening.source = re.sub(r"# .+", lambda _, title=title: f"# {title}", opening.source, count=1)
+        cells += [new_markdown_cell(f'<a id="{path.stem}"></a>'), *notebook.cells]
+        contents.append(f"- [{title}](#{path.stem})")
     cells.insert(0, new_markdown_cell("\n".join([f"# {TITLE}", "", *contents])))
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"  # a notebook that was run for two backbones has its own twice
@@ -66,6 +73,16 @@ def page(paths: list[Path]) -> str:
 def _belongs(output: dict) -> bool:
     """Tell whether an output means something on paper: no progress bars, no widgets."""
     return output.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in output.get("data", ())
+
+
+def _fitting(output: dict) -> dict:
+    """Return an output whose table, if it is one, fits a page: no NaN, and names that may break behind _ and +."""
+    if "text/html" in output.get("data", ()):
+        table = output["data"]["text/html"].replace("<td>NaN</td>", "<td></td>")
+        output["data"]["text/html"] = re.sub(
+            r"(?<=>)[^<>]+(?=</t[hd]>)", lambda words: re.sub(r"([_+])(?=[a-z])", r"\1<wbr>", words[0]), table
+        )
+    return output
 
 
 def main(arguments: list[str] | None = None) -> int:
