@@ -53,7 +53,8 @@ def test_seed_decides_the_split():
 
 def test_too_small_a_class_is_named():
     with pytest.raises(
-        ValueError, match=r"class 'c' has \d+ images on the scarce side \(needed: 25\) .* ask for fewer"
+        ValueError,
+        match=r"too few images for 25 scarce ones .* of 'c': 20 and 20: set scarce_per_class in params.yaml to 20 or",
     ):
         split_dataset(made_up(), 0, n_scarce=25, n_test=12, block=5)
 

@@ -38,6 +38,7 @@ OUTPUTS = {
     "04_dynamic_pruning": ("{backbone}/orders_dynamic.safetensors",),
     "05_auc_tables_figures": (),
 }
+ASIDE = ("06_your_own_network",)  # no stage: nothing is made of it
 
 
 def defaults(notebook: str) -> dict[str, str]:
@@ -233,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         end_with(above)
     try:
         if options.in_place:
-            for notebook in OUTPUTS:
+            for notebook in (*OUTPUTS, *ASIDE):
                 print(f"running {notebook}", file=sys.stderr)
                 execute_in_place(notebook)
             return 0

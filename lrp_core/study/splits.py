@@ -25,7 +25,8 @@ def split_dataset(dataset: Dataset, seed: int, n_scarce: int, n_test: int, block
         "test").
 
     Raises:
-        ValueError: a class has too few images on the scarce side, or none on the test side; a count below 1.
+        ValueError: a class has too few images on the scarce side, or none on the test side (all such are named); a
+            count below 1.
     """
     for name, value in (("n_scarce", n_scarce), ("n_test", n_test), ("block", block)):
         if value < 1:
@@ -37,16 +38,20 @@ def split_dataset(dataset: Dataset, seed: int, n_scarce: int, n_test: int, block
     halves = StratifiedGroupKFold(n_splits=2, shuffle=True, random_state=seed)
     scarce_side, test_side = next(halves.split(labels, labels, blocks))
     rng = np.random.default_rng(seed)
+    sides = {"scarce": scarce_side, "test": test_side}
+    counts = {side: np.bincount(labels[indices], minlength=len(dataset.class_names)) for side, indices in sides.items()}
+    if (short := np.flatnonzero((counts["scarce"] < n_scarce) | (counts["test"] < 1))).size:
+        found = "; ".join(f"{dataset.class_names[c]!r}: {counts['scarce'][c]} and {counts['test'][c]}" for c in short)
+        most = counts["scarce"].min()
+        advice = f"set scarce_per_class in params.yaml to {most} or less, or label more" if most else "label more"
+        raise ValueError(
+            f"too few images for {n_scarce} scarce ones and 1 or more test images in each class. On the scarce and on "
+            f"the test side, with seed {seed}, there are of {found}: {advice}"
+        )
     drawn = []
-    for label, name in enumerate(dataset.class_names):
-        scarce = scarce_side[labels[scarce_side] == label]
-        test = test_side[labels[test_side] == label]
-        if len(scarce) < n_scarce or len(test) == 0:
-            raise ValueError(
-                f"class {name!r} has {len(scarce)} images on the scarce side (needed: {n_scarce}) and {len(test)} on "
-                f"the test side (needed: 1 or more) with seed {seed}; ask for fewer or label more"
-            )
-        for side, indices, n in (("scarce", scarce, n_scarce), ("test", test, min(n_test, len(test)))):
+    for label in range(len(dataset.class_names)):
+        for side, n in (("scarce", n_scarce), ("test", min(n_test, counts["test"][label]))):
+            indices = sides[side][labels[sides[side]] == label]
             chosen = rng.choice(indices, size=n, replace=False)
             drawn.append(pd.DataFrame({"index": chosen, "label": label, "block": blocks[chosen], "split": side}))
     return pd.concat(drawn).sort_values("index", ignore_index=True)
