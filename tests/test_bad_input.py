@@ -275,7 +275,7 @@ TABLE = [
     ),
     (
         "a run that was not made",
-        lambda t: Miniature(t).pruned("dynamic", 0, 0.5),
+        lambda t: next(Miniature(t).pruned("dynamic", 0, [0.5])),
         FileNotFoundError,
         "orders_baseline.* is mis",
     ),

@@ -5,8 +5,8 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +96,14 @@ class Experiment(Workspace):
         """Return the unpruned classifier of a seed, ready to be pruned as a method does it."""
         return methods.unpruned(self.classifier(seed), self.samples(seed, "scarce").images, how)
 
-    def pruned(self, name: str, seed: int, rate: float) -> PrunedNetwork:
-        """Return the classifier of a seed, pruned by a method up to a rate, as the finished stages have it.
+    def pruned(self, name: str, seed: int, rates: Iterable[float], reconstruct: bool = True) -> Iterator[PrunedNetwork]:
+        """Yield the classifier of a seed, pruned by a method up to each of the rates, as the finished stages have it.
+
+        Args:
+            name: of the method.
+            seed: of the run.
+            rates: pruning rates.
+            reconstruct: if the method does; without, networks are as large and as fast, and sooner made.
 
         Raises:
             FileNotFoundError: the stages have not been run.
@@ -106,8 +112,13 @@ class Experiment(Workspace):
         orders = {}
         for stage in ("baseline", "dynamic"):
             orders |= read_tensors(self.folder / f"orders_{stage}.safetensors")
-        order = orders[check_choice("run", f"{name}/{seed}", orders)]
-        return curves.prune_to(self.network(seed, method(name)), order.numpy(), rate)
+        order = orders[check_choice("run", f"{name}/{seed}", orders)].numpy()
+        how = method(name)
+        unpruned = self.network(seed, replace(how, reconstruct=how.reconstruct and reconstruct))
+        for rate in rates:
+            network = copy.copy(unpruned)
+            network.active = unpruned.active.copy()
+            yield curves.prune_to(network, order, rate)
 
     def signals(self, name: str, seeds: Iterable[int]) -> pd.DataFrame:
         """Return what every signal says of the networks that a finished method has gone through.

@@ -147,7 +147,7 @@ def export(work: Experiment, results: Path, name: str, seed: int, points: float,
         raise ValueError(f"{name} has not been run with seed {seed}")
     rate = choose_rate(trace, points)
     test = work.samples(seed, "test")
-    before, after = (work.pruned(name, seed, reached) for reached in (0.0, rate))
+    before, after = work.pruned(name, seed, (0.0, rate))
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
     difference = export_network(after, work.backbone_name, work.weights, pixels, folder)
     rows = {}
