@@ -154,7 +154,12 @@ TABLE = [
         ValueError,
         "whole numbers of 0 or more in its column position",
     ),
-    ("more images asked for than there are", lambda t: split_of(t, n_scarce=9), ValueError, r"class 'cat' .*needed: 9"),
+    (
+        "more images asked for than there are",
+        lambda t: split_of(t, n_scarce=9),
+        ValueError,
+        r"too few images for 9 scarce .*'cat': 4 and 4",
+    ),
     ("blocks too long", lambda t: split_of(t, block=50), ValueError, "blocks of 50 images leave fewer than two blocks"),
     ("no block at all", lambda t: split_of(t, block=0), ValueError, "block must be 1 or more, got 0"),
     ("no test image", lambda t: split_of(t, n_test=0), ValueError, "n_test must be 1 or more, got 0"),
