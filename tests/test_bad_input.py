@@ -158,7 +158,7 @@ TABLE = [
         "more images asked for than there are",
         lambda t: split_of(t, n_scarce=9),
         ValueError,
-        r"too few images for 9 scarce .*'cat': 4 and 4",
+        r"too few images for 9 scarce .*'cat': 6 and 6; 'dog': 6 and 6",
     ),
     ("blocks too long", lambda t: split_of(t, block=50), ValueError, "blocks of 50 images leave fewer than two blocks"),
     ("no block at all", lambda t: split_of(t, block=0), ValueError, "block must be 1 or more, got 0"),
