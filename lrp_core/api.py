@@ -72,7 +72,8 @@ def prune(
         model: images to logits (N, K), made of supported layers (:func:`lrp_core.graph.trace`), with any head; left as
             it is.
         images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
-            that yields pairs of images and labels), then without ``labels``. All of them are held in memory.
+            that yields pairs of images and labels), then without ``labels``. All of them are held in memory, and with
+            the controller what every convolution gives for them, twice.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
         method: one of :data:`lrp_core.methods.METHODS`.
         rate: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
