@@ -69,7 +69,7 @@ def same_by_removal(model: nn.Module, pruned: lrp_core.Pruned, images: torch.Ten
 HEADS = {  # of torchvision's networks, what is watched
     "vgg11": "cross-fitted",  # dense layers over flattened positions, dropout
     "resnet18": "cross-fitted",
-    "densenet121": "cross-fitted",
+    "mobilenet_v2": "cross-fitted",
     "squeezenet1_1": "training",  # ends with a convolution
 }
 
