@@ -42,3 +42,13 @@ def test_the_slider_draws_the_step_that_it_stands_at(monkeypatch):
     slider.value = 1
     assert shown[-1] == "9 tried, 0 removed, 9 put off"
     assert plt.get_fignums() == []
+
+
+def test_each_of_twelve_classes_has_a_line_of_its_own():
+    classes = {f"accuracy_{i}": [0.9, 0.5, i / 12] for i in range(12)}
+    figure = plotting.controller_trace(TRACE[[name for name in TRACE if "accuracy" not in name]].assign(**classes))
+    lines = figure.axes[2].lines
+    assert [line.get_ydata()[2] for line in lines] == pytest.approx([i / 12 for i in range(12)])
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(i) for i in range(12)]
+    plt.close(figure)

@@ -87,11 +87,15 @@ def split_map(positions: np.ndarray, splits: pd.DataFrame) -> Figure:
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Show counts (true, predicted) as shares of the true class."""
-    figure, axis = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    n_classes = len(class_names)
+    figure, axis = plt.subplots(figsize=(max(5.2, 0.7 * n_classes), max(4.2, 0.6 * n_classes)), layout="constrained")
     shares = counts / counts.sum(axis=1, keepdims=True)
     ticks = [name.replace(" ", "\n") for name in class_names]
     sns.heatmap(shares, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis)
     axis.set(xlabel="predicted", ylabel="true", xticklabels=ticks, yticklabels=ticks)
+    if n_classes > 6:
+        axis.tick_params(axis="x", rotation=90)
+        axis.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -311,10 +315,15 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
     axes[1].step(trace["step"], trace["bound"], where="mid", ls="--", color=colours[3], label="bound of the level")
     axes[1].set(ylabel="A on the scarce images", ylim=(0, 1))
     axes[1].legend(loc="lower left")
-    for style, column in zip(STYLES, [name for name in trace if name.startswith("accuracy_")], strict=False):
+    classes = [name for name in trace if name.startswith("accuracy_")]
+    for i, column in enumerate(classes):
+        style = STYLES[(i + i // len(colours)) % len(STYLES)]  # another one when the colours begin again
         axes[2].plot(trace["step"], trace[column], ls=style, label=column.removeprefix("accuracy_"))
     axes[2].set(ylabel="class accuracy", xlabel="step", ylim=(0, 1))
-    axes[2].legend(loc="lower left", ncols=2)
+    if len(classes) > len(STYLES):
+        figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    else:
+        axes[2].legend(loc="lower left", ncols=2)
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
