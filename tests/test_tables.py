@@ -1,11 +1,14 @@
 """Tables by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from lrp_core.study.statistics import above_chance
 from lrp_core.study.tables import (
     areas,
     auc_table,
+    chance_note,
     claim,
     class_table,
     drop_table,
@@ -139,3 +142,21 @@ def test_time_spent_and_summary(tmp_path):
     assert list(table.columns) == ["auc", "retention", "rate at -1", "rate at -5", "seconds"]
     assert table.loc[("x", "new")].tolist() == [0.6, 0.9, 0.5, 0.5, 15.0]
     assert table.loc[("x", "old")].tolist() == [0.5, 0.8, 0.1, 0.1, 1.5]
+
+
+@pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])
+def test_guessing_is_seldom_taken_for_more(images):
+    """Against guesses drawn one by one: 5 % of them by design, and what knows a class or two more always."""
+    rng, n_classes = np.random.default_rng(0), len(images)
+    guesses = [[(rng.integers(n_classes, size=n) == 0).mean() for n in images] for _ in range(2000)]
+    taken = np.mean([above_chance(np.array(accuracies), np.array(images)) for accuracies in guesses])
+    assert 0.01 < taken < 0.08
+    assert above_chance(np.full(n_classes, 1 / n_classes + 0.35), np.array(images))
+
+
+def test_where_nothing_can_be_told_is_said():
+    rows = {"seed": [0, 0, 1], "measured on": ["training", "test", "test"], "average": [0.9, 0.5, 0.8]}
+    heads = pd.DataFrame(rows | {"above chance": [True, False, True]})
+    note = chance_note({"vgg16": heads, "alexnet": heads[heads["above chance"]]})
+    assert note.splitlines()[2:] == ["- vgg16, seed 0: test accuracy 50%"]
+    assert chance_note({"alexnet": heads[heads["above chance"]]}) == ""
