@@ -14,7 +14,7 @@ from lrp_core import methods
 from lrp_core.controller import Settings, Step, greatest_rate
 from lrp_core.evaluation import MAX_RATE, Size, filters_at, harmonic_mean, predict, size
 from lrp_core.graph import trace
-from lrp_core.heads import CrossFit, cross_fit
+from lrp_core.heads import CrossFit, draw_folds, fit_heads
 from lrp_core.saving import save_pruned
 
 FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
@@ -92,13 +92,23 @@ def prune(
     if not 0 <= points < 100:
         raise ValueError(f"points must lie in [0, 100), got {points}")
     network = copy.deepcopy(model).eval().requires_grad_(False)
+    if how.cut:
+        raise ValueError(
+            f"{method!r} is a method of the study, which knows where a trunk ends: lrp_core.depth and lrp_core.graph."
+            "up_to cut a network of yours, and prune() takes it from there"
+        )
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
-    _check_labels(labels, predict(network, images[:1]))
+    _check_labels(labels, logits := predict(network, images[:1]))
+    n_outputs = logits.shape[1]
     copies = None if how.signal == "training" else _copies(network, images, labels, seed)
     if copies is None:
         how = replace(how, signal="training")
-    task = methods.task(network, images, labels, copies, how, seed)
+    if how.refit and (copies is None or len(labels.unique()) < n_outputs):
+        raise ValueError(
+            f"{method!r} fits the last layer anew: it has to be dense, and each of its {n_outputs} classes needs images"
+        )
+    task = methods.task(network, copies, images, labels, how, seed)
     floor, settings = 0.0, Settings()
     if rate is None:
         floor, settings = _watch(harmonic_mean(task.accuracy(np.array([], dtype=int))), points, how.signal)
@@ -113,7 +123,7 @@ def prune(
             steps.append(step)
             bar.update(len(step.removed))
             bar.set_postfix(harmonic_mean=f"{step.after:.3f}")
-    pruned = methods.unpruned(network, images, how)
+    pruned = methods.unpruned(network, images, labels, copies and copies.fold, how)
     if removed := [filter_ for step in steps for filter_ in step.removed.tolist()]:
         pruned.remove(np.array(removed))
     return Pruned(
@@ -174,7 +184,8 @@ def _copies(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed
         predict(network, images)
     numbers = labels.unique(return_inverse=True)[1]
     n_folds = min(FOLDS, int(numbers.bincount().min()))
-    return cross_fit(torch.cat(features), numbers, np.arange(len(numbers)), n_folds, seed)[0]
+    fold = draw_folds(numbers, np.arange(len(numbers)), n_folds, seed)
+    return fit_heads(torch.cat(features), numbers, fold).copies
 
 
 def _watch(unpruned: float, points: float, signal: str) -> tuple[float, Settings]:

@@ -31,7 +31,7 @@ class Settings:
     """How the controller works.
 
     Attributes:
-        batch: filters tried at once, as a fraction of all filters at the start.
+        batch: filters tried at once, as a fraction of all filters at the start; at most half of those that are left.
         least: a level is over when less than this fraction of a batch could go.
         levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may go.
         order: weigh classes by 1/a_c^2; if not, all alike.
@@ -171,7 +171,7 @@ def control(
             bound = bounds[level] if level < len(bounds) else 0.0
             candidates = np.flatnonzero(active & (left >= bound))
             order = candidates[np.argsort(score[candidates], kind="stable")]
-            size = min(filters_at(settings.batch, n_filters), target - gone)
+            size = min(filters_at(settings.batch, n_filters), (n_filters - gone + 1) // 2, target - gone)
             batch = take(order, size, layer_of, active)
             if len(batch):
                 break

@@ -109,6 +109,28 @@ def trace(model: nn.Module) -> list[Layer]:
         ValueError: a layer is not supported (its name and type are in the message), a layer is used twice, a layer
             overwrites what another still reads, or the model's forward cannot be traced.
     """
+    return _traced(model)[0]
+
+
+def up_to(model: nn.Module, name: str) -> nn.Module:
+    """Return the part of a network that ends with a layer, which is all that is read behind it.
+
+    Args:
+        model: as for :func:`trace`; untouched, the part shares its layers.
+        name: of the layer.
+    """
+    _, names = _traced(model)
+    last = next(node for node, layer in names.items() if layer == name)
+    for node in reversed(last.graph.nodes):
+        if node is last:
+            break
+        last.graph.erase_node(node)
+    last.graph.output(last)
+    return fx.GraphModule(model, last.graph).eval()
+
+
+def _traced(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]:
+    """Return the layers of a network, and by node of its graph the layer that makes the node's value."""
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever the model's own code raises under tracing
@@ -130,7 +152,7 @@ def trace(model: nn.Module) -> list[Layer]:
                 if any(layer.module is other.module and isinstance(layer.module, _STATEFUL) for other in layers):
                     raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
                 layers.append(layer)
-    return layers
+    return layers, names
 
 
 def _layers(model: nn.Module, node: fx.Node, names: dict[fx.Node, str]) -> list[Layer]:
@@ -290,6 +312,11 @@ def rectified(layers: list[Layer]) -> set[str]:
         for layer in layers
         if readers[layer.name] and all(isinstance(reader.module, ACTIVATIONS) for reader in readers[layer.name])
     }
+
+
+def batched(images: torch.Tensor, device: torch.device, size: int = 40) -> list[dict[str, torch.Tensor]]:
+    """Return images (N, C, H, W) as batches for :func:`run_together`, on a device."""
+    return [{INPUT: images[i : i + size].to(device)} for i in range(0, len(images), size)]
 
 
 def run(

@@ -1,9 +1,12 @@
 """The linear head on pooled features, and its cross-fitted copies that judge scarce images they have not seen.
 
-The head has no bias. Features behind a ReLU are not negative and are scaled, not centred, so it needs none; and
-relevance starts from a logit that is the sum of its contributions. With a bias, a logit without it (the denominator of
-LRP) is negative for about a third of the scarce ELPV images, whose relevance would then change sign
-(``02_head_training.ipynb`` measures it).
+The head is fitted by regularised least squares to the classes (Rifkin and Lippert, Notes on Regularized Least Squares,
+2007): a closed form that one eigendecomposition gives for all strengths of the ridge at once, so that a head can be
+fitted anew after every step of pruning, and in every try. Its outputs, plus one over the number of classes, estimate
+the probabilities of the classes.
+
+It has no bias: features are not centred, so it needs none, and relevance starts from a logit that is the sum of its
+contributions (``02_head_training.ipynb`` measures what a bias would do).
 """
 
 from collections import OrderedDict
@@ -14,11 +17,13 @@ import torch
 from torch import nn
 
 from lrp_core.devices import device_of
-from lrp_core.evaluation import class_accuracies, predict
+from lrp_core.evaluation import predict
 from lrp_core.graph import trace
 from lrp_core.pruning import shallow_copy
 
-REGULARISATION = (1e-3, 1e-2, 1e-1)  # inverse strengths C, from which cross-fitted accuracy chooses
+STRENGTHS = tuple(
+    10 ** (half / 2) for half in range(-6, 3)
+)  # of the ridge: 0.001 to 10; the cross-fitted error chooses
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,12 @@ class Heads:
     Attributes:
         weight: (n_classes, C).
         copies: of it.
-        regularisation: the inverse strength C that was chosen for all of them.
+        strength: of the ridge, chosen for all of them; relative to the mean squared norm of an image's features.
     """
 
     weight: torch.Tensor
     copies: CrossFit
-    regularisation: float
+    strength: float
 
 
 def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -61,84 +66,66 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return predict(nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images)
 
 
-def train_head(features: np.ndarray, labels: np.ndarray, regularisation: float, bias: bool = False) -> np.ndarray:
-    """Fit multinomial logistic regression on features scaled to unit deviation.
+def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> torch.Tensor:
+    """Return the fold of each image, (N,), in 0..n_folds-1, with the classes balanced over the folds.
 
     Args:
-        features: (N, C), non-negative.
-        labels: (N,), in 0..n_classes-1, each class present.
-        regularisation: inverse strength C of the L2 penalty, on the scaled features.
-        bias: fit a constant too, which is not returned.
-
-    Returns:
-        Weights for unscaled features, (n_classes, C), float64.
-    """
-    from sklearn.linear_model import LogisticRegression  # here, for it imports pandas where that is installed
-
-    features = features.astype(np.float64)
-    scale = features.std(axis=0)
-    scale[scale == 0] = 1.0  # a dead channel
-    # With this penalty the weights lie in the span of the images: there are no more coordinates to fit than images.
-    basis, coordinates = np.linalg.qr((features / scale).T)
-    two = labels.max() == 1
-    # Of two classes scikit-learn fits the difference: with half of it for each and twice the C, the loss is the same.
-    strength = 2 * regularisation if two else regularisation
-    head = LogisticRegression(C=strength, fit_intercept=bias, solver="newton-cg", tol=1e-8, max_iter=1000)
-    weights = head.fit(coordinates.T, labels).coef_ @ basis.T
-    return (np.concatenate([-weights, weights]) / 2 if two else weights) / scale
-
-
-def cross_fit(
-    features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
-) -> tuple[CrossFit, float]:
-    """Train a head for each fold, on the other folds, with the regularisation that is best for those it has not seen.
-
-    Args:
-        features: what the head reads, (N, C).
         labels: (N,), in 0..n_classes-1, each class present.
         blocks: of the images, (N,); those of a block share a fold.
         n_folds: k; two or more.
         seed: draws the folds.
 
-    Returns:
-        The heads, and the inverse strength C that was chosen for them.
-
     Raises:
         ValueError: fewer blocks than folds, or a class that is in one fold only.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # see train_head
+    from sklearn.model_selection import StratifiedGroupKFold  # here, for it imports pandas where that is installed
 
     if (n_blocks := len(np.unique(blocks))) < n_folds:
         raise ValueError(
             f"the {len(blocks)} scarce images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "
             "smaller block (1 if your images are independent of each other), or fewer folds"
         )
-    x, y = features.double().numpy(), labels.numpy()
-    n_classes = int(y.max()) + 1
+    y = labels.numpy()
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     fold = np.empty(len(y), dtype=np.int64)
-    for k, (_, held_out) in enumerate(folds.split(x, y, blocks)):
+    for k, (_, held_out) in enumerate(folds.split(y, y, blocks)):
         fold[held_out] = k
     for k in range(n_folds):
-        if len(np.unique(y[fold != k])) < n_classes:
+        if len(np.unique(y[fold != k])) <= y.max():
             raise ValueError(f"without fold {k} of {n_folds} a class has no image left; choose more folds")
-
-    def fit(regularisation: float) -> tuple[float, np.ndarray]:
-        weights = np.stack([train_head(x[fold != k], y[fold != k], regularisation) for k in range(n_folds)])
-        predictions = np.einsum("nf,ncf->nc", x, weights[fold]).argmax(axis=1)
-        accuracies = class_accuracies(torch.from_numpy(predictions), labels, n_classes)
-        return accuracies.mean().item(), weights
-
-    fitted = {regularisation: fit(regularisation) for regularisation in REGULARISATION}
-    best = max(REGULARISATION, key=lambda regularisation: fitted[regularisation][0])
-    return CrossFit(torch.from_numpy(fitted[best][1]).float(), torch.from_numpy(fold)), best
+    return torch.from_numpy(fold)
 
 
-def fit_heads(features: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> Heads:
-    """Train the head on all scarce images, and its cross-fitted copies; arguments as for :func:`cross_fit`."""
-    copies, best = cross_fit(features, labels, blocks, n_folds, seed)
-    weight = train_head(features.double().numpy(), labels.numpy(), best)
-    return Heads(torch.from_numpy(weight).float(), copies, best)
+def fit_heads(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Heads:
+    """Fit a head to all images, and a copy without each fold, with the strength that is best for folds not seen.
+
+    With features x, and y one-hot classes less their mean 1/K, the weights minimise
+    sum |W x - y|^2 + strength * mean |x|^2 * |W|^2.
+
+    Args:
+        features: what the head reads, (N, C).
+        labels: (N,), in 0..n_classes-1, each class present.
+        fold: of the images, (N,), as :func:`draw_folds` gives it.
+    """
+    x = features.double().cpu()
+    # The weights lie in the span of the images: there are no more coordinates to fit than images.
+    basis, coordinates = torch.linalg.qr(x.T)
+    z, y = coordinates.T, nn.functional.one_hot(labels).double()
+    y -= 1 / y.shape[1]
+    ridges = torch.tensor(STRENGTHS, dtype=torch.float64) * (z.square().sum(dim=1).mean() + 1e-300)
+
+    def weights(chosen: torch.Tensor) -> torch.Tensor:
+        """Return the weights on the coordinates by strength, (strengths, coordinates, n_classes)."""
+        values, vectors = torch.linalg.eigh(z[chosen].T @ z[chosen])
+        projected = vectors.T @ (z[chosen].T @ y[chosen])
+        return vectors @ (projected / (values.clamp(min=0) + ridges[:, None])[:, :, None])
+
+    copies = torch.stack([weights(fold != k) for k in range(int(fold.max()) + 1)])
+    errors = sum((z[fold == k] @ copies[k] - y[fold == k]).square().sum(dim=(1, 2)) for k in range(len(copies)))
+    best = int(errors.argmin())
+    chosen = torch.cat([weights(fold >= 0)[None], copies])[:, best]
+    weight = (chosen.transpose(1, 2) @ basis.T).float()
+    return Heads(weight[0], CrossFit(weight[1:], fold), STRENGTHS[best])
 
 
 def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
@@ -175,6 +162,18 @@ def with_copies(model: nn.Module, weight: torch.Tensor) -> nn.Module:
         head.bias = nn.Parameter(torch.cat([last.bias.detach(), copies.new_zeros(len(copies))]), requires_grad=False)
     wide.set_submodule(name, head.eval())
     return wide
+
+
+def without_copies(model: nn.Module, n_outputs: int) -> nn.Module:
+    """Return the classifier that :func:`with_copies` was given, of ``n_outputs`` logits; tensors are shared."""
+    name, narrow = trace(model)[-1].name, shallow_copy(model)
+    wide = model.get_submodule(name)
+    head = nn.Linear(wide.in_features, n_outputs, wide.bias is not None, device="meta")
+    head.weight = nn.Parameter(wide.weight.detach()[:n_outputs], requires_grad=False)
+    if wide.bias is not None:
+        head.bias = nn.Parameter(wide.bias.detach()[:n_outputs], requires_grad=False)
+    narrow.set_submodule(name, head.eval())
+    return narrow
 
 
 def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:

@@ -15,9 +15,11 @@ from lrp_core.controller import Settings, Step, control
 from lrp_core.criteria import criterion
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import MAX_RATE, predict
+from lrp_core.graph import trace
 from lrp_core.heads import CrossFit, with_copies
 from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
+from lrp_core.refit import Refit
 from lrp_core.tasks import ScarceTask
 
 
@@ -32,14 +34,18 @@ class Method:
             schedule of Yeom et al. 2021.
         signal: the accuracies that the controller watches (:mod:`lrp_core.signals`).
         reconstruct: what stays takes over the part of what is gone (:mod:`lrp_core.reconstruction`).
+        refit: the head and its copies are fitted anew to every smaller network (:mod:`lrp_core.refit`).
+        cut: the trunk ends earlier first, where that costs nothing that can be measured (:mod:`lrp_core.depth`).
     """
 
-    criterion: str = "lrp-abs"
+    criterion: str | None = "lrp-abs"
     static: bool = False
     order: bool = False
     rate: bool = False
     signal: str = "cross-fitted"
     reconstruct: bool = False
+    refit: bool = False
+    cut: bool = False
 
 
 # The literature's. px-static: Hatefi et al. 2024, with the rules of the others or by depth; px-iterative: Yeom et al.
@@ -60,9 +66,16 @@ DYNAMIC = {
     "dynamic-training": Method(order=True, rate=True, signal="training"),
     "dynamic-probability": Method(order=True, rate=True, signal="probability"),
 }
-RECONSTRUCTION = "+reconstruction"
+RECONSTRUCTION, REFIT, CUT = "+reconstruction", "+refit", "cut"
 _PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC
-METHODS = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
+_MENDED = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
+_REFITTED = {name + REFIT: replace(method, refit=True) for name, method in _MENDED.items()}
+METHODS = {
+    **_MENDED,
+    **_REFITTED,
+    CUT: Method(criterion=None, refit=True, cut=True),  # a shorter trunk, and nothing else
+    **{f"{CUT}+{name}": replace(method, cut=True) for name, method in _REFITTED.items()},
+}
 
 
 def method(name: str) -> Method:
@@ -74,34 +87,41 @@ def method(name: str) -> Method:
     return METHODS[check_choice("method", name, METHODS)]
 
 
-def unpruned(model: nn.Module, images: torch.Tensor, how: Method) -> PrunedNetwork:
-    """Return a network that is ready to lose filters, and reconstructs itself on the scarce images if the method does.
+def unpruned(
+    model: nn.Module, images: torch.Tensor, targets: torch.Tensor, fold: torch.Tensor | None, how: Method
+) -> PrunedNetwork:
+    """Return a network that is ready to lose filters, and mends itself on the scarce images as the method does.
 
     Args:
         model: made of supported layers; untouched, and expected not to change.
         images: (N, C, H, W), normalised.
+        targets: their classes, (N,), in 0..K-1.
+        fold: of the images, (N,); read with ``refit`` alone.
         how: the method.
     """
-    return PrunedNetwork(model, images[:1], Reconstruction(model, images) if how.reconstruct else None)
+    menders = [Reconstruction(model, images)] if how.reconstruct else []
+    menders += [Refit(trace(model)[-1].name, targets, fold)] if how.refit else []
+    return PrunedNetwork(model, images, menders)
 
 
 def task(
-    model: nn.Module, images: torch.Tensor, targets: torch.Tensor, copies: CrossFit | None, how: Method, seed: int
+    model: nn.Module, copies: CrossFit | None, images: torch.Tensor, targets: torch.Tensor, how: Method, seed: int
 ) -> ScarceTask:
     """Return an unpruned classifier at work on scarce images, as a method wants it.
 
     Args:
         model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
+        copies: of its last layer, which then has to be a dense one; None for the signal "training" alone.
         images: (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
-        copies: of its last layer, which then has to be a dense one; None for the signal "training" alone.
         how: the method.
         seed: of random draws.
     """
     n_outputs = predict(model, images[:1]).shape[1]
-    network = unpruned(model if copies is None else with_copies(model, copies.weight), images, how)
+    fold = copies and copies.fold
+    network = unpruned(model if copies is None else with_copies(model, copies.weight), images, targets, fold, how)
     score = criterion(how.criterion, n_outputs, seed)
-    return ScarceTask(network, images, targets, n_outputs, copies and copies.fold, score, how.signal)
+    return ScarceTask(network, images, targets, n_outputs, fold, score, how.signal)
 
 
 def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until: float = MAX_RATE) -> Iterator[Step]:

@@ -1,15 +1,30 @@
 """A network that loses filters step by step, and the layers of each smaller network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.coupling import couple
-from lrp_core.graph import WEIGHTED, Layer, rebind, run_together, trace
+from lrp_core.coupling import Coupling, couple
+from lrp_core.devices import device_of
+from lrp_core.graph import WEIGHTED, Layer, batched, rebind, run_together, trace
 from lrp_core.pruning import cut, shallow_copy, take_over
-from lrp_core.reconstruction import Reconstruction
+
+_Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
+
+
+class Mender(Protocol):
+    """What makes up for filters that are gone (:mod:`lrp_core.reconstruction`, :mod:`lrp_core.refit`)."""
+
+    def mender(self, coupling: Coupling, stays: np.ndarray) -> _Visit:
+        """Return what changes layers of a smaller network, in place, when they are about to be run on the images.
+
+        Args:
+            coupling: of the unpruned network.
+            stays: which groups are left, (n_groups,), boolean.
+        """
 
 
 class PrunedNetwork:
@@ -30,21 +45,21 @@ class PrunedNetwork:
     def __init__(
         self,
         model: nn.Module,
-        example_input: torch.Tensor,
-        reconstruction: Reconstruction | None = None,
+        images: torch.Tensor,
+        menders: Sequence[Mender] = (),
     ):
         """Take a network.
 
         Args:
             model: made of supported layers; untouched, and expected not to change.
-            example_input: one input (1, C, H, W).
-            reconstruction: makes up for what is gone, in every smaller network.
+            images: inputs (N, C, H, W), one or more; with menders, those that they were made with.
+            menders: what makes up for what is gone, in every smaller network, in this order.
         """
         self.model = self._full = model
         self._layers = trace(model)
-        self._reconstruction = reconstruction
-        self.example_shape = tuple(example_input.shape)
-        self.coupling = couple(model, example_input)
+        self._images, self._menders = images, tuple(menders)
+        self.example_shape = tuple(images[:1].shape)
+        self.coupling = couple(model, images[:1])
         members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
         for name, groups in self.coupling.filters.items():
             for group in np.unique(groups[groups >= 0]):
@@ -67,8 +82,9 @@ class PrunedNetwork:
         """
         stays = self._stays(filters)
         smaller = self._cut(stays)
-        if self._reconstruction is not None:
-            self._reconstruction.mend(self.layers(smaller), self.coupling, stays)
+        if self._menders:
+            with torch.no_grad():
+                run_together(self.layers(smaller), batched(self._images, device_of(smaller)), self._mending(stays))
         return smaller
 
     def first_of(self, filters: np.ndarray) -> str:
@@ -79,7 +95,7 @@ class PrunedNetwork:
         self,
         filters: np.ndarray,
         values: list[dict[str, torch.Tensor]],
-        visit: Callable[[Layer, list[dict]], None] | None = None,
+        visit: _Visit | None = None,
     ) -> tuple[nn.Module, list[torch.Tensor]]:
         """Return the present network without these filters (by number), and what it gives, batch by batch.
 
@@ -88,8 +104,8 @@ class PrunedNetwork:
         Args:
             filters: one or more that are there.
             values: by batch, what the layers behind that convolution read of the present network; with
-                reconstruction, for the images that it was made with.
-            visit: as for :func:`lrp_core.graph.run_together`.
+                menders, for the images that they were made with.
+            visit: as for :func:`lrp_core.graph.run_together`; sees each layer before it is mended.
 
         Raises:
             ValueError: as :meth:`without`.
@@ -101,15 +117,23 @@ class PrunedNetwork:
         groups = self.coupling.filters[first]
         left = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
         values = [live | {first: _channels(live[first], left)} for live in values]
+        if self._menders:  # what lies before is mended already
+            for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
+                if isinstance(layer.module, WEIGHTED):
+                    take_over(layer.module, present.module, left if layer.name == first else slice(None))
         with torch.no_grad():
-            if self._reconstruction is None:
-                outputs = run_together(layers[behind:], values, visit)
-            else:  # what lies before is mended already
-                for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
-                    if isinstance(layer.module, WEIGHTED):
-                        take_over(layer.module, present.module, left if layer.name == first else slice(None))
-                outputs = self._reconstruction.mend(layers[behind:], self.coupling, stays, values, visit)
-        return smaller, outputs
+            return smaller, run_together(layers[behind:], values, self._mending(stays, visit))
+
+    def _mending(self, stays: np.ndarray, first: _Visit | None = None) -> _Visit:
+        """Return what does all that is to be done before a layer of a smaller network is run."""
+        visits = [first] if first is not None else []
+        visits += [mender.mender(self.coupling, stays) for mender in self._menders]
+
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            for each in visits:
+                each(layer, lives)
+
+        return visit
 
     def _stays(self, filters: np.ndarray) -> np.ndarray:
         """Return which filters would be left without these."""

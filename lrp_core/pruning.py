@@ -63,7 +63,7 @@ def cut(model: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
 
 def shallow_copy(module: nn.Module) -> nn.Module:
     """Return a network with modules of its own and the tensors of the given one."""
-    other = type(module).__new__(type(module))
+    other = object.__new__(type(module))  # fx.GraphModule's own __new__ would make a class without a forward
     other.__dict__ = module.__dict__ | {
         "_parameters": module._parameters.copy(),
         "_buffers": module._buffers.copy(),
@@ -74,7 +74,7 @@ def shallow_copy(module: nn.Module) -> nn.Module:
 
 def take_over(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
     """Give a layer the weights of these outputs of another one."""
-    replace_tensor(module, "weight", other.weight.detach()[outputs])
+    replace_tensor(module, "weight", other.weight.detach()[outputs], other.weight)
     module.bias = None if other.bias is None else nn.Parameter(other.bias.detach()[outputs], requires_grad=False)
 
 
@@ -103,12 +103,15 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
     replace_tensor(module, "weight", weight)
 
 
-def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was."""
+def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor, like: torch.Tensor | None = None) -> None:
+    """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was, or as ``like`` is.
+
+    Of a kernel with one input channel the layout cannot be told: ``like`` is that of the unpruned network.
+    """
     old = getattr(module, name)
-    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.clone(memory_format=torch.channels_last)  # sets the strides of 1 x 1 kernels too
-    else:
-        tensor = tensor.contiguous()  # as it will be when it comes back from a file
+    like = old if like is None else like
+    last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    # A clone sets all strides, of 1 x 1 kernels too, as they will be when the tensor comes back from a file.
+    tensor = tensor.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
     is_parameter = isinstance(old, nn.Parameter)
     setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)

@@ -20,7 +20,7 @@ from torch import nn
 
 from lrp_core.coupling import Coupling
 from lrp_core.devices import device_of
-from lrp_core.graph import INPUT, Layer, run_together, trace
+from lrp_core.graph import Layer, batched, run_together, trace
 from lrp_core.pruning import replace_tensor
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
@@ -34,25 +34,23 @@ class Reconstruction:
     that a filter reads. A dense layer without a bias gets none.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Tensor, strength: float = STRENGTH, batch_size: int = 40):
+    def __init__(self, model: nn.Module, images: torch.Tensor, strength: float = STRENGTH):
         """Run the unpruned network over the scarce images.
 
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
             strength: of the ridge, relative to the mean second moment of the channels that the layer reads.
-            batch_size: images at a time.
         """
         if strength <= 0:
             raise ValueError(f"the ridge needs a strength above 0, got {strength}")
         self._strength = strength
-        self._layers, device = trace(model), device_of(model)
+        layers, device = trace(model), device_of(model)
         self._originals = {
             layer.name: layer.module
-            for layer in self._layers
+            for layer in layers
             if isinstance(layer.module, nn.Linear) or (isinstance(layer.module, nn.Conv2d) and layer.module.groups == 1)
         }
-        self._batches = [{INPUT: images[i : i + batch_size].to(device)} for i in range(0, len(images), batch_size)]
         self._positions: dict[str, torch.Tensor] = {}
         self._read: dict[str, torch.Tensor] = {}
         channels = {}
@@ -69,29 +67,14 @@ class Reconstruction:
                 self._read[layer.name] = self._samples(layer, lives, n_channels)
 
         with torch.no_grad():
-            run_together(self._layers, self._batches, visit)
+            run_together(layers, batched(images, device), visit)
 
-    def mend(
-        self,
-        layers: list[Layer],
-        coupling: Coupling,
-        stays: np.ndarray,
-        batches: list[dict[str, torch.Tensor]] | None = None,
-        visit: Callable[[Layer, list[dict]], None] | None = None,
-    ) -> list[torch.Tensor]:
-        """Give layers of a smaller network weights and biases that make up for what is gone, in place, and run them.
+    def mender(self, coupling: Coupling, stays: np.ndarray) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
+        """Return what gives layers of a smaller network weights that make up for what is gone, when they are run.
 
         Args:
-            layers: of the unpruned network without the groups that do not stay; or the end of them, if those before
-                are mended already.
             coupling: of the unpruned network.
-            stays: (n_groups,), boolean.
-            batches: what the layers read from outside, of the images that this was made with, in their order; None
-                for the images themselves, and all layers.
-            visit: as for :func:`lrp_core.graph.run_together`; sees each layer before it is mended.
-
-        Returns:
-            By batch, the last layer's output.
+            stays: which groups are left, (n_groups,), boolean.
         """
         stays = np.append(stays, True)  # group -1
         kept = {name: stays[coupling.channels[name]].reshape(len(y), -1)[:, 0] for name, y in self._read.items()}
@@ -99,9 +82,7 @@ class Reconstruction:
         first = next((i for i, name in enumerate(names) if not kept[name].all()), len(names))
         changed = set(names[first:])  # all that comes after the first layer that lost inputs
 
-        def mend(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
-            if visit is not None:
-                visit(layer, lives)
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name in changed:
                 inputs = torch.from_numpy(kept[layer.name])
                 x = self._samples(layer, lives, int(inputs.sum()))
@@ -110,8 +91,7 @@ class Reconstruction:
                 original, y = self._originals[layer.name], self._read[layer.name]
                 self._mend(layer.module, original, x, y, inputs.to(x.device), outputs)
 
-        with torch.no_grad():
-            return run_together(layers, self._batches if batches is None else batches, mend)
+        return visit
 
     def _samples(self, layer: Layer, lives: list[dict[str, torch.Tensor]], n_channels: int) -> torch.Tensor:
         """Return what a layer reads, (n_channels, samples): positions count as samples, before and after flattening."""
@@ -150,7 +130,9 @@ class Reconstruction:
             change = torch.cholesky_solve(missing, factor).to(each) @ each
         change[:n_kept] += each[inputs]
         mended = change.unflatten(1, (len(taps), -1)).transpose(0, 1)  # (C_out, K, taps), the constant last
-        replace_tensor(module, "weight", mended[:, :n_kept].reshape(len(weight), -1, *weight.shape[2:]))
+        replace_tensor(
+            module, "weight", mended[:, :n_kept].reshape(len(weight), -1, *weight.shape[2:]), original.weight
+        )
         if has_constant:
             bias = mended[:, -1].sum(dim=1)
             bias = bias if original.bias is None else bias + original.bias.detach()[outputs]

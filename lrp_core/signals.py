@@ -22,8 +22,8 @@ def signal_accuracies(
         fold: each image's fold, (N,); not read by the signal "training".
         n_outputs: of the classifier; there may be more than classes with images.
         signal: the accuracy of the copies that have not seen the image ("cross-fitted"), that of the classifier itself
-            ("training", since these images may have trained it), or the mean probability that the former give to the
-            true class ("probability").
+            ("training", since these images may have trained it), or the mean of what the former take for the
+            probability of the true class ("probability": their output and one over the number of classes, within 0..1).
 
     Raises:
         ValueError: unknown signal.
@@ -36,5 +36,5 @@ def signal_accuracies(
     judged = crossfitted_logits(logits[:, n_outputs:], fold, len(classes))
     if signal == "cross-fitted":
         return class_accuracies(judged.argmax(dim=1), labels, len(classes)).numpy()
-    probability = judged.double().softmax(dim=1)[torch.arange(len(labels)), labels].numpy()
+    probability = (judged.double()[torch.arange(len(labels)), labels] + 1 / len(classes)).clamp(0, 1).numpy()
     return np.bincount(labels.numpy(), probability) / np.bincount(labels.numpy())

@@ -12,11 +12,9 @@ from lrp_core.criteria import Criterion, Scores
 from lrp_core.devices import device_of
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import predict
-from lrp_core.graph import INPUT, Layer, run_together
+from lrp_core.graph import Layer, batched, run_together
 from lrp_core.network import PrunedNetwork
 from lrp_core.signals import SIGNALS, signal_accuracies
-
-_BATCH = 40  # scarce images at a time
 
 _Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the layers behind it read
 
@@ -115,8 +113,8 @@ class ScarceTask:
     def _present(self) -> list[_Activations]:
         """By batch, what the layers behind each convolution read of the present network."""
         if self._activations is None:
-            layers, device = self.network.layers(self.network.model), device_of(self.network.model)
-            batches = [{INPUT: self._images[i : i + _BATCH].to(device)} for i in range(0, len(self._images), _BATCH)]
+            layers = self.network.layers(self.network.model)
+            batches = batched(self._images, device_of(self.network.model))
             self._activations = [{} for _ in batches]
             with torch.no_grad():
                 run_together(layers, batches, self._keep_in(self._activations))

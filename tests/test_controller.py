@@ -52,6 +52,12 @@ def test_both_off_is_lowest_first_in_equal_steps():
     assert steps[-1].rate == 0.95
 
 
+def test_a_step_takes_at_most_half_of_what_is_left():
+    for settings in ({"order": False, "rate": False}, {}):
+        steps = harmless().run(batch=0.4, **settings)
+        assert [len(step.removed) for step in steps] == [32, 24, 12, 6, 2]  # of 80, 48, 24, 12, 6: 76 in all
+
+
 def test_no_layer_is_emptied():
     script = harmless()
     script.run(batch=0.25)

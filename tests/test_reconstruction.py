@@ -17,8 +17,7 @@ from lrp_core.reconstruction import Reconstruction
 
 def pruned(model, images, filters, strength=1e-3, reconstruct=True):
     """Return the model without filters, by number."""
-    apply = Reconstruction(model, images, strength) if reconstruct else None
-    network = PrunedNetwork(model, images[:1], apply)
+    network = PrunedNetwork(model, images, [Reconstruction(model, images, strength)] if reconstruct else [])
     network.remove(np.asarray(filters, dtype=int))
     return network.model
 
@@ -114,7 +113,7 @@ def test_nothing_removed_changes_nothing_and_the_way_there_does_not_matter():
     torch.manual_seed(2)
     model, images = miniature_vgg(), torch.randn(12, 3, 8, 8, dtype=torch.float64)
     assert torch.equal(pruned(model, images, [])(images), model(images))
-    steps = PrunedNetwork(model, images[:1], Reconstruction(model, images))
+    steps = PrunedNetwork(model, images, [Reconstruction(model, images)])
     for filters in ([3], [9, 1], [5]):
         steps.remove(np.array(filters))
     assert torch.equal(steps.model(images), pruned(model, images, [1, 3, 5, 9])(images))

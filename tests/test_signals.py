@@ -10,16 +10,17 @@ from lrp_core.signals import signal_accuracies
 def test_signals_by_hand():
     """Two classes, two folds; heads: full, without fold 0, without fold 1."""
     labels, fold = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    right, wrong = [2.0, 0.0], [0.0, 2.0]
+    right, wrong = [0.4, -0.3], [-0.3, 0.4]
     logits = torch.tensor(
         [[*right, *right, *wrong], [*right, *right, *wrong], [*wrong, *right, *wrong], [*wrong, *right, *wrong]]
     )
-    sure = 1 / (1 + np.exp(-2.0))
     # Image 0 is judged by the second head, image 1 by the third, and so on.
     assert signal_accuracies(logits, labels, fold, 2, "training").tolist() == [1.0, 1.0]
     assert signal_accuracies(logits, labels, fold, 2, "cross-fitted").tolist() == [0.5, 0.5]
     got = signal_accuracies(logits, labels, fold, 2, "probability")
-    np.testing.assert_allclose(got, [(sure + (1 - sure)) / 2] * 2, rtol=1e-12)
+    np.testing.assert_allclose(got, [((0.5 + 0.4) + (0.5 - 0.3)) / 2] * 2, rtol=1e-6)
+    got = signal_accuracies(2 * logits, labels, fold, 2, "probability")  # beyond 0 and 1: no more than sure
+    np.testing.assert_allclose(got, [(1 + 0) / 2] * 2)
     with pytest.raises(ValueError, match="unknown signal 'test'; choose one of: cross-fitted, probability, training"):
         signal_accuracies(logits, labels, fold, 2, "test")
 

@@ -1,0 +1,146 @@
+"""Where a trunk may end, by hand; what it gives and costs there, by hooks and by counting."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from lrp_core.depth import End, earliest, ends, features_by_depth, halving, multiply_adds_by_depth
+from lrp_core.evaluation import multiply_adds
+from lrp_core.graph import up_to
+from lrp_core.heads import classifier, fit_heads
+
+
+def chain():
+    layers = [
+        ("conv1", nn.Conv2d(3, 6, 3)),
+        ("norm1", nn.BatchNorm2d(6)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(6, 8, 3, padding=1)),
+        ("relu2", nn.ReLU()),
+        ("drop", nn.Dropout(0.5)),
+        ("conv3", nn.Conv2d(8, 5, 1)),
+        ("relu3", nn.ReLU()),
+        ("pool3", nn.AvgPool2d(2)),
+    ]
+    return nn.Sequential(OrderedDict(layers))
+
+
+class Branched(nn.Module):
+    """A block whose branches are added or concatenated, and a convolution behind it."""
+
+    def __init__(self, joined):
+        super().__init__()
+        self.joined = joined
+        self.stem, self.stem_relu = nn.Conv2d(3, 6, 3), nn.ReLU()
+        self.one, self.one_relu = nn.Conv2d(6, 4, 3, padding=1), nn.ReLU()
+        self.two, self.join_relu = nn.Conv2d(4, 6, 3, padding=1), nn.ReLU()
+        self.last, self.last_relu = nn.Conv2d(12 if joined else 6, 7, 3), nn.ReLU()
+
+    def forward(self, x):
+        x = self.stem_relu(self.stem(x))
+        other = self.two(self.one_relu(self.one(x)))  # no end in between: x goes on beside it
+        x = self.join_relu(torch.cat([x, other], dim=1) if self.joined else x + other)
+        return self.last_relu(self.last(x))
+
+
+TRUNKS = {
+    "chain": (chain, ["pool1", "relu2", "pool3"]),
+    "sum": (lambda: Branched(joined=False), ["stem_relu", "join_relu", "last_relu"]),
+    "concatenation": (lambda: Branched(joined=True), ["stem_relu", "join_relu", "last_relu"]),
+}
+
+
+@pytest.fixture(params=TRUNKS)
+def trunk(request):
+    build, names = TRUNKS[request.param]
+    torch.manual_seed(0)
+    trunk = build().eval().requires_grad_(False)
+    return trunk, names, torch.randn(90, 3, 12, 12)
+
+
+def maps_at(trunk, names, images):
+    """What these layers give in one plain pass of the whole trunk."""
+    caught = {}
+    for name in names:
+        layer = trunk.get_submodule(name)
+        layer.register_forward_hook(lambda module, inputs, output, name=name: caught.update({name: output.clone()}))
+    trunk(images)
+    for module in trunk.modules():
+        module._forward_hooks.clear()
+    return caught
+
+
+def test_ends_are_where_one_tensor_is_all_that_goes_on(trunk):
+    trunk, names, images = trunk
+    features = features_by_depth(trunk, images)
+    assert list(features) == list(multiply_adds_by_depth(trunk, images[:1])) == names
+    for name, maps in maps_at(trunk, names, images).items():
+        torch.testing.assert_close(features[name], maps.mean(dim=(2, 3)))
+
+
+def test_a_part_of_a_trunk_gives_what_the_whole_has_there(trunk):
+    trunk, names, images = trunk
+    for name, maps in maps_at(trunk, names, images).items():
+        part = up_to(trunk, name)
+        assert torch.equal(part(images), maps)
+        assert not part.training
+        assert list(features_by_depth(part, images)) == names[: names.index(name) + 1]
+        shared = dict(trunk.named_parameters())
+        assert all(parameter is shared[key] for key, parameter in part.named_parameters())
+    assert len(dict(up_to(trunk, names[0]).named_parameters())) < len(shared)
+    assert list(features_by_depth(trunk, images)) == names  # as it was
+
+
+def test_multiply_adds_are_those_of_the_part_with_its_head(trunk):
+    trunk, _, images = trunk
+    costs = multiply_adds_by_depth(trunk, images[:1])
+    assert list(costs.values()) == sorted(set(costs.values()))
+    for name, features in features_by_depth(trunk, images).items():
+        weight = torch.ones(4, features.shape[1])
+        assert costs[name] + 4 * features.shape[1] == multiply_adds(classifier(up_to(trunk, name), weight), images[:1])
+
+
+def test_heads_are_judged_on_what_they_have_not_seen(trunk):
+    trunk, names, images = trunk
+    labels, fold = torch.tensor([0, 0, 1, 1, 1, 2]).repeat(15), torch.arange(90) % 4  # classes of unlike sizes
+    images = images + 2 * torch.eye(3)[labels][:, :, None, None]
+    found = ends(trunk, images, labels, fold)
+    assert [end.name for end in found] == names
+    for end, features in zip(found, features_by_depth(trunk, images).values(), strict=True):
+        heads = fit_heads(features, labels, fold)
+        assert torch.equal(end.heads.weight, heads.weight)
+        hits = [int((heads.copies.weight[k] @ x).argmax() == y) for x, y, k in zip(features, labels, fold, strict=True)]
+        by_class = [torch.tensor(hits)[labels == label].double() for label in range(3)]
+        assert end.accuracy == pytest.approx(sum(hit.mean().item() for hit in by_class) / 3)
+        # The mean of three independent means: their variances add up.
+        variance = sum(hit.var(correction=0).item() / len(hit) for hit in by_class) / 9
+        assert end.error == pytest.approx(variance**0.5)
+        assert end.multiply_adds == multiply_adds(classifier(up_to(trunk, end.name), heads.weight), images[:1])
+    assert found[-1].accuracy > 0.5
+
+
+def by_hand(*rows):
+    return [End(name, None, accuracy, error, multiply_adds) for name, accuracy, error, multiply_adds in rows]
+
+
+def test_earliest_is_the_first_within_one_standard_error_of_the_best():
+    first, *others = by_hand(("a", 0.60, 0.2, 10), ("b", 0.70, 0.01, 30), ("c", 0.72, 0.03, 60), ("d", 0.71, 0.5, 99))
+    assert earliest([first, *others]).name == "b"  # the best one's error counts, not its own
+    assert earliest(others[1:]).name == "c"
+    assert earliest([first]) is first
+
+
+def test_each_of_the_halving_ends_costs_at_most_half_of_the_one_before():
+    found = by_hand(
+        ("a", 0.52, 0.05, 4),
+        ("b", 0.56, 0.05, 10),  # no better than a
+        ("c", 0.68, 0.03, 20),
+        ("d", 0.80, 0.03, 45),  # half of e
+        ("e", 0.90, 0.03, 90),
+        ("f", 0.89, 0.03, 100),  # no better than e
+    )
+    assert [end.name for end in halving(found)] == ["e", "d", "c", "a"]
+    assert [end.name for end in halving(found[:4])] == ["d", "c", "a"]
