@@ -17,7 +17,7 @@ from lrp_core import methods
 from lrp_core.controller import Settings
 from lrp_core.study.datasets import load_dataset
 from lrp_core.study.files import write_csv
-from lrp_core.heads import classifier, fit_heads, pooled_features
+from lrp_core.heads import classifier, draw_folds, fit_heads, pooled_features
 from lrp_core.study.paths import ROOT
 from lrp_core.study.splits import split_dataset
 
@@ -39,13 +39,14 @@ def run(network: str, images: int, px: int, rows: list[dict]) -> None:
     torch.manual_seed(0)
     backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
     scarce = normalise(dataset.images[index], network, NETWORKS[network]).to(memory_format=torch.channels_last)
-    heads = fit_heads(pooled_features(backbone, scarce), labels, split["block"].to_numpy(), 5, 0)
+    fold = draw_folds(labels, split["block"].to_numpy(), 5, 0)
+    heads = fit_heads(pooled_features(backbone, scarce), labels, fold)
     model = classifier(backbone, heads.weight)
 
     def timed(name: str, settings: Settings, steps: str) -> int:
         how = methods.method(name)
         start = time.perf_counter()
-        task = methods.task(model, scarce, labels, heads.copies, how, 0)
+        task = methods.task(model, heads.copies, scarce, labels, how, 0)
         trace = list(methods.steps(task, how, settings))
         seconds = time.perf_counter() - start
         rows.append(

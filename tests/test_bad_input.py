@@ -4,7 +4,6 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -19,11 +18,10 @@ from lrp_core.controller import Settings
 from lrp_core.criteria import criterion
 from lrp_core.devices import choose_device
 from lrp_core.graph import trace
-from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.saving import load_pruned
 from lrp_core.signals import signal_accuracies
-from lrp_core.study import backbones, curves, datasets, export, pipeline, report, splits, statistics
+from lrp_core.study import backbones, datasets, pipeline, report, splits, statistics
 from lrp_core.study.experiment import Experiment
 from lrp_core.study.files import read_tensors
 
@@ -83,7 +81,6 @@ def not_traceable():
 
 
 IMAGES, TARGETS = torch.zeros(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1])
-STEPS = pd.DataFrame({"rate": [0.1, 0.2], "before": [0.8, 0.5], "after": [0.5, 0.4]})
 
 # In the words of a user: what was done, how, which error, which words.
 TABLE = [
@@ -220,7 +217,7 @@ TABLE = [
     ),
     (
         "more folds than blocks",
-        lambda t: heads.fit_heads(torch.rand(12, 3), torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
+        lambda t: heads.draw_folds(torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
         ValueError,
         "the 12 scarce images are from 3 blocks, too few for 5 folds: choose a smaller block",
     ),
@@ -247,7 +244,7 @@ TABLE = [
         "a backbone that params.yaml has no weights for",
         lambda t: pipeline.stage_parameters("02_head_training", pipeline.read_params(), "alexnet"),
         ValueError,
-        "unknown backbone of params.yaml 'alexnet'; choose one of: efficientnet-lite0, vgg16",
+        "unknown backbone of params.yaml 'alexnet'; choose one of: efficientnet-lite0",
     ),
     (
         "a method misspelt",
@@ -280,9 +277,9 @@ TABLE = [
     ),
     (
         "a run that was not made",
-        lambda t: next(Miniature(t).pruned("dynamic", 0, [0.5])),
+        lambda t: next(Miniature(t).within("dynamic", 0, [0.5])),
         FileNotFoundError,
-        "orders_baseline.* is mis",
+        "networks_baseline.* is mis",
     ),
     (
         "a report without a run",
@@ -295,12 +292,6 @@ TABLE = [
         lambda t: read_tensors(t / "x"),
         FileNotFoundError,
         "x is missing: run the stages",
-    ),
-    (
-        "a rule that no rate meets",
-        lambda t: export.choose_rate(STEPS, 0.02),
-        ValueError,
-        "falls from 0.800 to 0.500 in the first",
     ),
     (
         "some other file for a pruned network",
@@ -376,12 +367,6 @@ TABLE = [
         lambda t: pruning.remove_filters(miniature_vgg(), {"conv1": range(6)}, IMAGES[:1]),
         ValueError,
         "layer 'conv1' would lose all of its 6 filters; leave at least one",
-    ),
-    (
-        "a rate of 1",
-        lambda t: curves.prune_to(PrunedNetwork(miniature_vgg(), IMAGES[:1]), np.arange(23), 1.0),
-        ValueError,
-        r"impossible pruning rate 1\.0",
     ),
     ("a ridge of 0", lambda t: Reconstruction(miniature_vgg(), IMAGES, 0), ValueError, "a strength above 0, got 0"),
     (

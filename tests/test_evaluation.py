@@ -1,10 +1,8 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, pruning_auc
-from lrp_core.study.statistics import paired_interval
 
 
 def test_class_accuracies_by_hand():
@@ -43,15 +41,6 @@ def test_auc_by_hand():
 def test_auc_refuses_impossible_rates(rates):
     with pytest.raises(ValueError, match=r"rates must increase from 0 to 0\.95"):
         pruning_auc(rates, [0.5] * len(rates))
-
-
-def test_paired_interval_covers_the_mean_of_normal_differences():
-    rng = np.random.default_rng(0)
-    intervals = [paired_interval(rng.normal(0.1, 0.05, size=20)) for _ in range(60)]
-    covered = sum(low <= 0.1 <= high for low, high in intervals)
-    assert 50 <= covered <= 60  # 95 % nominal; a little less with 20 samples
-    with pytest.raises(ValueError, match="run more seeds"):
-        paired_interval([0.1])
 
 
 def test_multiply_adds_by_hand():

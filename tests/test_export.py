@@ -8,45 +8,41 @@ import torch
 from test_pipeline import SETTINGS, Miniature
 
 from lrp_core.methods import method
-from lrp_core.study import export, files
-from lrp_core.study.curves import prune_to
+from lrp_core.study import export
 
 
-def trace(after):
-    return pd.DataFrame({"rate": np.arange(1, len(after) + 1) / 10, "before": [0.8, *after[:-1]], "after": after})
+def test_the_network_is_the_smallest_that_is_near_the_unpruned_one():
+    rows = [(0.0, 0.80, 100), (0.2, 0.82, 70), (0.4, 0.79, 50), (0.5, 0.78, 50), (0.6, 0.70, 20)]
+    networks = pd.DataFrame(rows, columns=["rate", "crossfitted", "multiply_adds"])
+    assert export.smallest(networks, 0.0)["rate"] == 0.2
+    assert export.smallest(networks, 0.02)["rate"] == 0.4  # of equal size the better one
+    assert export.smallest(networks, 0.1)["rate"] == 0.6
 
 
-def test_the_rate_is_the_last_before_the_first_fall():
-    steps = trace([0.82, 0.79, 0.7, 0.8, 0.3])
-    assert export.choose_rate(steps, 0.02) == 0.2  # what is back above later does not count
-    assert export.choose_rate(steps, 0.1) == 0.4
-    assert export.choose_rate(steps, 0.5) == 0.5
-    with pytest.raises(ValueError, match=r"falls from 0\.800 to 0\.780 in the first step, by more than 0\.010"):
-        export.choose_rate(trace([0.78]), 0.01)
+METHODS = ["px-iterative-abs+reconstruction", "cut+px-static+refit"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A workspace of noise with one run of two methods, and the folder of its tables."""
+    """A workspace of noise with one run of three methods."""
     folder = tmp_path_factory.mktemp("export")
-    work, results = Miniature(folder / "data"), folder / "results"
-    for stage, name in (("baseline", "px-iterative-abs+reconstruction"), ("dynamic", "dynamic")):
-        run = work.run(name, 0, SETTINGS)
-        files.write_csv(results / f"trace_{stage}.csv", run.trace)
-        orders = {f"{name}/0": torch.from_numpy(run.order)}
-        files.write_tensors(work.folder / f"orders_{stage}.safetensors", orders)
-    return work, results
+    work = Miniature(folder / "data")
+    for stage, names in (("baseline", METHODS), ("dynamic", ["dynamic"])):
+        work.write_runs(stage, {(name, 0): work.run(name, 0, SETTINGS) for name in names}, folder / "results")
+    return work
 
 
-def test_what_others_read_gives_the_same_logits(finished, tmp_path, monkeypatch):
-    work, results = finished
+@pytest.mark.parametrize("name", METHODS)
+def test_what_others_read_gives_the_same_logits(finished, name, tmp_path, monkeypatch):
+    work = finished
     monkeypatch.setattr(export, "load_backbone", lambda name, weights: work.backbone)
-    name = "px-iterative-abs+reconstruction"
-    export.export(work, results, name, 0, 0.5, tmp_path)
-    rate = export.choose_rate(pd.read_csv(results / "trace_baseline.csv"), 0.5)
-    assert rate > 0.3
-    order = torch.from_numpy(work.run(name, 0, SETTINGS).order).numpy()
-    network = prune_to(work.network(0, method(name)), order, rate).model
+    export.export(work, name, 0, 0.5, tmp_path)
+    run = work.run(name, 0, SETTINGS)
+    row = export.smallest(run.curve, 0.5)
+    assert row["rate"] > 0.3
+    pruned = work.network(0, method(name), row["cut"])
+    pruned.remove(run.orders[row["cut"]][: row["removed"]])
+    network = pruned.model
     test = work.samples(0, "test")
     expected = network(test.images[:7])
     pixels = torch.from_numpy(work.pixels(test.index[:7])).permute(0, 3, 1, 2)
@@ -59,7 +55,7 @@ def test_what_others_read_gives_the_same_logits(finished, tmp_path, monkeypatch)
     again = export.load_exported(tmp_path / "network.safetensors")
     assert torch.equal(again(test.images[:7]), expected)
     card = (tmp_path / "MODEL_CARD.md").read_text()
-    assert f"without {rate:.1%} of its filters" in card
+    assert f"without {row['rate']:.1%} of its filters" in card
     assert "36 labelled images ([12, 12, 12] a class)" in card
     assert f"| parameters | {sum(p.numel() for p in work.network(0).model.parameters()):,} |" in card
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -68,20 +64,17 @@ def test_what_others_read_gives_the_same_logits(finished, tmp_path, monkeypatch)
 
 
 def test_what_differs_is_not_handed_over(finished, tmp_path, monkeypatch):
-    work, results = finished
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match=r"network\.pt2 differs from the network by"):
-        export.export(work, results, "dynamic", 0, 1.0, tmp_path)
+        export.export(finished, "dynamic", 0, 1.0, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
 
 
 def test_missing_runs_are_named(finished, tmp_path, capsys):
-    work, results = finished
-    with pytest.raises(ValueError, match="unknown method of this run 'taylor'; choose one of: dynamic, px-iterative"):
-        export.export(work, results, "taylor", 0, 0.1, tmp_path)
-    with pytest.raises(ValueError, match="dynamic has not been run with seed 5"):
-        export.export(work, results, "dynamic", 5, 0.1, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"trace_baseline\.csv.* is missing: run make repro first"):
-        export.export(work, tmp_path, "dynamic", 0, 0.1, tmp_path)
+    for name, seed in (("taylor", 0), ("dynamic", 5)):
+        with pytest.raises(ValueError, match=f"unknown run '{name}/{seed}'; choose one of: .*dynamic/0"):
+            export.export(finished, name, seed, 0.1, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"networks_baseline\.csv.* is missing: run the stages before this one"):
+        export.export(Miniature(tmp_path / "new"), "dynamic", 0, 0.1, tmp_path)
     assert export.main(["--profile", "quik"]) == 1
     assert "unknown profile of params.yaml 'quik'" in capsys.readouterr().err

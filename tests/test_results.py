@@ -7,7 +7,7 @@ import pytest
 from lrp_core.methods import method
 from lrp_core.study.paths import ROOT
 
-RUNS = ["results", "results/full"]
+RUNS = ["results", "results/full", "results/cifar10", "results/vgg16"]
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -16,32 +16,48 @@ def folder(request):
 
 
 @pytest.fixture(scope="module")
-def curves(folder):
+def networks(folder):
     return pd.read_csv(folder / "curves.csv")
 
 
-def test_all_methods_start_from_the_same_network(curves):
-    first = curves[curves["rate"] == 0].groupby(["backbone", "seed"])["accuracy"]
-    assert (first.nunique() == 1).all()
-    assert (first.size() == curves.groupby(["backbone", "seed"])["method"].nunique()).all()
+@pytest.fixture(scope="module")
+def curves(networks):
+    return networks[networks["rate_requested"].notna()]
+
+
+def test_all_methods_start_from_the_same_network(networks):
+    """A head that is fitted anew to the whole network is the one that was there, but for last digits."""
+    first = networks[networks["rate"] == 0].groupby(["backbone", "seed"])["accuracy"]
+    assert (first.max() - first.min() < 0.02).all()
+    whole = networks[networks["rate"] == 0].groupby(["backbone", "seed"])["method"].nunique()
+    assert (whole == networks.groupby(["backbone", "seed"])["method"].nunique()).all()
 
 
 def test_achieved_rates_reach_those_asked_for_and_networks_shrink(curves):
-    assert curves["rate"].between(curves["rate_requested"] - 1e-9, curves["rate_requested"] + 0.01).all()
-    for _, run in curves.groupby(["backbone", "method", "seed"]):
-        assert run["rate"].iloc[-1] >= 0.95
-        for size in ("parameters", "multiply_adds"):
-            assert run[size].is_monotonic_decreasing
+    assert (curves["rate"] >= curves["rate_requested"] - 1e-9).all()
+    for (_, name, _), run in curves.groupby(["backbone", "method", "seed"]):
+        assert len(run) == 20
+        if not method(name).cut:
+            assert (run["rate"] <= run["rate_requested"] + 0.01).all()
+            for size in ("parameters", "multiply_adds"):
+                assert run[size].is_monotonic_decreasing
 
 
-def test_accuracies_lie_between_chance_and_the_whole_network(curves):
+def test_a_cut_network_is_the_best_that_has_lost_as_much(networks, curves):
+    runs = ["backbone", "method", "seed"]
+    measured = networks.set_index(runs).sort_index()
+    for key, run in curves.groupby(runs):
+        if method(key[1]).cut:
+            offered = measured.loc[key]
+            for row in run.itertuples():
+                best = offered["crossfitted"][offered["rate"] >= row.rate_requested - 1e-9].max()
+                assert row.crossfitted == pytest.approx(best)
+
+
+def test_accuracies_are_those_of_their_classes(curves):
     classes = [name for name in curves if name.startswith("accuracy_")]
     assert np.allclose(curves[classes].mean(axis=1), curves["accuracy"], atol=1e-9)
     assert (curves["harmonic_mean"] <= curves["accuracy"] + 1e-9).all()
-    means = curves.groupby(["backbone", "method"])["accuracy"].mean()
-    whole = curves[curves["rate"] == 0].groupby("backbone")["accuracy"].mean()
-    for (backbone, _), accuracy in means.items():
-        assert 1 / len(classes) - 0.05 < accuracy < whole[backbone] + 0.05
 
 
 def test_no_accepted_step_breaks_its_bound(folder, curves):
@@ -50,6 +66,13 @@ def test_no_accepted_step_breaks_its_bound(folder, curves):
         watched = trace[trace["method"].map(lambda name: method(name).rate)]
         assert (watched["after"] >= watched["bound"] - 1e-12).all()
         assert trace.groupby(["method", "seed"])["rate"].max().min() >= 0.95
+
+
+def test_the_claim_rests_on_ten_seeds_and_two_tasks():
+    table = pd.read_csv(ROOT / "results" / "full" / "tables" / "comparisons.csv")
+    others = table[table["other"].isin(["px-iterative-abs+refit", "cut"]) & (table["backbone"] != "vgg16")]
+    assert set(others["dataset"]) == {"elpv", "cifar10"}
+    assert (others["seeds"] >= 10).all()
 
 
 def test_the_class_averaged_auc_is_the_mean_of_the_classes(folder):
@@ -62,4 +85,5 @@ def test_the_class_averaged_auc_is_the_mean_of_the_classes(folder):
 def test_heads_are_far_above_chance(folder, curves):
     for backbone in curves["backbone"].unique():
         heads = pd.read_csv(folder / backbone / "tables" / "head_accuracy.csv")
-        assert heads.query("`measured on` == 'test'")["average"].min() > 1.2 / 4
+        n_classes = sum(name.startswith("accuracy_") for name in curves)
+        assert heads.query("`measured on` == 'test'")["average"].min() > 1.2 / n_classes

@@ -6,22 +6,25 @@ import pytest
 
 from lrp_core.study.statistics import above_chance
 from lrp_core.study.tables import (
+    BUDGETS,
     areas,
     auc_table,
+    by_budget,
     chance_note,
     claim,
     class_table,
-    drop_table,
+    collapse_table,
+    comparisons,
     ingredient_table,
     metrics,
-    summary,
+    smallest_table,
     time_spent,
 )
 
 
 @pytest.fixture
-def curves():
-    """Two backbones, three methods, two seeds; straight lines, so that areas are means of their ends."""
+def networks():
+    """Two backbones, three methods, two seeds; straight lines, so that areas over filters are means of their ends."""
     rows = []
     for backbone, offset in (("small", 0.0), ("large", 0.1)):
         for method, end in (("old", 0.2), ("older", 0.1), ("new", 0.4)):
@@ -31,15 +34,40 @@ def curves():
                         0.8 + offset if rate == 0 else end + 0.02 * seed + (0.01 * seed if method == "new" else 0)
                     )
                     rows.append(
-                        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed, "rate": rate}
+                        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
+                        | {"rate": rate, "rate_requested": rate, "crossfitted": accuracy}
+                        | {"multiply_adds": 1000 if rate == 0 else 100, "parameters": 50 if rate == 0 else 10}
                         | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
                         | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
                     )
     return pd.DataFrame(rows)
 
 
-def test_auc_table_compares_with_the_best_baseline_of_each_backbone(curves):
-    table = auc_table(areas(curves), curves, ["old", "older"]).set_index(["backbone", "method"])
+def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
+    """Of 1000 multiply-adds: the one of 300 looks better than the whole, that of 20 is the last, then one guesses."""
+    rows = [(1000, 0.6, 0.61), (300, 0.7, 0.55), (250, 0.5, 0.99), (20, 0.4, 0.39)]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy"])
+    measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method="m", seed=3)
+    measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, accuracy_other=np.nan)  # of another task
+    bought = by_budget(measured)
+    assert bought["budget"].tolist() == pytest.approx(np.logspace(0, -2, 21))
+    expected = [0.55] * 6 + [0.99] + [0.39] * 10 + [0.5] * 4
+    assert bought["accuracy"].tolist() == expected  # 1000 to 316: .55; 251: .99; 200 to 25.1: .39; 20 and less
+    assert (bought["multiply_adds"] / bought["budget"]).tolist() == pytest.approx([1000] * 21)
+    assert len(BUDGETS) == 21
+
+
+def test_areas_by_hand(networks):
+    table = areas(networks).set_index(["backbone", "method", "seed"])
+    one = table.loc[("small", "new", 1)]
+    assert one["accuracy"] == pytest.approx((0.8 + 0.43) / 2)
+    assert one["accuracy_a"] == pytest.approx((0.9 + 0.53) / 2)
+    # 100 % of the multiply-adds: .8; then, down to 10 %, .43 (nine trapezoids after the first); then guessing.
+    assert one["multiply_adds"] == pytest.approx((0.8 / 2 + 0.43 * 10 + 0.5 * 9 + 0.5 / 2) / 20)
+
+
+def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
+    table = auc_table(areas(networks), networks, ["old", "older"]).set_index(["backbone", "method"])
     assert list(table.index) == [(name, method) for name in ("small", "large") for method in ("new", "old", "older")]
     new, old = table.loc["small", "new"], table.loc["small", "old"]
     assert old["verdict"] == "the best baseline"
@@ -49,19 +77,92 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(curves):
     assert new["gain"] == pytest.approx(0.1025 / 0.505)
     assert new["retention"] == pytest.approx(0.6075 / 0.8)
     assert new["auc_harmonic_mean"] == pytest.approx(0.6075 / 2)
+    assert new["seeds"] == 2
     assert new["verdict"] == "better: the interval lies above 0"
     assert table.loc[("small", "older"), "verdict"] == "worse: the interval lies below 0"
     assert table.loc[("large", "new"), "retention"] == pytest.approx(0.6575 / 0.9)
 
 
+def test_only_seeds_of_both_are_compared(networks):
+    """A method that was run on more seeds than another is compared on those that both have."""
+    lone = networks[(networks["method"] == "new") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
+    table = auc_table(areas(pd.concat([networks, lone])), networks, ["old", "older"]).set_index(["backbone", "method"])
+    assert table.loc[("small", "new"), "difference"] == pytest.approx(0.1025)
+    assert table.loc[("small", "new"), "seeds"] == 2
+
+
+def test_comparisons_and_the_claim_in_words(networks):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
+        | {"accuracy": 0.5 + shift + 0.01 * rng.normal(), "multiply_adds": 0.4 + 10 * shift + 0.01 * rng.normal()}
+        for backbone in ("small", "large")
+        for method, shift in (("new", 0.01), ("old", 0.0))
+        for seed in range(5)
+    ]
+    table = comparisons(pd.DataFrame(rows), "new", ["old", "absent"])
+    assert table["other"].tolist() == ["old"] * 4
+    assert table["measure"].tolist() == ["accuracy", "multiply_adds"] * 2
+    assert table["p_holm"].tolist() == pytest.approx(stepwise(table["p"].tolist()))
+    verdicts = table.groupby("measure")["verdict"].unique()
+    assert list(verdicts["multiply_adds"]) == ["better"]
+    words = claim(table, "new")
+    assert words.startswith("`new`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:\n\n- **d, ")
+    assert words.count("- **") == 2
+    assert "against `old` +0.1" in words
+    assert "all\n4 comparisons together" in words
+
+
+def stepwise(p):
+    """Holm's procedure as he describes it: for each p the least level at which it is still rejected."""
+    levels = np.linspace(0, 1, 100_001)
+    result = []
+    for one in p:
+        for level in levels:
+            rejected = []
+            for i, value in enumerate(sorted(p)):
+                if value > level / (len(p) - i):
+                    break
+                rejected.append(value)
+            if one in rejected:
+                result.append(level)
+                break
+        else:
+            result.append(1.0)
+    return [pytest.approx(value, abs=2e-5) for value in result]
+
+
+def test_smallest_networks_are_chosen_without_the_test():
+    """The best unpruned network is b's, by cross-fitted accuracy; the smallest near it is a's."""
+    rows = []
+    for seed in (0, 1):
+        rows += [("a", "m", seed, 0.0, 500, 0.70, 0.90), ("a", "m", seed, 0.5, 40, 0.79, 0.60 + 0.02 * seed)]
+        rows += [("b", "m", seed, 0.0, 900, 0.80, 0.70), ("b", "m", seed, 0.5, 300, 0.76, 0.99)]
+        rows += [("b", "other", seed, 0.0, 900, 0.80, 0.70), ("b", "other", seed, 0.9, 10, 0.2, 0.9)]
+    columns = ["backbone", "method", "seed", "rate", "multiply_adds", "crossfitted", "accuracy"]
+    measured = pd.DataFrame(rows, columns=columns).assign(dataset="d", parameters=lambda rows: rows["multiply_adds"])
+    table = smallest_table(measured, points=(0.0, 0.01, 0.05)).set_index(["method", "points"])
+    assert table.loc[("unpruned", 0.0), ["backbone", "multiply_adds", "accuracy"]].tolist() == ["b", 900, 0.7]
+    assert table.loc[("m", 0.0), "multiply_adds"] == 900
+    near = table.loc[("m", 0.01)]
+    assert near[["found", "seeds", "backbone", "multiply_adds"]].tolist() == [2, 2, "a", 40]
+    assert near["accuracy"] == pytest.approx(0.61)
+    assert near["difference"] == pytest.approx(-0.09)
+    assert near["low"] < -0.09 < near["high"]
+    assert table.loc[("other", 0.05), "multiply_adds"] == 900
+
+
 def test_ingredients_are_pairs_that_differ_in_nothing_else():
     worth = {"px-iterative-abs": 0.4, "dynamic-order": 0.45, "dynamic": 0.5, "taylor": 0.3, "dynamic-training": 0.2}
-    worth |= {"px-static": 0.1, "px-iterative": 0.2}
+    worth |= {"px-static": 0.1, "px-iterative": 0.2, "cut": 0.9, "px-iterative-abs+refit": 0.6}
+    worth |= {"cut+px-iterative-abs+refit": 0.7}
     rows = [
         {
+            "dataset": "d",
             "backbone": backbone,
             "seed": seed,
             "method": name,
+            "multiply_adds": -value,
             "accuracy": value + 0.01 * seed + 0.02 * seed * (name == "dynamic"),
         }
         for backbone in ("b", "a")
@@ -69,12 +170,16 @@ def test_ingredients_are_pairs_that_differ_in_nothing_else():
         for name, value in worth.items()
     ]
     table = ingredient_table(pd.DataFrame(rows))
-    assert table["backbone"].tolist() == ["b"] * 5 + ["a"] * 5
-    pairs = table.set_index(["backbone", "without", "with_ingredient"])
+    assert len(table) == 2 * 2 * 8
+    pairs = table[table["measure"] == "accuracy"].set_index(["backbone", "without", "with_ingredient"])
     assert set(pairs.loc["a"].index) == {
         ("px-iterative-abs", "dynamic-order"), ("dynamic-order", "dynamic"), ("px-iterative-abs", "taylor"),
-        ("dynamic", "dynamic-training"), ("px-iterative-abs", "px-iterative"),
+        ("dynamic", "dynamic-training"), ("px-iterative-abs", "px-iterative"), ("px-iterative-abs", "dynamic"),
+        ("px-iterative-abs", "px-iterative-abs+refit"), ("px-iterative-abs+refit", "cut+px-iterative-abs+refit"),
     }  # fmt: skip
+    assert pairs.loc[("a", "px-iterative-abs", "dynamic"), "ingredient"] == "controller"
+    other = table[table["measure"] == "multiply_adds"].set_index(["backbone", "without", "with_ingredient"])
+    assert other.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(0.1)
     rate = pairs.loc[("a", "dynamic-order", "dynamic")]
     assert (rate["ingredient"], rate["value"]) == ("rate", True)
     assert rate["difference"] == pytest.approx(0.05 + 0.02)
@@ -86,45 +191,31 @@ def test_ingredients_are_pairs_that_differ_in_nothing_else():
     assert pairs.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(-0.1)
 
 
-def test_class_table(curves):
-    table = class_table(areas(curves)).set_index(["backbone", "method"])
+def test_how_much_of_a_collapse_is_the_heads():
+    rows = [(name, rate, 0.8) for name in ("m", "m+refit") for rate in (0.0, 0.5)]
+    rows += [("m", 0.75, 0.4), ("m+refit", 0.75, 0.7)]
+    measured = pd.DataFrame(rows, columns=["method", "rate_requested", "accuracy"])
+    measured = pd.concat([measured.assign(seed=seed, dataset="d", backbone="b") for seed in (0, 1)])
+    alone = measured[measured["method"] == "m"].assign(seed=2, accuracy=0.0)  # a seed that only one was run on
+    table = collapse_table(pd.concat([measured, alone]), "m", (0.5, 0.75)).set_index("rate")
+    assert table.loc[0.75, ["lost", "lost_refitted", "head_share"]].tolist() == pytest.approx([0.4, 0.1, 0.75])
+    assert np.isnan(table.loc[0.5, "head_share"])  # nothing is lost there
+
+
+def test_class_table(networks):
+    table = class_table(areas(networks)).set_index(["backbone", "method"])
     assert table.loc[("small", "new"), "a"] == pytest.approx(0.7075)
     assert table.loc[("small", "new"), "b"] == pytest.approx(0.5075)
 
 
-def test_drop_table_by_hand():
-    rows = [
-        {"backbone": "x", "method": "m", "seed": seed, "rate_requested": rate, "accuracy": accuracy + shift}
-        | {"parameters": 100 - 100 * rate, "multiply_adds": 1000 - 500 * rate}
-        # mean over seeds: 0.8, 0.795, 0.77, 0.79 (back above, too late), 0.7
-        for seed, shift in ((0, 0.01), (1, -0.01))
-        for rate, accuracy in ((0.0, 0.8), (0.1, 0.795), (0.2, 0.77), (0.3, 0.79), (0.4, 0.7))
-    ]
-    table = drop_table(pd.DataFrame(rows)).set_index("points")
-    assert table["rate"].to_dict() == {0.01: 0.1, 0.02: 0.1, 0.05: 0.3}
-    assert table.loc[0.05, "parameters"] == pytest.approx(0.7)
-    assert table.loc[0.05, "multiply_adds"] == pytest.approx(0.85)
-
-
-def test_the_claim_in_words(curves):
-    words = claim(auc_table(areas(curves), curves, ["old", "older"]), "new", curves)
-    assert words.startswith(
-        "On d, over 2 seeds:\n\n- **small**: `new` has an AUC of 0.608 and keeps 75.9% of the unpruned"
-    )
-    assert (
-        "Against `old` (0.505), the best conventional LRP method here, that is +20.3%; the paired difference" in words
-    )
-    assert words.count("- **") == 2
-
-
-def test_metrics(curves):
-    numbers = metrics(auc_table(areas(curves), curves, ["old", "older"]))
+def test_metrics(networks):
+    numbers = metrics(auc_table(areas(networks), networks, ["old", "older"]))
     assert list(numbers) == ["small", "large"]
     assert numbers["small"]["old"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
     assert numbers["large"]["new"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
 
 
-def test_time_spent_and_summary(tmp_path):
+def test_time_spent(tmp_path):
     for stage, rows in {
         "dynamic": [("new", 0, 10.0), ("new", 1, 20.0)],
         "baseline": [("old", 0, 1.0), ("old", 1, 2.06)],
@@ -133,15 +224,6 @@ def test_time_spent_and_summary(tmp_path):
         pd.DataFrame(rows, columns=["method", "seed", "seconds"]).to_csv(tmp_path / "x" / f"seconds_{stage}.csv")
     spent = time_spent(tmp_path, ["x"])
     assert spent.set_index("method")["seconds"].to_dict() == {"new": 15.0, "old": 1.53}
-    drops = pd.DataFrame(
-        [("x", name, points, rate) for name, rate in (("new", 0.5), ("old", 0.1)) for points in (0.01, 0.05)],
-        columns=["backbone", "method", "points", "rate"],
-    )
-    auc = pd.DataFrame({"backbone": "x", "method": ["new", "old"], "auc": [0.6, 0.5], "retention": [0.9, 0.8], "z": 0})
-    table = summary(auc, drops, spent)
-    assert list(table.columns) == ["auc", "retention", "rate at -1", "rate at -5", "seconds"]
-    assert table.loc[("x", "new")].tolist() == [0.6, 0.9, 0.5, 0.5, 15.0]
-    assert table.loc[("x", "old")].tolist() == [0.5, 0.8, 0.1, 0.1, 1.5]
 
 
 @pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])

@@ -13,15 +13,18 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import delayed
+from torch import nn
 from tqdm import tqdm
 
-from lrp_core import methods
-from lrp_core.controller import Settings, Step
+from lrp_core import depth, methods
+from lrp_core.controller import Settings, Step, greatest_rate
+from lrp_core.coupling import couple
 from lrp_core.devices import nth_device
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import filters_at, harmonic_mean, predict
 from lrp_core.files import atomic
-from lrp_core.heads import with_copies
+from lrp_core.graph import up_to
+from lrp_core.heads import CrossFit, classifier, fit_heads, with_copies
 from lrp_core.methods import Method, method
 from lrp_core.network import PrunedNetwork
 from lrp_core.signals import SIGNALS, signal_accuracies
@@ -31,13 +34,13 @@ from lrp_core.study.files import read_tensors, write_csv, write_tensors
 from lrp_core.study.paths import ROOT
 from lrp_core.study.processes import side_by_side
 from lrp_core.study.workspace import Workspace
-from lrp_core.tasks import ScarceTask
 
 # What a run's result depends on, beside its parameters and its input files.
 CODE = (
     "lrp_core.controller",
     "lrp_core.coupling",
     "lrp_core.criteria",
+    "lrp_core.depth",
     "lrp_core.devices",
     "lrp_core.evaluation",
     "lrp_core.graph",
@@ -47,6 +50,7 @@ CODE = (
     "lrp_core.network",
     "lrp_core.pruning",
     "lrp_core.reconstruction",
+    "lrp_core.refit",
     "lrp_core.rules",
     "lrp_core.signals",
     "lrp_core.study.backbones",
@@ -64,18 +68,22 @@ def meaning(path: Path) -> str:
     return ast.dump(tree)
 
 
+STAGES = "baseline", "dynamic"  # that prune
+
+
 @dataclass(frozen=True)
 class Run:
     """One method on one seed.
 
     Attributes:
-        order: filter numbers, first to go first.
+        orders: filter numbers, first to go first, by the name of the layer behind which the trunk was cut before; ""
+            for the whole trunk.
         trace: one row a step of the method.
-        curve: one row a rate of the grid, measured on the test images.
+        curve: one row a network that was measured (:func:`lrp_core.study.curves.on_grid`).
         seconds: that finding the order took.
     """
 
-    order: np.ndarray
+    orders: dict[str, np.ndarray]
     trace: pd.DataFrame
     curve: pd.DataFrame
     seconds: float
@@ -92,33 +100,90 @@ class Experiment(Workspace):
         self.runs = ROOT / "data" / "runs"  # finished ones, of all workspaces: their names tell what they depend on
         self.jobs = jobs
 
-    def network(self, seed: int, how: Method = Method()) -> PrunedNetwork:
-        """Return the unpruned classifier of a seed, ready to be pruned as a method does it."""
-        return methods.unpruned(self.classifier(seed), self.samples(seed, "scarce").images, how)
+    def start(self, seed: int, end: str = "") -> tuple[nn.Module, CrossFit]:
+        """Return the unpruned classifier of a seed and the copies of its head; with ``end``, cut behind that layer."""
+        if not end:
+            return self.classifier(seed), self.copies(seed)
+        scarce = self.samples(seed, "scarce")
+        features = depth.features_by_depth(self.backbone, scarce.images)[end]
+        heads = fit_heads(features, scarce.labels, self.copies(seed).fold)
+        return classifier(up_to(self.backbone, end), heads.weight), heads.copies
 
-    def pruned(self, name: str, seed: int, rates: Iterable[float], reconstruct: bool = True) -> Iterator[PrunedNetwork]:
-        """Yield the classifier of a seed, pruned by a method up to each of the rates, as the finished stages have it.
+    def network(self, seed: int, how: Method = Method(), end: str = "", copies: bool = False) -> PrunedNetwork:
+        """Return a seed's unpruned classifier, cut behind a layer if one is named, ready to be pruned as a method does.
 
-        Args:
-            name: of the method.
-            seed: of the run.
-            rates: pruning rates.
-            reconstruct: if the method does; without, networks are as large and as fast, and sooner made.
+        With ``copies``, those of its head stand beside it.
+        """
+        scarce, (model, crossfit) = self.samples(seed, "scarce"), self.start(seed, end)
+        model = with_copies(model, crossfit.weight) if copies else model
+        return methods.unpruned(model, scarce.images, scarce.labels, crossfit.fold, how)
+
+    def measured(self, name: str, seed: int) -> pd.DataFrame:
+        """Return what is known of a finished run's networks without test images.
+
+        Returns:
+            Columns method, seed, rate, crossfitted, parameters, multiply_adds, cut, removed.
 
         Raises:
             FileNotFoundError: the stages have not been run.
             ValueError: they have not run this method with this seed.
         """
+        files = [self.folder / f"networks_{stage}.csv" for stage in STAGES]
+        if missing := [str(file) for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{', '.join(missing)} is missing: run the stages before this one (make repro)")
+        networks = pd.concat([pd.read_csv(file, dtype={"cut": str}) for file in files], ignore_index=True)
+        networks["cut"] = networks["cut"].fillna("")
+        runs = networks["method"] + "/" + networks["seed"].astype(str)
+        return networks[runs == check_choice("run", f"{name}/{seed}", runs.unique())]
+
+    def rebuilt(
+        self, name: str, seed: int, networks: Iterable[tuple[str, int]], mend: bool = True
+    ) -> Iterator[PrunedNetwork]:
+        """Yield networks of a finished run again.
+
+        Args:
+            name: of the method.
+            seed: of the run.
+            networks: of each, the layer behind which the trunk was cut (or ""), and how many filters went then.
+            mend: as the method does; without, networks are as large and as fast, and sooner made.
+        """
         orders = {}
-        for stage in ("baseline", "dynamic"):
+        for stage in STAGES:
             orders |= read_tensors(self.folder / f"orders_{stage}.safetensors")
-        order = orders[check_choice("run", f"{name}/{seed}", orders)].numpy()
-        how = method(name)
-        unpruned = self.network(seed, replace(how, reconstruct=how.reconstruct and reconstruct))
-        for rate in rates:
-            network = copy.copy(unpruned)
-            network.active = unpruned.active.copy()
-            yield curves.prune_to(network, order, rate)
+        how, unpruned = method(name), {}
+        how = how if mend else replace(how, reconstruct=False, refit=False)
+        for end, size in networks:
+            if end not in unpruned:
+                unpruned[end] = self.network(seed, how, end)
+            network = copy.copy(unpruned[end])
+            network.active = network.active.copy()
+            network.remove(orders[f"{name}/{seed}/{end}"].numpy()[:size] if size else np.array([], dtype=int))
+            yield network
+
+    def within(self, name: str, seed: int, budgets: Iterable[float], mend: bool = True) -> Iterator[PrunedNetwork]:
+        """Yield the network that a finished run offers for each budget, by cross-fitted accuracy.
+
+        Args:
+            name: of the method.
+            seed: of the run.
+            budgets: multiply-adds, as fractions of the unpruned network's.
+            mend: as for :meth:`rebuilt`.
+
+        Raises:
+            FileNotFoundError: the stages have not been run.
+            ValueError: they have not run this method with this seed, or it has no network that small.
+        """
+        networks, chosen = self.measured(name, seed), []
+        fractions = networks["multiply_adds"] / networks["multiply_adds"][networks["rate"] == 0].iloc[0]
+        for budget in budgets:
+            row = curves.choose(networks, fractions <= budget + 1e-9)
+            if row is None:
+                least = fractions.min()
+                raise ValueError(
+                    f"{name} has no network of {budget:.1%} of the multiply-adds; the smallest has {least:.1%}"
+                )
+            chosen.append((row["cut"], int(row["removed"])))
+        yield from self.rebuilt(name, seed, chosen, mend)
 
     def signals(self, name: str, seeds: Iterable[int]) -> pd.DataFrame:
         """Return what every signal says of the networks that a finished method has gone through.
@@ -133,7 +198,7 @@ class Experiment(Workspace):
 
     def _signals(self, name: str, seed: int) -> list[dict]:
         torch.set_num_threads(self.threads)
-        order = read_tensors(self.folder / "orders_baseline.safetensors")[f"{name}/{seed}"].numpy()
+        order = read_tensors(self.folder / "orders_baseline.safetensors")[f"{name}/{seed}/"].numpy()
         scarce, copies = self.samples(seed, "scarce"), self.copies(seed)
         network, gone, rows = PrunedNetwork(with_copies(self.classifier(seed), copies.weight), scarce.images[:1]), 0, []
         for rate in curves.GRID:
@@ -144,11 +209,6 @@ class Experiment(Workspace):
                 row = {"seed": seed, "rate_requested": rate, "signal": signal, "value": harmonic_mean(accuracies)}
                 rows.append(row)
         return rows
-
-    def task(self, seed: int, how: Method) -> ScarceTask:
-        """Return the unpruned network of a seed at work on the scarce images."""
-        scarce = self.samples(seed, "scarce")
-        return methods.task(self.classifier(seed), scarce.images, scarce.labels, self.copies(seed), how, seed)
 
     def run(self, name: str, seed: int, settings: Settings = Settings()) -> Run:
         """Prune with a method on the scarce images of a seed, then measure the curve on its test images, once.
@@ -167,20 +227,36 @@ class Experiment(Workspace):
         path = self.runs / f"{self.backbone_name}-{name}-seed{seed}-{self._key(how, seed, settings)}.json"
         if path.is_file():
             kept = json.loads(path.read_text())
-            return Run(
-                np.array(kept["order"]), pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]), kept["seconds"]
-            )
-        start = time.perf_counter()
-        steps = list(methods.steps(self.task(seed, how), how, settings))
-        seconds = time.perf_counter() - start
-        order = np.concatenate([step.removed for step in steps])
-        test = self.samples(seed, "test")
-        curve = curves.test_curve(self.network(seed, how), order, test.images, test.labels, self.class_names)
+            orders = {end: np.array(order, dtype=int) for end, order in kept["orders"].items()}
+            return Run(orders, pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]), kept["seconds"])
+        scarce, test, began = self.samples(seed, "scarce"), self.samples(seed, "test"), time.perf_counter()
+        whole, fold, starts = self.classifier(seed), self.copies(seed).fold, [""]
+        if how.cut:
+            ends = depth.ends(self.backbone, scarce.images, scarce.labels, fold)
+            starts = [end.name for end in depth.halving(ends)]
+        steps = {}
+        for end in starts if how.criterion is not None else ():
+            task = methods.task(*self.start(seed, end), scarce.images, scarce.labels, how, seed)
+            until = min(curves.LAST, greatest_rate(task.network.layer_of))
+            steps[end] = list(methods.steps(task, how, settings, until))
+        seconds = time.perf_counter() - began
+        n_filters, networks = couple(whole, scarce.images[:1]).n_groups, []
+        if how.cut:
+            networks += curves.cut_networks(self.backbone, ends, n_filters, test, self.class_names)
+        orders = {end: np.concatenate([step.removed for step in taken]) for end, taken in steps.items()}
+        for end, order in orders.items():
+            unpruned = self.network(seed, how, end, copies=True)
+            smaller = curves.pruned_networks(unpruned, order, n_filters, fold, scarce, test, self.class_names)
+            networks += [row | {"cut": end} for row in smaller]
+        curve = curves.on_grid(pd.DataFrame(networks), choosing=how.cut)
+        layers = [name for name in curve if name.startswith("kept_")]
+        curve[layers] = curve[layers].fillna(0).astype(int)  # behind the end
         labels = {"dataset": self.dataset_name, "backbone": self.backbone_name, "method": name, "seed": seed}
-        run = Run(order, _labelled(labels, self._trace(steps)), _labelled(labels, curve), seconds)
+        run = Run(orders, _labelled(labels, self._trace(steps)), _labelled(labels, curve), seconds)
         with atomic(path) as temporary:
             parts = {"trace": run.trace.to_dict("list"), "curve": run.curve.to_dict("list")}
-            temporary.write_text(json.dumps({"seconds": seconds, "order": order.tolist(), **parts}))
+            orders = {end: order.tolist() for end, order in run.orders.items()}
+            temporary.write_text(json.dumps({"seconds": run.seconds, "orders": orders, **parts}))
         return run
 
     def run_all(
@@ -221,8 +297,14 @@ class Experiment(Workspace):
         trace = pd.concat([run.trace for run in runs.values()], ignore_index=True)
         write_csv(results / f"curves_{stage}.csv", curves)
         write_csv(results / f"trace_{stage}.csv", trace)
-        orders = {f"{name}/{seed}": torch.from_numpy(run.order) for (name, seed), run in runs.items()}
+        orders = {
+            f"{name}/{seed}/{end}": torch.from_numpy(order)
+            for (name, seed), run in runs.items()
+            for end, order in run.orders.items()
+        }
         write_tensors(self.folder / f"orders_{stage}.safetensors", orders)
+        choice = ["method", "seed", "rate", "crossfitted", "parameters", "multiply_adds", "cut", "removed"]
+        write_csv(self.folder / f"networks_{stage}.csv", curves[choice])
         seconds = [{"method": name, "seed": seed, "seconds": run.seconds} for (name, seed), run in runs.items()]
         write_csv(self.folder / f"seconds_{stage}.csv", pd.DataFrame(seconds))
         return curves, trace
@@ -236,26 +318,24 @@ class Experiment(Workspace):
         other.device = device
         return other
 
-    def _trace(self, steps: list[Step]) -> pd.DataFrame:
+    def _trace(self, steps: dict[str, list[Step]]) -> pd.DataFrame:
         rows = []
-        for step in steps:
-            row = asdict(step) | {"removed": len(step.removed)}
-            accuracies = zip(self.class_names, row.pop("accuracies").tolist(), strict=True)
-            rows.append(row | {f"accuracy_{name}": value for name, value in accuracies})
+        for end, taken in steps.items():
+            for step in taken:
+                row = {"cut": end} | asdict(step) | {"removed": len(step.removed)}
+                accuracies = zip(self.class_names, row.pop("accuracies").tolist(), strict=True)
+                rows.append(row | {f"accuracy_{name}": value for name, value in accuracies})
         return pd.DataFrame(rows)
 
     def _key(self, how: Method, seed: int, settings: Settings) -> str:
-        trunk = [self.backbone_name, self.weights]
+        trunk = [self.backbone_name, self.weights, self.dataset_name, self.class_names]
         what = [asdict(how), seed, asdict(settings), trunk, torch.__version__, self.threads, self.device.type]
         digest = hashlib.sha256(json.dumps(what).encode())
-        inputs = [
-            self.path / "images.safetensors",
-            self.path / "splits.csv",
-            self.folder / "heads.safetensors",
-            *own_files(self.backbone_name, self.weights),
-        ]
-        for path in inputs:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        samples, copies = [self.samples(seed, split) for split in ("scarce", "test")], self.copies(seed)
+        for tensor in (copies.weight, copies.fold, *(part for one in samples for part in (one.images, one.labels))):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        for path in own_files(self.backbone_name, self.weights):
+            digest.update(path.read_bytes())
         for module in CODE:
             digest.update(meaning(ROOT / f"{module.replace('.', '/')}.py").encode())
         return digest.hexdigest()[:16]

@@ -18,6 +18,7 @@ from torch import nn
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, size
 from lrp_core.files import atomic
+from lrp_core.graph import up_to
 from lrp_core.heads import classifier
 from lrp_core.network import PrunedNetwork
 from lrp_core.saving import load_pruned, read_recipe, save_pruned
@@ -43,27 +44,21 @@ class Deployed(nn.Module):
         return self.network(normalise(images, self._backbone, self._weights))
 
 
-def choose_rate(trace: pd.DataFrame, points: float) -> float:
-    """Return the largest pruning rate up to which A has stayed within ``points`` of the unpruned network's A.
+def smallest(networks: pd.DataFrame, points: float) -> pd.Series:
+    """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
 
     Args:
-        trace: of one run, a row a step: before and after (A on the scarce images), rate.
-        points: of A, as a fraction; 0.02 is two points.
-
-    Raises:
-        ValueError: A falls by more in the first step already.
+        networks: of one run (:meth:`lrp_core.study.experiment.Experiment.measured`).
+        points: how far the accuracy may fall, as a fraction; 0.02 is two points.
     """
-    unpruned = trace["before"].iloc[0]
-    holds = (trace["after"] >= unpruned - points - 1e-12).cummin()
-    if not holds.any():
-        raise ValueError(
-            f"the harmonic mean on the scarce images falls from {unpruned:.3f} to {trace['after'].iloc[0]:.3f} in the "
-            f"first step, by more than {points:.3f}: allow more points, or choose another method"
-        )
-    return float(trace["rate"][holds].iloc[-1])
+    (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
+    near = networks[networks["crossfitted"] >= unpruned - points - 1e-12]
+    return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
 
 
-def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: torch.Tensor, folder: Path) -> float:
+def export_network(
+    pruned: PrunedNetwork, backbone: str, weights: str, pixels: torch.Tensor, folder: Path, end: str = ""
+) -> float:
     """Write network.safetensors, network.onnx and network.pt2, and compare the latter two with the network.
 
     Args:
@@ -72,6 +67,7 @@ def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: t
         weights: of the backbone, which tell how pixels are normalised.
         pixels: two images or more to compare on, (N, 3, H, W), uint8.
         folder: where to write.
+        end: the layer behind which the trunk was cut; "" for the whole one.
 
     Returns:
         The largest difference of any logit, relative to the largest logit.
@@ -80,7 +76,7 @@ def export_network(pruned: PrunedNetwork, backbone: str, weights: str, pixels: t
         RuntimeError: an exported network differs from this one by more than 1e-4; nothing is left of it.
     """
     shape = [pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
-    recipe = {"backbone": backbone, "head": shape}
+    recipe = {"backbone": backbone, "cut": end, "head": shape}
     save_pruned(folder / "network.safetensors", pruned.model, pruned.kept(), pruned.example_shape, recipe)
     deployed = Deployed(pruned.model, backbone, weights).eval()
     with torch.no_grad():
@@ -117,39 +113,35 @@ def load_exported(path: Path) -> nn.Module:
     recipe = read_recipe(path)
     if recipe is None:
         raise ValueError(f"{path} does not say of which backbone it is; read it with lrp_core.saving.load_pruned")
-    return load_pruned(
-        path, lambda: classifier(load_backbone(recipe["backbone"], "random"), torch.zeros(recipe["head"]))
-    )
+
+    def build() -> nn.Module:
+        trunk = load_backbone(recipe["backbone"], "random")
+        return classifier(up_to(trunk, recipe["cut"]) if recipe["cut"] else trunk, torch.zeros(recipe["head"]))
+
+    return load_pruned(path, build)
 
 
-def export(work: Experiment, results: Path, name: str, seed: int, points: float, folder: Path) -> None:
+def export(work: Experiment, name: str, seed: int, points: float, folder: Path) -> None:
     """Export a finished run's network with its model card.
 
     Args:
         work: the prepared workspace with a backbone.
-        results: folder of this backbone's tables.
         name: of the method.
         seed: of the run.
-        points: how far the harmonic mean on the scarce images may fall, as a fraction.
+        points: how far the cross-fitted accuracy on the scarce images may fall, as a fraction.
         folder: where to write.
 
     Raises:
         FileNotFoundError: the run's files are not there.
-        ValueError: there is no such run, or no rate keeps within ``points``.
+        ValueError: there is no such run.
     """
-    paths = [results / f"trace_{stage}.csv" for stage in ("baseline", "dynamic")]
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"{', '.join(missing)} is missing: run make repro first, with the same choice")
-    trace = pd.concat([pd.read_csv(path) for path in paths])
-    check_choice("method of this run", name, trace["method"].unique())
-    trace = trace[(trace["method"] == name) & (trace["seed"] == seed)]
-    if trace.empty:
-        raise ValueError(f"{name} has not been run with seed {seed}")
-    rate = choose_rate(trace, points)
+    networks = work.measured(name, seed)
+    row = smallest(networks, points)
     test = work.samples(seed, "test")
-    before, after = work.pruned(name, seed, (0.0, rate))
+    before = work.network(seed)
+    (after,) = work.rebuilt(name, seed, [(row["cut"], int(row["removed"]))])
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
-    difference = export_network(after, work.backbone_name, work.weights, pixels, folder)
+    difference = export_network(after, work.backbone_name, work.weights, pixels, folder, row["cut"])
     rows = {}
     for column, network in (("before", before), ("after", after)):
         accuracies = class_accuracies(
@@ -161,7 +153,7 @@ def export(work: Experiment, results: Path, name: str, seed: int, points: float,
         rows[column] |= {"harmonic mean of the classes": f"{harmonic_mean(accuracies):.1%}"}
         rows[column] |= {what: f"{sizes[what]:,}" for what in ("filters", "parameters", "multiply_adds")}
         rows[column] |= {"latency of one image, ms": f"{1000 * sizes['latency']:.1f}"}
-    write_text(folder / "MODEL_CARD.md", _card(work, name, seed, points, rate, pixels, difference, rows))
+    write_text(folder / "MODEL_CARD.md", _card(work, name, seed, points, row, pixels, difference, rows))
 
 
 def _card(
@@ -169,7 +161,7 @@ def _card(
     name: str,
     seed: int,
     points: float,
-    rate: float,
+    row: pd.Series,
     pixels: torch.Tensor,
     difference: float,
     rows: dict[str, dict[str, str]],
@@ -179,17 +171,18 @@ def _card(
     scarce = np.bincount(work.samples(seed, "scarce").labels)
     classes = ", ".join(f"{i}: {label}" for i, label in enumerate(work.class_names))
     side = pixels.shape[-1]
+    cut = f"; its trunk ends behind the layer `{row['cut']}`" if row["cut"] else ""
     return "\n".join(
         [
             f"# {work.backbone_name}, pruned for {work.dataset_name}",
             "",
-            f"A frozen {work.backbone_name} (weights: {work.weights}) with a linear head, without {rate:.1%} of its "
-            f"filters. Removed by `{name}`; nothing was trained but the head.",
+            f"A frozen {work.backbone_name} (weights: {work.weights}) with a linear head, without {row['rate']:.1%} of "
+            f"its filters{cut}. Removed by `{name}`; nothing was trained but the head.",
             "",
             f"- Data: {work.dataset_name}, seed {seed}; {scarce.sum()} labelled images ({scarce.tolist()} a class) for "
             f"the head, the pruning and every choice; {len(pixels)} test images, looked at once.",
-            f"- Rate: the largest up to which the cross-fitted harmonic mean of the class accuracies on the labelled "
-            f"images stayed within {100 * points:g} points of the unpruned network's.",
+            f"- Size: the fewest multiply-adds with which the cross-fitted accuracy on the labelled images is within "
+            f"{100 * points:g} points of the unpruned network's.",
             f"- Input: RGB pixels, uint8, (N, 3, {side}, {side}). Output: logits of the classes {classes}.",
             "- Files: `network.onnx` and `network.pt2` (torch.export) take pixels; `network.safetensors` is read by "
             "`lrp_core.saving.load_pruned` and takes what `lrp_core.study.backbones.normalise` gives.",
@@ -213,7 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", help="default: the first of params.yaml")
     parser.add_argument("--method", help="default: the proposed one")
     parser.add_argument("--seed", type=int, help="default: the first")
-    parser.add_argument("--points", type=float, default=2.0, help="that the harmonic mean may fall (default: 2)")
+    parser.add_argument(
+        "--points", type=float, default=2.0, help="that the cross-fitted accuracy may fall (default: 2)"
+    )
     add_choice(parser)
     options = parser.parse_args(arguments)
     try:
@@ -225,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = ROOT / base["results"] / backbone / "export"
         seed = base["seeds"][0] if options.seed is None else options.seed
         name = options.method or params["05_auc_tables_figures"]["proposed"]
-        export(work, ROOT / base["results"] / backbone, name, seed, options.points / 100, folder)
+        export(work, name, seed, options.points / 100, folder)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

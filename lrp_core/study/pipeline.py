@@ -64,7 +64,9 @@ def read_params(profile: str | None = None, data: str | None = None) -> dict[str
     if data is not None:
         name = "-".join(filter(None, (profile, Path(data).stem)))
         own = {"workspace": f"data/own/{name}", "results": f"results/own/{name}"}
-        params = overlay(params, name, {"base": own, "01_data_prep": {"dataset": data}})
+        alone = {"beside": []}  # the committed results are of other images
+        changes = {"base": own, "01_data_prep": {"dataset": data}, "05_auc_tables_figures": alone}
+        params = overlay(params, name, changes)
     return params
 
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lrp_core.files import atomic
-from lrp_core.methods import RECONSTRUCTION
+from lrp_core.study.statistics import paired_interval
+from lrp_core.study.tables import MEASURES
 
 STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
 
@@ -125,8 +126,7 @@ def pruning_curves(
                 hue_order=methods,
                 style="method",
                 style_order=methods,
-                errorbar=("ci", 95),
-                seed=0,
+                errorbar=_student,
                 ax=axis,
                 legend=axis is axes[0][0],
             )
@@ -146,38 +146,35 @@ def _legend_below(figure: Figure, axis: Axes, columns: int) -> None:
 
 
 def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
-    """Show every method's area, mean and 95 % interval over seeds, without and with reconstruction: a panel a backbone.
+    """Show every method's areas, mean and 95 % interval over seeds: a panel a backbone.
 
     Args:
         areas: as :func:`lrp_core.study.tables.areas` returns them.
-        unpruned: the unpruned accuracy by backbone, which nothing that only loses filters should pass; a dashed line.
+        unpruned: the unpruned accuracy by backbone; a dashed line.
     """
-    plain = areas["method"].str.removesuffix(RECONSTRUCTION)
-    rows = areas.assign(
-        plain=plain, network=np.where(plain == areas["method"], "as it is", "reconstructed at every step")
-    )
-    order = rows.groupby("plain")["accuracy"].max().sort_values(ascending=False, kind="stable").index
+    order = areas.groupby("method")["multiply_adds"].mean().sort_values(ascending=False, kind="stable").index
+    rows = areas.melt(["backbone", "method", "seed"], list(MEASURES), "measure", "area")
+    rows["measure"] = rows["measure"].map(MEASURES)
     figure, axes = plt.subplots(
         1, len(unpruned), figsize=(5.4 * len(unpruned), 0.42 * len(order) + 1.6), layout="constrained", squeeze=False
     )
     for axis, (backbone, accuracy) in zip(axes[0], unpruned.items(), strict=True):
         sns.pointplot(
             rows[rows["backbone"] == backbone],
-            x="accuracy",
-            y="plain",
+            x="area",
+            y="method",
             order=order,
-            hue="network",
-            hue_order=["as it is", "reconstructed at every step"],
+            hue="measure",
+            hue_order=list(MEASURES.values()),
             linestyle="none",
             markers=["o", "D"],
             dodge=0.3,
-            errorbar=("ci", 95),
-            seed=0,
+            errorbar=_student,
             ax=axis,
             legend=axis is axes[0][0],
         )
         axis.axvline(accuracy, ls="--", color="0.4", lw=1)
-        axis.set(title=backbone, xlabel="class-averaged AUC (dashed: unpruned accuracy)", ylabel="")
+        axis.set(title=backbone, xlabel="accuracy, averaged over the axis (dashed: unpruned)", ylabel="")
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if axis is not axes[0][0]:
             axis.set_yticklabels([])
@@ -185,13 +182,90 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     return figure
 
 
-def ingredients(table: pd.DataFrame, backbones: Sequence[str]) -> Figure:
-    """Show what each ingredient is worth: differences of the AUC with their intervals, a panel a backbone.
+def _student(values: pd.Series) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of the mean, for seaborn; of one value that value."""
+    return paired_interval(values)[:2] if len(values) > 1 else (values.iloc[0], values.iloc[0])
+
+
+def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Show test accuracy against multiply-adds, mean over seeds: a panel a task, all networks and methods in it.
+
+    Args:
+        by_budget: as :func:`lrp_core.study.tables.by_budget` returns it.
+        unpruned: the whole networks, as :func:`lrp_core.study.tables.unpruned` returns them; points.
+        methods: a colour each.
+    """
+    tasks, backbones = by_budget["dataset"].unique(), list(by_budget["backbone"].unique())
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(6.2 * len(tasks), 4.6), layout="constrained", squeeze=False, sharey=False
+    )
+    shown = by_budget[by_budget["method"].isin(methods)]
+    markers = dict(zip(backbones, "osD^vP", strict=False))
+    for axis, task in zip(axes[0], tasks, strict=True):
+        sns.lineplot(
+            shown[shown["dataset"] == task],
+            x="multiply_adds",
+            y="accuracy",
+            hue="method",
+            hue_order=methods,
+            style="backbone",
+            style_order=backbones,
+            errorbar=None,
+            ax=axis,
+            legend=axis is axes[0][0],
+        )
+        whole = unpruned[unpruned["dataset"] == task].groupby("backbone")[["multiply_adds", "accuracy"]].mean()
+        for backbone, row in whole.iterrows():
+            axis.plot(row["multiply_adds"], row["accuracy"], markers[backbone], color="0.2", ms=8, zorder=3)
+            axis.annotate(backbone, tuple(row), xytext=(0, 8), textcoords="offset points", ha="right", fontsize=8)
+        axis.set(title=task, xscale="log", xlabel="multiply-adds of one image", ylabel="test accuracy")
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend_below(figure, axes[0][0], columns=3)
+    return figure
+
+
+def depth(table: pd.DataFrame) -> Figure:
+    """Show accuracy and multiply-adds by where the trunk ends: a column a backbone, mean and 95 % band over seeds.
+
+    Args:
+        table: columns backbone, seed, end, multiply_adds, cross-fitted, test; ends from the input to the output.
+    """
+    backbones = table["backbone"].unique()
+    figure, axes = plt.subplots(
+        2,
+        len(backbones),
+        figsize=(5.4 * len(backbones), 4.8),
+        layout="constrained",
+        squeeze=False,
+        sharex="col",
+        height_ratios=(3, 1),
+    )
+    for (above, below), backbone in zip(axes.T, backbones, strict=True):
+        rows = table[table["backbone"] == backbone]
+        rows = rows.assign(number=rows.groupby("seed").cumcount() + 1)
+        lines = rows.melt(["number", "seed"], ["cross-fitted", "test"], "on", "accuracy")
+        lines["on"] = lines["on"].map({"cross-fitted": "scarce images, cross-fitted", "test": "test images"})
+        sns.lineplot(lines, x="number", y="accuracy", hue="on", style="on", markers=True, errorbar=_student, ax=above)
+        above.set(title=backbone, ylabel="accuracy of a head there", ylim=(0, 1))
+        above.legend(title=None, loc="lower right")
+        above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        cost = rows.groupby("number")["multiply_adds"].mean()
+        below.bar(cost.index, cost / cost.iloc[-1], color="0.6")
+        below.set(xlabel="the trunk ends behind its n-th possible end", ylabel="multiply-adds", ylim=(0, 1))
+        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def ingredients(table: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds") -> Figure:
+    """Show what each ingredient is worth: differences of an area with their intervals, a panel a backbone.
 
     Args:
         table: as :func:`lrp_core.study.tables.ingredient_table` returns it.
         backbones: in the order of the panels.
+        measure: which area.
     """
+    table = table[table["measure"] == measure]
     values = table["value"].astype(str)
     named = table["ingredient"].where(values == "True", table["ingredient"] + " " + values)
     named = named.replace("reconstruct", "reconstruction")
@@ -211,7 +285,7 @@ def ingredients(table: pd.DataFrame, backbones: Sequence[str]) -> Figure:
             axis.plot([row.low, row.high], [y, y], color=colours[row.named], lw=2)
             axis.plot(row.difference, y, "o", color=colours[row.named], ms=6)
         axis.axvline(0, color="0.4", lw=1, ls="--")
-        axis.set(title=backbone, xlabel="difference of the AUC", ylim=(-0.7, len(labels) - 0.3))
+        axis.set(title=backbone, xlabel=f"difference of the {MEASURES[measure]}", ylim=(-0.7, len(labels) - 0.3))
         axis.set_yticks(range(len(labels)), labels[::-1] if axis is axes[0][0] else [])
     return figure
 
@@ -264,7 +338,7 @@ def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figur
         axis.set_title(f"seed {seed}")
     grid.set_xlabels("filters removed")
     for axis, method in zip(grid.axes[:, 0], methods, strict=True):
-        axis.set_ylabel(method.replace(RECONSTRUCTION, f"\n{RECONSTRUCTION}"))
+        axis.set_ylabel(method.replace("+", "\n+"))
     for axis in grid.axes.flat:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -278,7 +352,7 @@ def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(1, len(methods), figsize=(4.4 * len(methods), 3.8), layout="constrained", squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         kept = curves[curves["method"] == method].groupby("rate_requested")[columns].mean()
-        shares = (kept / kept.iloc[0]).T
+        shares = (kept / curves[columns].max()).T
         shares.index = [f"conv {i}" for i in range(1, len(shares) + 1)]
         sns.heatmap(
             shares,

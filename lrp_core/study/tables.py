@@ -1,37 +1,77 @@
-"""Tables: from the tidy rows of the curves to the areas under them, paired over seeds."""
+"""Tables: from the tidy rows of measured networks to areas under curves, paired over seeds."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lrp_core.evaluation import pruning_auc
-from lrp_core.methods import METHODS, Method
-from lrp_core.study.statistics import paired_interval
+from lrp_core.methods import METHODS, REFIT, Method
+from lrp_core.study.curves import choose
+from lrp_core.study.statistics import holm, paired_interval
+
+BUDGETS = tuple(10 ** (-tenth / 10) for tenth in range(21))  # 100 % to 1 % of a network's multiply-adds
+MEASURES = {"accuracy": "AUC over filters", "multiply_adds": "area over multiply-adds"}
+_TASK, _RUN = ["dataset", "backbone"], ["dataset", "backbone", "method", "seed"]
 
 
-def areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the area under each run's curve, a row a run.
+def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return the whole networks, a row a task, backbone and seed, whatever methods were run."""
+    return networks[networks["rate"] == 0].drop_duplicates([*_TASK, "seed"])
+
+
+def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return what each run has to offer for so many multiply-adds.
+
+    Of its networks that are small enough it is the one with the best cross-fitted accuracy: that is what can be known
+    without test images. Where none is small enough one can only guess.
 
     Args:
-        curves: columns dataset, backbone, method, seed, rate, accuracy, harmonic_mean, accuracy_<class>.
+        networks: columns dataset, backbone, method, seed, rate, crossfitted, accuracy, accuracy_<class>, multiply_adds.
 
     Returns:
-        Columns dataset, backbone, method, seed, and of the same names as the measures, their areas. The area under
-        ``accuracy`` is the class-averaged AUC: the mean of the classes' areas.
+        A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
+        multiply-adds), multiply_adds (of the budget), accuracy (on the test images).
     """
-    measures = ["accuracy", "harmonic_mean", *(name for name in curves if name.startswith("accuracy_"))]
-    runs = ["dataset", "backbone", "method", "seed"]
+    rows = []
+    for task, group in networks.groupby(_TASK, sort=False):
+        whole = unpruned(group)["multiply_adds"].iloc[0]
+        chance = 1 / sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
+        for run, some in group.groupby(["method", "seed"], sort=False):
+            for budget in BUDGETS:
+                chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9))
+                accuracy = chance if chosen is None else chosen["accuracy"]
+                rows.append((*task, *run, budget, budget * whole, accuracy))
+    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy"])
+
+
+def areas(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return the areas of each run, a row a run.
+
+    Args:
+        networks: as for :func:`by_budget`, with rate_requested and harmonic_mean.
+
+    Returns:
+        Columns dataset, backbone, method, seed; accuracy, harmonic_mean, accuracy_<class>, the areas under these over
+        the fraction of filters removed, 0 to 95 % (that under ``accuracy`` is the class-averaged AUC, the mean of the
+        classes' areas); multiply_adds, the area under the accuracy over the logarithm of the multiply-adds, 100 to 1 %
+        (:func:`by_budget`). All are divided by the length of their axis: they are mean accuracies.
+    """
+    measures = ["accuracy", "harmonic_mean", *(name for name in networks if name.startswith("accuracy_"))]
+    grid = networks[networks["rate_requested"].notna()]
     rows = [
-        dict(zip(runs, key, strict=True)) | {name: pruning_auc(rows["rate"], rows[name]) for name in measures}
-        for key, rows in curves.groupby(runs, sort=False)
+        dict(zip(_RUN, key, strict=True)) | {name: pruning_auc(rows["rate_requested"], rows[name]) for name in measures}
+        for key, rows in grid.groupby(_RUN, sort=False)
     ]
-    return pd.DataFrame(rows)
+    budgets = by_budget(networks).groupby(_RUN, sort=False)["accuracy"]
+    over_multiply_adds = budgets.agg(lambda values: np.trapezoid(values) / (len(values) - 1)).rename("multiply_adds")
+    return pd.DataFrame(rows).merge(over_multiply_adds.reset_index(), on=_RUN)
 
 
-def auc_table(areas: pd.DataFrame, curves: pd.DataFrame, baselines: Collection[str]) -> pd.DataFrame:
+def auc_table(areas: pd.DataFrame, networks: pd.DataFrame, baselines: Collection[str]) -> pd.DataFrame:
     """Compare every method with the best baseline of its backbone, seed by seed.
 
     The best baseline is the one with the highest mean area on the same test curves that it is compared on, which
@@ -39,15 +79,15 @@ def auc_table(areas: pd.DataFrame, curves: pd.DataFrame, baselines: Collection[s
 
     Args:
         areas: as :func:`areas` returns them.
-        curves: what they are the areas of.
+        networks: what they are the areas of.
         baselines: names of the conventional methods.
 
     Returns:
         One row a backbone and method, best first: backbone, method, auc (mean over seeds), auc_sd, auc_harmonic_mean,
         retention (auc divided by the unpruned accuracy), gain (relative to the best baseline's mean), difference
-        (mean), low, high (its 95 % bootstrap interval), verdict (in words).
+        (mean), low, high (its 95 % interval), seeds (that both were run on), verdict (in words).
     """
-    unpruned = curves[curves["rate"] == 0].groupby("backbone", sort=False)["accuracy"].mean()
+    whole = unpruned(networks).groupby("backbone", sort=False)["accuracy"].mean()
     rows = []
     for backbone, group in areas.groupby("backbone", sort=False):
         auc = group.pivot(index="seed", columns="method", values="accuracy")
@@ -60,36 +100,109 @@ def auc_table(areas: pd.DataFrame, curves: pd.DataFrame, baselines: Collection[s
                 "auc": auc[method].mean(),
                 "auc_sd": auc[method].std(),
                 "auc_harmonic_mean": harmonic[method],
-                "retention": auc[method].mean() / unpruned[backbone],
+                "retention": auc[method].mean() / whole[backbone],
             }
             rows.append(
                 row | (_compared(auc[method], auc[best]) if method != best else {"verdict": "the best baseline"})
             )
     columns = ["backbone", "method", "auc", "auc_sd", "auc_harmonic_mean", "retention"]
-    return pd.DataFrame(rows).reindex(columns=[*columns, "gain", "difference", "low", "high", "verdict"])
+    return pd.DataFrame(rows).reindex(columns=[*columns, "gain", "difference", "low", "high", "seeds", "verdict"])
 
 
-def claim(auc: pd.DataFrame, proposed: str, curves: pd.DataFrame) -> str:
-    """Say in words, Markdown, what a method is worth against the best baseline of each backbone.
+def comparisons(areas: pd.DataFrame, proposed: str, against: Sequence[str]) -> pd.DataFrame:
+    """Compare one method with its plainest alternatives, on each task and network, by both measures.
 
     Args:
-        auc: as :func:`auc_table` returns it.
+        areas: as :func:`areas` returns them.
         proposed: the method.
-        curves: what ``auc`` was made from.
+        against: the others.
+
+    Returns:
+        One row a dataset, backbone, measure and other method: dataset, backbone, measure, other, area, other_area,
+        difference (mean over the seeds of both), low, high (its 95 % interval), seeds, p, p_holm (Holm's, for all rows
+        together), verdict: better or worse where p_holm is below 5 %, else undecided.
     """
-    n_seeds, datasets = curves["seed"].nunique(), ", ".join(curves["dataset"].unique())
-    lines = [f"On {datasets}, over {n_seeds} seeds:", ""]
-    for backbone, group in auc.groupby("backbone", sort=False):
-        rows = group.set_index("method")
-        (best,) = rows.index[rows["verdict"] == "the best baseline"]
-        row = rows.loc[proposed]
-        lines.append(
-            f"- **{backbone}**: `{proposed}` has an AUC of {row['auc']:.3f} and keeps {row['retention']:.1%} of the "
-            f"unpruned accuracy, averaged over the rates. Against `{best}` ({rows['auc'][best]:.3f}), the best "
-            f"conventional LRP method here, that is {row['gain']:+.1%}; the paired difference is "
-            f"{row['difference']:+.3f}, its 95 % interval {row['low']:+.3f} to {row['high']:+.3f}."
-        )
-    return "\n".join(lines)
+    rows = []
+    for (dataset, backbone), group in areas.groupby(_TASK, sort=False):
+        for measure in MEASURES:
+            area = group.pivot(index="seed", columns="method", values=measure)
+            for other in against:
+                if {proposed, other} <= set(area):
+                    both = area[[proposed, other]].dropna()
+                    compared = _compared(both[proposed], both[other])
+                    row = {"dataset": dataset, "backbone": backbone, "measure": measure, "other": other}
+                    rows.append(row | {"area": both[proposed].mean(), "other_area": both[other].mean()} | compared)
+    columns = ["area", "other_area", "difference", "low", "high", "seeds", "p"]
+    table = pd.DataFrame(rows, columns=[*_TASK, "measure", "other", *columns])
+    table["p_holm"] = holm(table["p"])
+    decided = np.where(table["difference"] > 0, "better", "worse")
+    return table.assign(verdict=np.where(table["p_holm"] < 0.05, decided, "undecided"))
+
+
+def claim(comparisons: pd.DataFrame, proposed: str) -> str:
+    """Say in words, Markdown, what a method is worth against its alternatives, by multiply-adds.
+
+    Args:
+        comparisons: as :func:`comparisons` returns them.
+        proposed: the method.
+    """
+    lines = [f"`{proposed}`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:", ""]
+    rows = comparisons[comparisons["measure"] == "multiply_adds"]
+    for (dataset, backbone), group in rows.groupby(_TASK, sort=False):
+        parts = [
+            f"against `{row.other}` {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}; {row.verdict})"
+            for row in group.itertuples()
+        ]
+        area, seeds = group["area"].iloc[0], group["seeds"].iloc[0]
+        lines.append(f"- **{dataset}, {backbone}**, {seeds} seeds: {area:.3f}; {'; '.join(parts)}.")
+    note = f"""In brackets 95 % intervals by Student's t, paired by seed, and what Holm's test says of all
+{len(comparisons)} comparisons together, these and those over filters."""
+    return "\n".join([*lines, "", note])
+
+
+def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.05)) -> pd.DataFrame:
+    """Return the smallest network that each method finds within so many points of the best unpruned one.
+
+    Which unpruned network is the best, and which pruned one is within the points of it, the cross-fitted accuracy on
+    the scarce images says; the test images judge what came of it.
+
+    Args:
+        networks: as for :func:`by_budget`, with parameters.
+        points: of accuracy, as fractions.
+
+    Returns:
+        One row a dataset, method and number of points: dataset, method, points, found (seeds with such a network),
+        seeds, backbone (the most frequent), multiply_adds and parameters (medians), accuracy (mean, on the test
+        images), difference from the best unpruned network's, low, high (its 95 % interval). Method "unpruned" is the
+        best unpruned network itself.
+    """
+    rows = []
+    for dataset, group in networks.groupby("dataset", sort=False):
+        whole = unpruned(group)
+        best = whole[whole["backbone"] == whole.groupby("backbone", sort=False)["crossfitted"].mean().idxmax()]
+        rows.append(_found("unpruned", 0.0, best.assign(whole=best["accuracy"]), len(best)) | {"dataset": dataset})
+        reference = best.set_index("seed")[["crossfitted", "accuracy"]].rename(columns=lambda name: f"whole_{name}")
+        for method, some in group.groupby("method", sort=False):
+            some = some.join(reference, on="seed", how="inner").rename(columns={"whole_accuracy": "whole"})
+            for fall in points:
+                near = some[some["crossfitted"] >= some["whole_crossfitted"] - fall - 1e-9]
+                near = near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False])
+                found = near.drop_duplicates("seed")
+                rows.append(_found(method, fall, found, some["seed"].nunique()) | {"dataset": dataset})
+    table = pd.DataFrame(rows)
+    return table[["dataset", *(name for name in table if name != "dataset")]]
+
+
+def _found(method: str, points: float, found: pd.DataFrame, seeds: int) -> dict:
+    row = {"method": method, "points": points, "found": len(found), "seeds": seeds}
+    if found.empty:
+        return row
+    row |= {"backbone": found["backbone"].mode()[0], **found[["multiply_adds", "parameters"]].median()}
+    difference = found["accuracy"] - found["whole"]
+    row |= {"accuracy": found["accuracy"].mean(), "difference": difference.mean()}
+    if len(found) > 1:
+        row["low"], row["high"], _ = paired_interval(difference)
+    return row
 
 
 def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
@@ -110,12 +223,11 @@ def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
     return "\n".join([head, "", *lines])
 
 
-def _compared(auc: pd.Series, baseline: pd.Series) -> dict[str, float | str]:
-    difference = auc - baseline
-    low, high = paired_interval(difference)
-    gain = difference.mean() / baseline.mean()
-    interval = {"gain": gain, "difference": difference.mean(), "low": low, "high": high}
-    return interval | {"verdict": _verdict(low, high)}
+def _compared(area: pd.Series, other: pd.Series) -> dict[str, float | str]:
+    difference = (area - other).dropna()  # of the seeds that both were run on
+    low, high, p = paired_interval(difference)
+    compared = {"gain": difference.mean() / other[difference.index].mean(), "difference": difference.mean()}
+    return compared | {"low": low, "high": high, "seeds": len(difference), "p": p, "verdict": _verdict(low, high)}
 
 
 def _verdict(low: float, high: float) -> str:
@@ -126,6 +238,32 @@ def _verdict(low: float, high: float) -> str:
     return "undecided: the interval contains 0"
 
 
+def collapse_table(
+    networks: pd.DataFrame, method: str = "px-iterative-abs", rates: Sequence[float] = (0.25, 0.5, 0.75, 0.95)
+) -> pd.DataFrame:
+    """Return what a method loses by rate, and how much of it a head that is fitted anew gets back.
+
+    Args:
+        networks: as for :func:`areas`, of the method and of the same with ``+refit``.
+        method: without.
+        rates: of the grid.
+
+    Returns:
+        One row a dataset, backbone and rate: dataset, backbone, rate, lost, lost_refitted (accuracy, mean over the
+        seeds of both), head_share (of the loss; NaN where less than two points are lost).
+    """
+    rows = []
+    for task, group in networks[networks["rate_requested"].notna()].groupby(_TASK, sort=False):
+        accuracy = group.pivot(index=["seed", "rate_requested"], columns="method", values="accuracy")
+        accuracy = accuracy[[method, method + REFIT]].dropna().groupby("rate_requested").mean()
+        lost = accuracy.loc[0.0, method] - accuracy
+        for rate in rates:
+            before, after = lost.loc[rate]
+            share = 1 - after / before if before >= 0.02 else np.nan
+            rows.append((*task, rate, before, after, share))
+    return pd.DataFrame(rows, columns=[*_TASK, "rate", "lost", "lost_refitted", "head_share"])
+
+
 def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
     """Return what each ingredient is worth: the differences between methods that differ in nothing else.
 
@@ -133,30 +271,32 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
         areas: as :func:`areas` returns them.
 
     Returns:
-        One row a backbone and pair of methods: backbone, ingredient (an attribute of
-        :class:`lrp_core.methods.Method` that has another value than its default), value, without, with_ingredient (the
-        two methods), difference (of the AUC, mean over seeds), low, high (its 95 % bootstrap interval), verdict.
+        One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ingredient (an attribute
+        of :class:`lrp_core.methods.Method` that has another value than its default; "controller" for its order and
+        rate together), value, without, with_ingredient (the two methods), difference (of the area, mean over seeds),
+        low, high (its 95 % interval), seeds, verdict.
     """
     rows, default = [], asdict(Method())
-    for backbone, group in areas.groupby("backbone", sort=False):
-        auc = group.pivot(index="seed", columns="method", values="accuracy")
+    for (dataset, backbone), group in areas.groupby(_TASK, sort=False):
+        tables = {measure: group.pivot(index="seed", columns="method", values=measure) for measure in MEASURES}
         for without, other in permutations(group["method"].unique(), 2):
             old, new = asdict(METHODS[without]), asdict(METHODS[other])
             changed = [name for name in default if old[name] != new[name]]
-            # Methods that rank once sum over images in a way of their own, too.
-            if len(changed) == 1 and changed != ["static"] and old[changed[0]] == default[changed[0]]:
-                pair = {
-                    "ingredient": changed[0],
-                    "value": new[changed[0]],
-                    "without": without,
-                    "with_ingredient": other,
-                }
-                compared = _compared(auc[other], auc[without])
-                rows.append({"backbone": backbone} | pair | compared)
-    columns = ["backbone", "ingredient", "value", "without", "with_ingredient", "difference", "low", "high", "verdict"]
-    backbones = list(areas["backbone"].unique())
-    table = pd.DataFrame(rows, columns=columns).sort_values("ingredient", kind="stable")
-    return table.sort_values("backbone", kind="stable", key=lambda names: names.map(backbones.index))
+            # Methods that rank once sum over images in a way of their own, too; a trunk only cut scores nothing.
+            if changed in (["static"], []) or None in (old["criterion"], new["criterion"]):
+                continue
+            if len(changed) > 1 and changed != ["order", "rate"]:
+                continue
+            if any(old[name] != default[name] for name in changed):
+                continue
+            what = {"ingredient": changed[0] if len(changed) == 1 else "controller", "value": new[changed[0]]}
+            for measure, area in tables.items():
+                compared = _compared(area[other], area[without])
+                row = {"dataset": dataset, "backbone": backbone, "measure": measure, **what}
+                rows.append(row | {"without": without, "with_ingredient": other} | compared)
+    columns = ["ingredient", "value", "without", "with_ingredient", "difference", "low", "high", "seeds", "verdict"]
+    table = pd.DataFrame(rows, columns=[*_TASK, "measure", *columns])
+    return table.sort_values("ingredient", kind="stable", ignore_index=True)
 
 
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:
@@ -167,31 +307,6 @@ def class_table(areas: pd.DataFrame) -> pd.DataFrame:
     return means.drop(columns="accuracy").rename(columns=lambda name: name.removeprefix("accuracy_"))
 
 
-def drop_table(curves: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.05)) -> pd.DataFrame:
-    """Return how far each method can prune before the accuracy, averaged over seeds, falls by so many points.
-
-    Args:
-        curves: columns backbone, method, seed, rate_requested, accuracy, parameters, multiply_adds.
-        points: of accuracy, as fractions.
-
-    Returns:
-        One row a backbone, method and number of points: backbone, method, points, rate (the last of the grid up to
-        which the accuracy stays above), parameters and multiply_adds there, as fractions of the unpruned network's.
-    """
-    keys = ["backbone", "method"]
-    means = curves.groupby([*keys, "rate_requested"], sort=False)[["accuracy", "parameters", "multiply_adds"]].mean()
-    rows = []
-    for key, group in means.groupby(keys, sort=False):
-        group = group.droplevel(keys).sort_index()
-        for fall in points:
-            holds = (group["accuracy"] >= group["accuracy"].iloc[0] - fall - 1e-9).cummin()
-            size = (
-                group[["parameters", "multiply_adds"]][holds].iloc[-1] / group[["parameters", "multiply_adds"]].iloc[0]
-            )
-            rows.append(dict(zip(keys, key, strict=True)) | {"points": fall, "rate": group.index[holds][-1], **size})
-    return pd.DataFrame(rows)
-
-
 def time_spent(workspace: Path, backbones: Iterable[str]) -> pd.DataFrame:
     """Return the seconds that finding an order took, mean over seeds: columns backbone, method, seconds."""
     parts = [
@@ -200,20 +315,6 @@ def time_spent(workspace: Path, backbones: Iterable[str]) -> pd.DataFrame:
         for stage in ("dynamic", "baseline")
     ]
     return pd.concat(parts).groupby(["backbone", "method"], sort=False)["seconds"].mean().reset_index()
-
-
-def summary(auc: pd.DataFrame, drops: pd.DataFrame, spent: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a backbone and method: AUC, retention, all that :func:`drop_table` has of it, seconds spent.
-
-    Args:
-        auc: as :func:`auc_table` returns it.
-        drops: as :func:`drop_table` returns it, and what else was measured there.
-        spent: as :func:`time_spent` returns it.
-    """
-    keys = ["backbone", "method"]
-    wide = drops.pivot(index=keys, columns="points")
-    wide.columns = [f"{name} at -{100 * points:.0f}" for name, points in wide.columns]
-    return auc.set_index(keys)[["auc", "retention"]].join(wide).join(spent.set_index(keys).round(1))
 
 
 def metrics(auc: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

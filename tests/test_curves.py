@@ -1,0 +1,114 @@
+"""Which measured network stands for a pruning rate, by hand; and what was measured, against plain removal."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_pipeline import SETTINGS, Miniature
+from torch import nn
+
+from lrp_core.evaluation import multiply_adds
+from lrp_core.graph import up_to
+from lrp_core.heads import classifier, fit_heads, pooled_features
+from lrp_core.network import PrunedNetwork
+from lrp_core.study.curves import GRID, TAIL, choose, on_grid
+
+
+def measured(*rows):
+    return pd.DataFrame(rows, columns=["rate", "crossfitted", "multiply_adds", "accuracy"]).assign(cut="")
+
+
+def test_the_best_by_cross_fitted_accuracy_is_chosen_of_equal_ones_the_smallest():
+    networks = measured((0.0, 0.9, 100, 0.5), (0.3, 0.8, 60, 0.9), (0.5, 0.8, 40, 0.1), (0.7, 0.8, 50, 0.8))
+    assert choose(networks, networks["rate"] >= 0)["rate"] == 0.0
+    assert choose(networks, networks["rate"] >= 0.1)["rate"] == 0.5  # whatever its accuracy on the test images
+    assert choose(networks, networks["multiply_adds"] > 45)["rate"] == 0.0
+    assert choose(networks, networks["rate"] >= 0.6)["rate"] == 0.7
+    assert choose(networks, networks["rate"] > 0.7) is None
+
+
+def test_without_a_choice_the_first_networks_are_those_of_the_grid():
+    rates = [*GRID, *TAIL]
+    curve = on_grid(measured(*((rate + 0.001, 0.5, 1, 0.5) for rate in rates)), choosing=False)
+    assert curve["rate"].tolist() == [rate + 0.001 for rate in rates]
+    assert curve["rate_requested"][: len(GRID)].tolist() == list(GRID)
+    assert curve["rate_requested"][len(GRID) :].isna().all()
+    short = on_grid(measured((0.0, 0.5, 1, 0.5), (0.06, 0.5, 1, 0.5)), choosing=False)
+    assert short["rate_requested"].tolist() == [0.0, 0.05]
+
+
+def test_with_a_choice_every_rate_has_the_best_of_all_that_have_lost_as_many_filters():
+    networks = measured((0.0, 0.7, 90, 0.1), (0.5, 0.9, 50, 0.2), (0.3, 0.8, 60, 0.3), (0.99, 0.4, 3, 0.4))
+    curve = on_grid(networks, choosing=True)
+    grid = curve[curve["rate_requested"].notna()]
+    assert grid["rate_requested"].tolist() == list(GRID)
+    assert grid["accuracy"].tolist() == [0.2] * 11 + [0.4] * 9  # 0 to 0.5, then to 0.95
+    rest = curve[curve["rate_requested"].isna()]
+    pd.testing.assert_frame_equal(rest[networks.columns].reset_index(drop=True), networks)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A workspace of noise, with heads that are fitted to it."""
+    work = Miniature(tmp_path_factory.mktemp("curves"))
+    heads = {}
+    for seed in (0, 1):
+        scarce = work.samples(seed, "scarce")
+        features = pooled_features(work.backbone, scarce.images)
+        heads[seed] = fit_heads(features, scarce.labels, torch.arange(36) % 3)
+    work.write_heads(heads)
+    return work
+
+
+def plainly(work, end, gone):
+    """Cut a trunk, remove filters, fit a head and measure, with nothing kept from anywhere."""
+    scarce, test, fold = work.samples(0, "scarce"), work.samples(0, "test"), work.copies(0).fold
+    trunk = up_to(work.backbone, end) if end else work.backbone
+    zeros = torch.zeros(3, pooled_features(trunk, test.images[:1]).shape[1])
+    network = PrunedNetwork(classifier(trunk, zeros), scarce.images)
+    network.remove(gone)
+    trunk = network.model.backbone
+    heads = fit_heads(features := pooled_features(trunk, scarce.images), scarce.labels, fold)
+
+    def by_class(hits, labels):
+        return [np.mean([hit for hit, label in zip(hits, labels, strict=True) if label == k]) for k in range(3)]
+
+    judged = [(heads.copies.weight[k] @ x).argmax() == y for x, y, k in zip(features, scarce.labels, fold, strict=True)]
+    predicted = (pooled_features(trunk, test.images) @ heads.weight.T).argmax(dim=1)
+    return {
+        "crossfitted": np.mean(by_class(judged, scarce.labels)),
+        "accuracy": np.mean(by_class(predicted == test.labels, test.labels)),
+        "multiply_adds": multiply_adds(classifier(trunk, heads.weight), test.images[:1]),
+        "parameters": sum(parameter.numel() for parameter in trunk.parameters()) + heads.weight.numel(),
+        "rate": 1 - sum(layer.out_channels for layer in trunk.modules() if isinstance(layer, nn.Conv2d)) / 80,
+    }
+
+
+@pytest.mark.parametrize("name", ["px-static+refit", "cut+px-static+refit"])
+def test_measured_networks_are_those_that_plain_removal_gives(work, name, tmp_path):
+    run = work.run(name, 0, SETTINGS)
+    cut = name.startswith("cut")
+    assert set(run.orders) <= ({"1", "3"} if cut else {""})
+    assert run.curve["rate_requested"].dropna().tolist() == list(GRID)
+    for _, row in run.curve.iloc[:: 5 if cut else 6].iterrows():
+        order = run.orders[row["cut"]][: row["removed"]] if row["removed"] else np.array([], dtype=int)
+        for column, value in plainly(work, row["cut"], order).items():
+            assert row[column] == pytest.approx(value), (column, row["cut"], row["removed"])
+    # Later stages find the same networks again.
+    for stage, runs in (
+        ("baseline", {(name, 0): run}),
+        ("dynamic", {("dynamic", 0): work.run("dynamic", 0, SETTINGS)}),
+    ):
+        work.write_runs(stage, runs, tmp_path)
+    test = work.samples(0, "test")
+    whole, budgets = run.curve["multiply_adds"].max(), (1.0, 0.3, 0.02)
+    for budget, network in zip(budgets, work.within(name, 0, budgets), strict=True):
+        row = choose(run.curve, run.curve["multiply_adds"] <= budget * whole)
+        predicted = network.model(test.images).argmax(dim=1)
+        accuracies = [(predicted[test.labels == k] == k).float().mean().item() for k in range(3)]
+        assert np.mean(accuracies) == pytest.approx(row["accuracy"], abs=1e-6)
+        assert multiply_adds(network.model, test.images[:1]) == row["multiply_adds"]
+    with pytest.raises(ValueError, match=r"has no network of 0\.0% of the multiply-adds; the smallest has"):
+        next(work.within(name, 0, [0.0]))
+    with pytest.raises(ValueError, match=r"unknown run '.*px-static\+refit/1'; choose one of: .*px-static\+refit/0"):
+        next(work.within(name, 1, [1.0]))
