@@ -43,6 +43,7 @@ notebooks: $(READY)
 bench: $(TESTED)
 	python benchmarks/relevance.py
 	python benchmarks/cost.py
+	python benchmarks/heads.py
 
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md

@@ -19,6 +19,7 @@ from lrp_core.study.tables import (
     metrics,
     smallest_table,
     time_spent,
+    where_both_have_networks,
 )
 
 
@@ -55,6 +56,18 @@ def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
     assert bought["accuracy"].tolist() == expected  # 1000 to 316: .55; 251: .99; 200 to 25.1: .39; 20 and less
     assert (bought["multiply_adds"] / bought["budget"]).tolist() == pytest.approx([1000] * 21)
     assert len(BUDGETS) == 21
+
+
+def test_where_one_guesses_nothing_is_compared():
+    rows = [(100, 0.9, 0.8, "new"), (50, 0.8, 0.7, "new"), (2, 0.5, 0.6, "new")]
+    rows += [(100, 0.9, 0.75, "old"), (50, 0.8, 0.6, "old")]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy", "method"])
+    measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b")
+    measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
+    table = where_both_have_networks(by_budget(measured), "new", ["old", "absent"])
+    assert table[["other", "seeds"]].to_numpy().tolist() == [["old", 2]]
+    assert table["down_to"][0] == pytest.approx(10**-0.3)  # 50.1 of 100 multiply-adds
+    assert table["difference"][0] == pytest.approx((0.05 + 3 * 0.1) / 4)  # the whole network, then that of 50
 
 
 def test_areas_by_hand(networks):
@@ -196,7 +209,9 @@ def test_how_much_of_a_collapse_is_the_heads():
     rows += [("m", 0.75, 0.4), ("m+refit", 0.75, 0.7)]
     measured = pd.DataFrame(rows, columns=["method", "rate_requested", "accuracy"])
     measured = pd.concat([measured.assign(seed=seed, dataset="d", backbone="b") for seed in (0, 1)])
-    alone = measured[measured["method"] == "m"].assign(seed=2, accuracy=0.0)  # a seed that only one was run on
+    alone = measured.query("method == 'm' and seed == 0").assign(
+        seed=2, accuracy=0.0
+    )  # a seed that only one was run on
     table = collapse_table(pd.concat([measured, alone]), "m", (0.5, 0.75)).set_index("rate")
     assert table.loc[0.75, ["lost", "lost_refitted", "head_share"]].tolist() == pytest.approx([0.4, 0.1, 0.75])
     assert np.isnan(table.loc[0.5, "head_share"])  # nothing is lost there

@@ -94,11 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
         results = ROOT / params["base"]["results"]
         write_text(results / "report.html", page(chapters(params)))
         table = pd.read_csv(results / "tables" / "auc.csv").drop(columns=["auc_sd", "difference"])
+        compared = pd.read_csv(results / "tables" / "comparisons.csv").query("measure == 'multiply_adds'")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\nClass-averaged AUC of accuracy against pruning rate (0 to 95 %), paired with the best baseline:\n")
     print(table.to_string(index=False, float_format="%.3f", na_rep=""))
+    proposed = params["05_auc_tables_figures"]["proposed"]
+    print(f"\nArea of accuracy over multiply-adds (100 to 1 %): {proposed} against others:\n")
+    print(compared.drop(columns=["measure", "p"]).to_string(index=False, float_format="%.3f"))
     figures = sorted(path.relative_to(ROOT) for path in (results / "figures").glob("*.png"))
     print("\nFigures:", *figures, sep="\n  ")
     print(f"\nAll of it on one page: {(results / 'report.html').relative_to(ROOT)}")

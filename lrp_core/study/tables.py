@@ -34,7 +34,7 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
-        multiply-adds), multiply_adds (of the budget), accuracy (on the test images).
+        multiply-adds), multiply_adds (of the budget), accuracy (on the test images), guess (none is small enough).
     """
     rows = []
     for task, group in networks.groupby(_TASK, sort=False):
@@ -44,8 +44,8 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
             for budget in BUDGETS:
                 chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9))
                 accuracy = chance if chosen is None else chosen["accuracy"]
-                rows.append((*task, *run, budget, budget * whole, accuracy))
-    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy"])
+                rows.append((*task, *run, budget, budget * whole, accuracy, chosen is None))
+    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
 
 
 def areas(networks: pd.DataFrame) -> pd.DataFrame:
@@ -137,6 +137,33 @@ def comparisons(areas: pd.DataFrame, proposed: str, against: Sequence[str]) -> p
     table["p_holm"] = holm(table["p"])
     decided = np.where(table["difference"] > 0, "better", "worse")
     return table.assign(verdict=np.where(table["p_holm"] < 0.05, decided, "undecided"))
+
+
+def where_both_have_networks(by_budget: pd.DataFrame, proposed: str, against: Sequence[str]) -> pd.DataFrame:
+    """Compare one method with others on the budgets for which both have a network, so that nobody guesses.
+
+    Args:
+        by_budget: as :func:`by_budget` returns it.
+        proposed: the method.
+        against: the others.
+
+    Returns:
+        One row a dataset, backbone and other method: dataset, backbone, other, down_to (the smallest such budget),
+        difference (of the accuracy, mean over these budgets and the seeds of both), low, high (its 95 % interval),
+        seeds.
+    """
+    rows = []
+    for task, group in by_budget.groupby(_TASK, sort=False):
+        shape = {"index": "budget", "columns": ["method", "seed"]}
+        accuracy, guess = group.pivot(values="accuracy", **shape), group.pivot(values="guess", **shape)
+        for other in against:
+            if {proposed, other} <= set(group["method"]):
+                seeds = accuracy[proposed].columns.intersection(accuracy[other].columns)
+                real = ~(guess[proposed][seeds].any(axis=1) | guess[other][seeds].any(axis=1)).astype(bool)
+                compared = _compared(accuracy[proposed][seeds][real].mean(), accuracy[other][seeds][real].mean())
+                row = dict(zip(_TASK, task, strict=True)) | {"other": other, "down_to": real.index[real].min()}
+                rows.append(row | {name: compared[name] for name in ("difference", "low", "high", "seeds")})
+    return pd.DataFrame(rows)
 
 
 def claim(comparisons: pd.DataFrame, proposed: str) -> str:
