@@ -53,8 +53,9 @@ def test_a_stage_depends_on_what_its_notebook_runs(stage):
 
 
 def test_a_finished_run_depends_on_what_it_computed():
+    # The workspace hands images and heads on; a run's key has what it handed.
     files_and_words = {"lrp_core.errors", "lrp_core.files"} | {
-        f"lrp_core.study.{name}" for name in ("files", "paths", "wheels")
+        f"lrp_core.study.{name}" for name in ("files", "paths", "wheels", "workspace")
     }
     computed = behind({"lrp_core.methods", "lrp_core.study.backbones", "lrp_core.study.curves"}, set())
     assert set(experiment.CODE) == computed - files_and_words
