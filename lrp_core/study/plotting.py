@@ -103,7 +103,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 def pruning_curves(
     curves: pd.DataFrame, methods: Sequence[str], measures: Sequence[str] = ("accuracy", "harmonic_mean")
 ) -> Figure:
-    """Show test measures against the achieved pruning rate: mean and 95 % band over seeds.
+    """Show test measures against the pruning rate: mean and 95 % interval over seeds.
 
     A column a measure, a row a backbone, a line a method.
     """
@@ -120,7 +120,7 @@ def pruning_curves(
         for axis, measure in zip(row, measures, strict=True):
             sns.lineplot(
                 curves[curves["backbone"] == backbone],
-                x="rate",
+                x="rate_requested",  # a method that chooses has lost as many filters, or more
                 y=measure,
                 hue="method",
                 hue_order=methods,
@@ -316,12 +316,13 @@ def signals(table: pd.DataFrame) -> Figure:
 def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Show each class's test accuracy against the rate: a row a method, a column a seed, a line a class."""
     columns = [column for column in curves if column.startswith("accuracy_")]
-    rows = curves[curves["method"].isin(methods)].melt(["method", "seed", "rate"], columns, "class", "test accuracy")
+    rows = curves[curves["method"].isin(methods)]
+    rows = rows.melt(["method", "seed", "rate_requested"], columns, "class", "test accuracy")
     rows["class"] = rows["class"].str.removeprefix("accuracy_")
     grid = sns.relplot(
         rows,
         kind="line",
-        x="rate",
+        x="rate_requested",
         y="test accuracy",
         hue="class",
         style="class",
