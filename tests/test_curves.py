@@ -39,12 +39,15 @@ def test_without_a_choice_the_first_networks_are_those_of_the_grid():
 
 def test_with_a_choice_every_rate_has_the_best_of_all_that_have_lost_as_many_filters():
     networks = measured((0.0, 0.7, 90, 0.1), (0.5, 0.9, 50, 0.2), (0.3, 0.8, 60, 0.3), (0.99, 0.4, 3, 0.4))
+    networks = networks.assign(accuracy_a=0.0, accuracy_b=0.0)
     curve = on_grid(networks, choosing=True)
     grid = curve[curve["rate_requested"].notna()]
     assert grid["rate_requested"].tolist() == list(GRID)
     assert grid["accuracy"].tolist() == [0.2] * 11 + [0.4] * 9  # 0 to 0.5, then to 0.95
     rest = curve[curve["rate_requested"].isna()]
     pd.testing.assert_frame_equal(rest[networks.columns].reset_index(drop=True), networks)
+    guessed = on_grid(networks[networks["rate"] < 0.9], choosing=True)["accuracy"][:20]
+    assert guessed.tolist() == [0.2] * 11 + [0.5] * 9  # of two classes, without a network that small
 
 
 @pytest.fixture(scope="module")
