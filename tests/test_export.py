@@ -8,15 +8,15 @@ import torch
 from test_pipeline import SETTINGS, Miniature
 
 from lrp_core.methods import method
-from lrp_core.study import export
+from lrp_core.study import export, tables
 
 
 def test_the_network_is_the_smallest_that_is_near_the_unpruned_one():
     rows = [(0.0, 0.80, 100), (0.2, 0.82, 70), (0.4, 0.79, 50), (0.5, 0.78, 50), (0.6, 0.70, 20)]
     networks = pd.DataFrame(rows, columns=["rate", "crossfitted", "multiply_adds"])
-    assert export.smallest(networks, 0.0)["rate"] == 0.2
-    assert export.smallest(networks, 0.02)["rate"] == 0.4  # of equal size the better one
-    assert export.smallest(networks, 0.1)["rate"] == 0.6
+    assert tables.smallest(networks, 0.0)["rate"] == 0.2
+    assert tables.smallest(networks, 0.02)["rate"] == 0.4  # of equal size the better one
+    assert tables.smallest(networks, 0.1)["rate"] == 0.6
 
 
 METHODS = ["px-iterative-abs+reconstruction", "cut+px-static+refit"]
@@ -38,7 +38,7 @@ def test_what_others_read_gives_the_same_logits(finished, name, tmp_path, monkey
     monkeypatch.setattr(export, "load_backbone", lambda name, weights: work.backbone)
     export.export(work, name, 0, 0.5, tmp_path)
     run = work.run(name, 0, SETTINGS)
-    row = export.smallest(run.curve, 0.5)
+    row = tables.smallest(run.curve, 0.5)
     assert row["rate"] > 0.3
     pruned = work.network(0, method(name), row["cut"])
     pruned.remove(run.orders[row["cut"]][: row["removed"]])

@@ -44,6 +44,10 @@ def networks():
     return pd.DataFrame(rows)
 
 
+def areas_of(networks):
+    return areas(networks, by_budget(networks))
+
+
 def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
     """Of 1000 multiply-adds: the one of 300 looks better than the whole, that of 20 is the last, then one guesses."""
     rows = [(1000, 0.6, 0.61), (300, 0.7, 0.55), (250, 0.5, 0.99), (20, 0.4, 0.39)]
@@ -71,7 +75,7 @@ def test_where_one_guesses_nothing_is_compared():
 
 
 def test_areas_by_hand(networks):
-    table = areas(networks).set_index(["backbone", "method", "seed"])
+    table = areas_of(networks).set_index(["backbone", "method", "seed"])
     one = table.loc[("small", "new", 1)]
     assert one["accuracy"] == pytest.approx((0.8 + 0.43) / 2)
     assert one["accuracy_a"] == pytest.approx((0.9 + 0.53) / 2)
@@ -80,7 +84,7 @@ def test_areas_by_hand(networks):
 
 
 def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
-    table = auc_table(areas(networks), networks, ["old", "older"]).set_index(["backbone", "method"])
+    table = auc_table(areas_of(networks), networks, ["old", "older"]).set_index(["backbone", "method"])
     assert list(table.index) == [(name, method) for name in ("small", "large") for method in ("new", "old", "older")]
     new, old = table.loc["small", "new"], table.loc["small", "old"]
     assert old["verdict"] == "the best baseline"
@@ -99,7 +103,9 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
 def test_only_seeds_of_both_are_compared(networks):
     """A method that was run on more seeds than another is compared on those that both have."""
     lone = networks[(networks["method"] == "new") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
-    table = auc_table(areas(pd.concat([networks, lone])), networks, ["old", "older"]).set_index(["backbone", "method"])
+    table = auc_table(areas_of(pd.concat([networks, lone])), networks, ["old", "older"]).set_index(
+        ["backbone", "method"]
+    )
     assert table.loc[("small", "new"), "difference"] == pytest.approx(0.1025)
     assert table.loc[("small", "new"), "seeds"] == 2
 
@@ -214,17 +220,18 @@ def test_how_much_of_a_collapse_is_the_heads():
     )  # a seed that only one was run on
     table = collapse_table(pd.concat([measured, alone]), "m", (0.5, 0.75)).set_index("rate")
     assert table.loc[0.75, ["lost", "lost_refitted", "head_share"]].tolist() == pytest.approx([0.4, 0.1, 0.75])
+    assert collapse_table(measured[measured["method"] == "m"], "m").empty  # nothing to compare with
     assert np.isnan(table.loc[0.5, "head_share"])  # nothing is lost there
 
 
 def test_class_table(networks):
-    table = class_table(areas(networks)).set_index(["backbone", "method"])
+    table = class_table(areas_of(networks)).set_index(["backbone", "method"])
     assert table.loc[("small", "new"), "a"] == pytest.approx(0.7075)
     assert table.loc[("small", "new"), "b"] == pytest.approx(0.5075)
 
 
 def test_metrics(networks):
-    numbers = metrics(auc_table(areas(networks), networks, ["old", "older"]))
+    numbers = metrics(auc_table(areas_of(networks), networks, ["old", "older"]))
     assert list(numbers) == ["small", "large"]
     assert numbers["small"]["old"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
     assert numbers["large"]["new"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)

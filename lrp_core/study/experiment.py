@@ -160,30 +160,25 @@ class Experiment(Workspace):
             network.remove(orders[f"{name}/{seed}/{end}"].numpy()[:size] if size else np.array([], dtype=int))
             yield network
 
-    def within(self, name: str, seed: int, budgets: Iterable[float], mend: bool = True) -> Iterator[PrunedNetwork]:
-        """Yield the network that a finished run offers for each budget, by cross-fitted accuracy.
+    def within(self, name: str, seed: int, budgets: Iterable[float]) -> Iterator[tuple[float, PrunedNetwork]]:
+        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted accuracy.
 
         Args:
             name: of the method.
             seed: of the run.
             budgets: multiply-adds, as fractions of the unpruned network's.
-            mend: as for :meth:`rebuilt`.
 
         Raises:
             FileNotFoundError: the stages have not been run.
-            ValueError: they have not run this method with this seed, or it has no network that small.
+            ValueError: they have not run this method with this seed.
         """
-        networks, chosen = self.measured(name, seed), []
+        networks, chosen = self.measured(name, seed), {}
         fractions = networks["multiply_adds"] / networks["multiply_adds"][networks["rate"] == 0].iloc[0]
         for budget in budgets:
             row = curves.choose(networks, fractions <= budget + 1e-9)
-            if row is None:
-                least = fractions.min()
-                raise ValueError(
-                    f"{name} has no network of {budget:.1%} of the multiply-adds; the smallest has {least:.1%}"
-                )
-            chosen.append((row["cut"], int(row["removed"])))
-        yield from self.rebuilt(name, seed, chosen, mend)
+            if row is not None:
+                chosen[budget] = (row["cut"], int(row["removed"]))
+        yield from zip(chosen, self.rebuilt(name, seed, chosen.values()), strict=True)
 
     def signals(self, name: str, seeds: Iterable[int]) -> pd.DataFrame:
         """Return what every signal says of the networks that a finished method has gone through.

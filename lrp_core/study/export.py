@@ -27,6 +27,7 @@ from lrp_core.study.experiment import Experiment
 from lrp_core.study.files import write_text
 from lrp_core.study.paths import ROOT
 from lrp_core.study.pipeline import add_choice, read_params
+from lrp_core.study.tables import smallest
 
 TOLERANCE = 1e-4  # of an exported network's logits, relative to the largest
 
@@ -42,18 +43,6 @@ class Deployed(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
         return self.network(normalise(images, self._backbone, self._weights))
-
-
-def smallest(networks: pd.DataFrame, points: float) -> pd.Series:
-    """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
-
-    Args:
-        networks: of one run (:meth:`lrp_core.study.experiment.Experiment.measured`).
-        points: how far the accuracy may fall, as a fraction; 0.02 is two points.
-    """
-    (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
-    near = networks[networks["crossfitted"] >= unpruned - points - 1e-12]
-    return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
 
 
 def export_network(

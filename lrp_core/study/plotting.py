@@ -196,9 +196,7 @@ def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[s
         methods: a colour each.
     """
     tasks, backbones = by_budget["dataset"].unique(), list(by_budget["backbone"].unique())
-    figure, axes = plt.subplots(
-        1, len(tasks), figsize=(6.2 * len(tasks), 4.6), layout="constrained", squeeze=False, sharey=False
-    )
+    figure, axes = plt.subplots(1, len(tasks), figsize=(6.2 * len(tasks), 4.6), layout="constrained", squeeze=False)
     shown = by_budget[by_budget["method"].isin(methods)]
     markers = dict(zip(backbones, "osD^vP", strict=False))
     for axis, task in zip(axes[0], tasks, strict=True):

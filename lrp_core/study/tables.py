@@ -48,11 +48,12 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
 
 
-def areas(networks: pd.DataFrame) -> pd.DataFrame:
+def areas(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
     """Return the areas of each run, a row a run.
 
     Args:
         networks: as for :func:`by_budget`, with rate_requested and harmonic_mean.
+        budgets: what :func:`by_budget` returns of them.
 
     Returns:
         Columns dataset, backbone, method, seed; accuracy, harmonic_mean, accuracy_<class>, the areas under these over
@@ -66,8 +67,8 @@ def areas(networks: pd.DataFrame) -> pd.DataFrame:
         dict(zip(_RUN, key, strict=True)) | {name: pruning_auc(rows["rate_requested"], rows[name]) for name in measures}
         for key, rows in grid.groupby(_RUN, sort=False)
     ]
-    budgets = by_budget(networks).groupby(_RUN, sort=False)["accuracy"]
-    over_multiply_adds = budgets.agg(lambda values: np.trapezoid(values) / (len(values) - 1)).rename("multiply_adds")
+    by_run = budgets.groupby(_RUN, sort=False)["accuracy"]
+    over_multiply_adds = by_run.agg(lambda values: np.trapezoid(values) / (len(values) - 1)).rename("multiply_adds")
     return pd.DataFrame(rows).merge(over_multiply_adds.reset_index(), on=_RUN)
 
 
@@ -187,6 +188,18 @@ def claim(comparisons: pd.DataFrame, proposed: str) -> str:
     return "\n".join([*lines, "", note])
 
 
+def smallest(networks: pd.DataFrame, points: float) -> pd.Series:
+    """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
+
+    Args:
+        networks: of one run (:meth:`lrp_core.study.experiment.Experiment.measured`).
+        points: how far the accuracy may fall, as a fraction; 0.02 is two points.
+    """
+    (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
+    near = networks[networks["crossfitted"] >= unpruned - points - 1e-12]
+    return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
+
+
 def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.05)) -> pd.DataFrame:
     """Return the smallest network that each method finds within so many points of the best unpruned one.
 
@@ -271,7 +284,7 @@ def collapse_table(
     """Return what a method loses by rate, and how much of it a head that is fitted anew gets back.
 
     Args:
-        networks: as for :func:`areas`, of the method and of the same with ``+refit``.
+        networks: as for :func:`areas`; tasks without the method, or without the same with ``+refit``, are left out.
         method: without.
         rates: of the grid.
 
@@ -282,6 +295,8 @@ def collapse_table(
     rows = []
     for task, group in networks[networks["rate_requested"].notna()].groupby(_TASK, sort=False):
         accuracy = group.pivot(index=["seed", "rate_requested"], columns="method", values="accuracy")
+        if not {method, method + REFIT} <= set(accuracy):
+            continue
         accuracy = accuracy[[method, method + REFIT]].dropna().groupby("rate_requested").mean()
         lost = accuracy.loc[0.0, method] - accuracy
         for rate in rates:
