@@ -31,7 +31,8 @@ class Settings:
     """How the controller works.
 
     Attributes:
-        batch: filters tried at once, as a fraction of all filters at the start; at most half of those that are left.
+        batch: filters tried at once, as a fraction of all filters at the start.
+        taper: at most this fraction of those that are left.
         least: a level is over when less than this fraction of a batch could go.
         levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may go.
         order: weigh classes by 1/a_c^2; if not, all alike.
@@ -41,6 +42,7 @@ class Settings:
     """
 
     batch: float = 0.05
+    taper: float = 0.5
     least: float = 0.25
     levels: tuple[float, ...] = LEVELS
     order: bool = True
@@ -49,8 +51,9 @@ class Settings:
 
     def __post_init__(self):
         """Refuse impossible settings."""
-        if not 0 < self.batch <= 1:
-            raise ValueError(f"batch must lie in (0, 1], got {self.batch}")
+        for name in ("batch", "taper"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {value}")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must lie in [0, 1], got {self.least}")
         if list(self.levels) != sorted(set(self.levels), reverse=True) or not all(
@@ -59,6 +62,10 @@ class Settings:
             raise ValueError(f"levels must descend within (0, 1], got {self.levels}")
         if not 0 < self.accuracy_floor < 1:
             raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
+
+    def largest_step(self, n_filters: int, gone: int) -> int:
+        """Return how many filters are tried at once when so many of them are gone."""
+        return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - gone))
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ def control(
             bound = bounds[level] if level < len(bounds) else 0.0
             candidates = np.flatnonzero(active & (left >= bound))
             order = candidates[np.argsort(score[candidates], kind="stable")]
-            size = min(filters_at(settings.batch, n_filters), (n_filters - gone + 1) // 2, target - gone)
+            size = min(settings.largest_step(n_filters, gone), target - gone)
             batch = take(order, size, layer_of, active)
             if len(batch):
                 break

@@ -17,6 +17,7 @@ from lrp_core.errors import check_choice
 from lrp_core.evaluation import MAX_RATE, predict
 from lrp_core.graph import trace
 from lrp_core.heads import CrossFit, with_copies
+from lrp_core.joint import joint_order
 from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.refit import Refit
@@ -29,7 +30,9 @@ class Method:
 
     Attributes:
         criterion: what scores filters (:mod:`lrp_core.criteria`).
+            With "contribution" they are chosen jointly (:mod:`lrp_core.joint`).
         static: they are ranked once; if not, again after every step.
+        taper: of the controller; the largest part of the filters left that a step takes.
         order, rate: of the controller (:class:`lrp_core.controller.Settings`); with both off it is the iterative
             schedule of Yeom et al. 2021.
         signal: the accuracies that the controller watches (:mod:`lrp_core.signals`).
@@ -40,6 +43,7 @@ class Method:
 
     criterion: str | None = "lrp-abs"
     static: bool = False
+    taper: float = 0.5
     order: bool = False
     rate: bool = False
     signal: str = "cross-fitted"
@@ -66,8 +70,16 @@ DYNAMIC = {
     "dynamic-training": Method(order=True, rate=True, signal="training"),
     "dynamic-probability": Method(order=True, rate=True, signal="probability"),
 }
+# A joint choice, in steps that become smaller; single choices in such steps, which is the plainest that it may be
+# compared with; and the joint choice under the controller.
+JOINT = {
+    "px-iterative-abs-taper": Method("lrp-abs", taper=0.1),
+    "taylor-taper": Method("taylor", taper=0.1),
+    "joint": Method("contribution", taper=0.1),
+    "dynamic-joint": Method("contribution", taper=0.1, rate=True),
+}
 RECONSTRUCTION, REFIT, CUT = "+reconstruction", "+refit", "cut"
-_PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC
+_PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT
 _MENDED = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
 _REFITTED = {name + REFIT: replace(method, refit=True) for name, method in _MENDED.items()}
 METHODS = {
@@ -133,15 +145,22 @@ def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until:
         settings: of the controller; its ``order`` and ``rate`` are the method's.
         until: the fraction of the filters that goes.
     """
-    layer_of, labels = task.network.layer_of, task.labels
-
-    def shares() -> np.ndarray:
-        return class_shares(task.scores(), labels, layer_of)
-
+    network, labels = task.network, task.labels
+    layer_of = network.layer_of
+    settings = replace(settings, order=how.order, rate=how.rate, taper=how.taper)
     if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
         ranking = np.abs(task.scores()).sum(axis=0)[None]
-    relevance = (lambda: ranking) if how.static else shares
-    settings = replace(settings, order=how.order, rate=how.rate)
+    elif how.criterion == "contribution":
+        unpruned = task.logits()
+
+    def relevance() -> np.ndarray:
+        if how.static:
+            return ranking
+        if how.criterion == "contribution":
+            size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some are put off
+            return joint_order(task.scores(), task.logits() - unpruned, layer_of, network.active, size)[None]
+        return class_shares(task.scores(), labels, layer_of)
+
     return control(layer_of, relevance, task.accuracy, task.prune, settings, until)
 
 

@@ -78,10 +78,20 @@ class ScarceTask:
         return self._targets.unique(return_inverse=True)[1].numpy()
 
     def scores(self) -> np.ndarray:
-        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is gone."""
+        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is gone.
+
+        Of a criterion that scores by class, (N, n_classes, n_filters).
+        """
+        return self.network.flat(self._scored().filters)
+
+    def logits(self) -> np.ndarray:
+        """Return what the classifier itself gives now for the classes that have images, (N, n_classes), float64."""
+        return self._scored().logits[:, self._targets.unique()].double().numpy()
+
+    def _scored(self) -> Scores:
         if self._scores is None:
             self._scores = self._criterion(self.network.model, self._images, self._targets)
-        return self.network.flat(self._scores.filters)
+        return self._scores
 
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
         """Return the class accuracies, as the signal has them, without these filters, (n_classes,); the network stays.

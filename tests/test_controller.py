@@ -58,6 +58,11 @@ def test_a_step_takes_at_most_half_of_what_is_left():
         assert [len(step.removed) for step in steps] == [32, 24, 12, 6, 2]  # of 80, 48, 24, 12, 6: 76 in all
 
 
+def test_a_step_takes_at_most_so_much_of_what_is_left():
+    steps = harmless(100).run(batch=0.4, taper=0.25, order=False, rate=False)
+    assert [len(step.removed) for step in steps[:4]] == [25, 19, 14, 11]  # of 100, 75, 56, 42, rounded up
+
+
 def test_no_layer_is_emptied():
     script = harmless()
     script.run(batch=0.25)

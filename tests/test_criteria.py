@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import miniature_vgg
-from networks import depthwise_network, draw_images
+from networks import depthwise_network, draw_images, without_biases
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,7 +38,8 @@ def test_all_have_one_signature_and_leave_the_network_alone(name):
     convolutions = {layer.name: layer.module for layer in trace(model) if isinstance(layer.module, nn.Conv2d)}
     assert scores.filters.keys() == convolutions.keys()
     for layer, values in scores.filters.items():
-        assert values.shape == (2, convolutions[layer].out_channels)
+        by_class = (2,) if name == "contribution" else ()
+        assert values.shape == (2, *by_class, convolutions[layer].out_channels)
         assert values.isfinite().all()
     assert torch.allclose(scores.logits, model(images), rtol=1e-4, atol=1e-5)
     assert not scores.logits.requires_grad
@@ -136,5 +137,29 @@ def test_random_repeats_with_its_seed(small):
 
 
 def test_unknown_criterion_is_named():
-    with pytest.raises(ValueError, match="unknown criterion 'hessian'; choose one of: activation, gradient, lrp"):
+    with pytest.raises(ValueError, match="unknown criterion 'hessian'; choose one of: activation, contribution, grad"):
         criterion("hessian", 4, 0)
+
+
+def test_contributions_are_what_the_logits_lose():
+    """Behind the last convolution all is linear: a logit loses exactly what the filter gives."""
+    model = depthwise_network().double()
+    images, targets = draw_images("depthwise", 3).double(), torch.tensor([3, 1, 3])
+    contributions = score("contribution", model, images, targets).filters["grouped"]
+    for filter_ in range(4):  # those of a grouped convolution go by place, one of each group
+        places = [filter_ + 4 * group for group in range(4)]
+        smaller = remove_filters(model, {"grouped": places}, images[:1])
+        lost = (model(images) - smaller(images))[:, [1, 3]]
+        torch.testing.assert_close(contributions[..., places].sum(dim=-1), lost, rtol=1e-6, atol=1e-9)
+
+
+def test_contributions_are_lrp_of_each_logit(no_stabiliser):
+    """Without biases the rule epsilon, without its epsilon, is activation times gradient, by unit of the logit."""
+    torch.manual_seed(0)
+    model, images = without_biases(miniature_vgg()), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    got = score("contribution", model, images, torch.tensor([0, 1, 2])).filters
+    rules = dict.fromkeys(("low", "mid", "high", "dense"), "epsilon")
+    for k, logits in enumerate(model(images)[:, :3].T):
+        expected = filter_relevance(model, images, torch.full((3,), k), composite=rules)
+        for layer, values in expected.items():
+            torch.testing.assert_close(got[layer][:, k], values * logits[:, None], rtol=1e-6, atol=1e-12)

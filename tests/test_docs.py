@@ -127,6 +127,25 @@ def main_rows():
         yield line(*cells)
 
 
+def fixed_head_rows():
+    """README's table of the paper's measure, with the head as it was: AUC, and the gain over the best conventional."""
+    for folder, dataset, backbone in TASKS:
+        auc = pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").set_index(["backbone", "method"])
+        auc = auc.loc[backbone]
+        cells = [dataset, backbone]
+        for method in (P, "taylor-taper", "dynamic", "joint", "dynamic-joint", f"{P}+refit", "joint+refit", "cut"):
+            if method not in auc.index:
+                cells.append("")
+                continue
+            row = auc.loc[method]
+            cell = f"{row['auc']:.3f}"
+            if method in ("dynamic", "joint", "dynamic-joint"):
+                doubt = " (?)" if row["verdict"].startswith("undecided") else ""
+                cell += f", {row['gain']:+.0%}{doubt}, {row['low']:+.3f} to {row['high']:+.3f} ({row['seeds']:.0f})"
+            cells.append(cell)
+        yield line(*cells)
+
+
 def collapse_rows():
     table = pd.read_csv(FULL / "collapse.csv")
     for (dataset, backbone), rows in table.groupby(["dataset", "backbone"], sort=False):

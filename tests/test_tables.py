@@ -17,6 +17,7 @@ from lrp_core.study.tables import (
     comparisons,
     ingredient_table,
     metrics,
+    price_table,
     smallest_table,
     time_spent,
     where_both_have_networks,
@@ -222,6 +223,18 @@ def test_how_much_of_a_collapse_is_the_heads():
     assert table.loc[0.75, ["lost", "lost_refitted", "head_share"]].tolist() == pytest.approx([0.4, 0.1, 0.75])
     assert collapse_table(measured[measured["method"] == "m"], "m").empty  # nothing to compare with
     assert np.isnan(table.loc[0.5, "head_share"])  # nothing is lost there
+
+
+def test_price_is_what_a_run_spends(networks):
+    auc = auc_table(areas_of(networks), networks, ["old", "older"])
+    auc["method"] = auc["method"].replace({"new": "dynamic", "old": "random", "older": "cut+px-static+refit"})
+    steps = [("dynamic", 0, 3), ("dynamic", 0, 8), ("dynamic", 1, 4), ("random", 0, 0), ("cut+px-static+refit", 0, 0)]
+    traces = pd.DataFrame(steps, columns=["method", "seed", "evaluations"]).assign(backbone="small")
+    table = price_table(traces, auc).set_index("method")
+    assert list(table.index) == ["random", "dynamic"]
+    assert table.loc["dynamic", ["steps", "evaluations"]].tolist() == [1.5, 6.0]
+    assert table.loc["dynamic", "difference"] == pytest.approx(0.1025)
+    assert table.loc["random", ["evaluations", "difference", "low", "high"]].tolist() == [0.0] * 4
 
 
 def test_class_table(networks):

@@ -45,6 +45,7 @@ CODE = (
     "lrp_core.evaluation",
     "lrp_core.graph",
     "lrp_core.heads",
+    "lrp_core.joint",
     "lrp_core.lrp",
     "lrp_core.methods",
     "lrp_core.network",

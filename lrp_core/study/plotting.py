@@ -11,6 +11,7 @@ from IPython.display import display
 from ipywidgets import IntSlider, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lrp_core.files import atomic
@@ -285,6 +286,40 @@ def ingredients(table: pd.DataFrame, backbones: Sequence[str], measure: str = "m
         axis.axvline(0, color="0.4", lw=1, ls="--")
         axis.set(title=backbone, xlabel=f"difference of the {MEASURES[measure]}", ylim=(-0.7, len(labels) - 0.3))
         axis.set_yticks(range(len(labels)), labels[::-1] if axis is axes[0][0] else [])
+    return figure
+
+
+def price(table: pd.DataFrame) -> Figure:
+    """Show what methods gain against the tries that they measure: a panel a backbone, with 95 % intervals.
+
+    Args:
+        table: as :func:`lrp_core.study.tables.price_table` returns it.
+    """
+    backbones, methods = table["backbone"].unique(), table["method"].unique()
+    colours = dict(zip(methods, sns.color_palette("husl", len(methods)), strict=True))
+    figure, axes = plt.subplots(
+        1, len(backbones), figsize=(5.4 * len(backbones), 4.2), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, backbone in zip(axes[0], backbones, strict=True):
+        rows = table[table["backbone"] == backbone]
+        # Those that try nothing stand side by side at 0.
+        free = (rows["evaluations"] == 0).cumsum().where(rows["evaluations"] == 0)
+        offsets = 12 * (free - (free.max() + 1) / 2).fillna(0)
+        for row, offset in zip(rows.itertuples(), offsets, strict=True):
+            marker = "o" if row.evaluations == 0 else "D"
+            interval = [[row.difference - row.low], [row.high - row.difference]]
+            axis.errorbar(
+                row.evaluations + offset,
+                row.difference,
+                interval,
+                fmt=marker,
+                color=colours[row.method],
+                label=row.method,
+            )
+        axis.axhline(0, color="0.4", lw=1, ls="--")
+        axis.set(title=backbone, xlabel="tries measured in a run", ylabel="AUC, more than the best conventional method")
+    handles = [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in methods]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

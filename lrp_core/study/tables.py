@@ -341,6 +341,25 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("ingredient", kind="stable", ignore_index=True)
 
 
+def price_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
+    """Return what each method spends on a run, beside what it gains; methods that cut the trunk first are left out.
+
+    Args:
+        traces: of all methods, a row a step: backbone, method, seed, evaluations (tries measured so far).
+        auc: as :func:`auc_table` returns it.
+
+    Returns:
+        One row a backbone and method: backbone, method, steps and evaluations (means over seeds), auc, gain,
+        difference, low, high, seeds; the gains are over the best baseline, whose own are 0.
+    """
+    each = ["backbone", "method"]
+    runs = traces.groupby([*each, "seed"], sort=False)["evaluations"].agg(steps="size", evaluations="max")
+    spent = runs.groupby(each, sort=False).mean().reset_index()
+    spent = spent[[not METHODS[name].cut for name in spent["method"]]]
+    table = spent.merge(auc[[*each, "auc", "gain", "difference", "low", "high", "seeds"]], on=each)
+    return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True).fillna(0.0)
+
+
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:
     """Return the mean area by backbone, method and class, in the order of the methods' class-averaged areas."""
     columns = [name for name in areas if name.startswith("accuracy_")]
