@@ -3,8 +3,9 @@
 :func:`prune` is the one call. Behind it, a module an idea, from the bottom up: ``graph`` traces a network once for
 ``lrp`` (relevance of every filter, by ``rules``), which is one of the ``criteria``; ``joint`` chooses filters that
 leave the logits where they are; ``coupling`` finds out which filters only go together, ``pruning`` removes them,
-``reconstruction`` lets the others take over, ``network`` does both step by step; ``heads`` and ``signals`` tell how good a network is on a few images, ``tasks`` puts it to work on them, and
-``controller`` and ``methods`` decide what goes. ``evaluation`` measures, ``saving`` keeps.
+``reconstruction`` lets the others take over, ``network`` does both step by step; ``heads`` and ``signals`` tell how
+good a network is on a few images, ``tasks`` puts it to work on them, and ``controller`` and ``methods`` decide what
+goes. ``evaluation`` measures, ``saving`` keeps.
 
 ``lrp_core.study`` is the artifact around it: data, runs, tables, figures and commands. Nothing here imports it.
 """

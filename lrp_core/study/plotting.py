@@ -317,7 +317,7 @@ def price(table: pd.DataFrame) -> Figure:
                 label=row.method,
             )
         axis.axhline(0, color="0.4", lw=1, ls="--")
-        axis.set(title=backbone, xlabel="tries measured in a run", ylabel="AUC, more than the best conventional method")
+        axis.set(title=backbone, xlabel="tries measured in a run", ylabel="gain in AUC")
     handles = [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in methods]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
