@@ -161,6 +161,7 @@ INGREDIENTS = {  # what changes, without it, with it
     "reconstruction": (f"{P}+refit", f"{P}+reconstruction+refit"),
     "a cut": (f"{P}+reconstruction+refit", PROPOSED),
     "the controller, head as it was": (P, "dynamic"),
+    "the controller on the joint choice": ("joint", "dynamic-joint"),
 }
 
 
@@ -207,6 +208,7 @@ def smallest_rows():
 @pytest.mark.parametrize(
     ("page", "rows"),
     [
+        ("README.md", fixed_head_rows),
         ("README.md", main_rows),
         ("docs/results.md", collapse_rows),
         ("docs/results.md", ingredient_rows),

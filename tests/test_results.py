@@ -75,6 +75,15 @@ def test_the_claim_rests_on_ten_seeds_and_two_tasks():
     assert (others["seeds"] >= 10).all()
 
 
+def test_the_joint_choice_is_ahead_with_the_head_as_it_was():
+    """On each network and task by 15 % or more of the best conventional AUC, its interval above 0."""
+    for folder in ("full", "cifar10", "vgg16"):
+        table = pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").query("method == 'joint'")
+        assert (table["gain"] >= 0.15).all()
+        assert (table["low"] > 0).all()
+        assert (table["seeds"] >= (5 if folder == "vgg16" else 10)).all()
+
+
 def test_the_class_averaged_auc_is_the_mean_of_the_classes(folder):
     keys = ["backbone", "method"]
     by_class = pd.read_csv(folder / "tables" / "auc_by_class.csv").set_index(keys).mean(axis=1)

@@ -232,7 +232,7 @@ def test_price_is_what_a_run_spends(networks):
     traces = pd.DataFrame(steps, columns=["method", "seed", "evaluations"]).assign(backbone="small")
     table = price_table(traces, auc).set_index("method")
     assert list(table.index) == ["random", "dynamic"]
-    assert table.loc["dynamic", ["steps", "evaluations"]].tolist() == [1.5, 6.0]
+    assert table.loc["dynamic", ["steps", "evaluations", "seeds"]].tolist() == [1.5, 6.0, 2]
     assert table.loc["dynamic", "difference"] == pytest.approx(0.1025)
     assert table.loc["random", ["evaluations", "difference", "low", "high"]].tolist() == [0.0] * 4
 

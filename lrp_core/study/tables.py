@@ -349,15 +349,15 @@ def price_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
         auc: as :func:`auc_table` returns it.
 
     Returns:
-        One row a backbone and method: backbone, method, steps and evaluations (means over seeds), auc, gain,
-        difference, low, high, seeds; the gains are over the best baseline, whose own are 0.
+        One row a backbone and method: backbone, method, steps and evaluations (means over seeds), seeds, auc, gain,
+        difference, low, high; the gains are over the best baseline, whose own are 0.
     """
-    each = ["backbone", "method"]
-    runs = traces.groupby([*each, "seed"], sort=False)["evaluations"].agg(steps="size", evaluations="max")
-    spent = runs.groupby(each, sort=False).mean().reset_index()
-    spent = spent[[not METHODS[name].cut for name in spent["method"]]]
-    table = spent.merge(auc[[*each, "auc", "gain", "difference", "low", "high", "seeds"]], on=each)
-    return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True).fillna(0.0)
+    each, gains = ["backbone", "method"], ["gain", "difference", "low", "high"]
+    runs = traces.groupby([*each, "seed"], sort=False)["evaluations"].agg(steps="size", evaluations="max").reset_index()
+    spent = runs.groupby(each, sort=False).agg({"steps": "mean", "evaluations": "mean", "seed": "size"}).reset_index()
+    spent = spent[[not METHODS[name].cut for name in spent["method"]]].rename(columns={"seed": "seeds"})
+    table = spent.merge(auc[[*each, "auc", *gains]], on=each).fillna(dict.fromkeys(gains, 0.0))
+    return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True)
 
 
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:
