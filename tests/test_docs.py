@@ -58,7 +58,7 @@ def test_readme_shows_the_one_call_in_six_lines(readers, tmp_path, monkeypatch):
 
 def test_readme_is_short():
     lines = README.read_text().splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 160
     assert max(len(line) for line in lines if not line.startswith("|")) <= 142  # tables have long rows
 
 
@@ -161,7 +161,8 @@ INGREDIENTS = {  # what changes, without it, with it
     "reconstruction": (f"{P}+refit", f"{P}+reconstruction+refit"),
     "a cut": (f"{P}+reconstruction+refit", PROPOSED),
     "the controller, head as it was": (P, "dynamic"),
-    "the controller on the joint choice": ("joint", "dynamic-joint"),
+    "a refitted head, filters chosen together": ("joint", "joint+refit"),
+    "the controller, filters chosen together": ("joint", "dynamic-joint"),
 }
 
 
