@@ -92,7 +92,7 @@ def prune(
     if not 0 <= points < 100:
         raise ValueError(f"points must lie in [0, 100), got {points}")
     network = copy.deepcopy(model).eval().requires_grad_(False)
-    if how.cut:
+    if how.cut or how.levers:
         raise ValueError(
             f"{method!r} is a method of the study, which knows where a trunk ends: lrp_core.depth and lrp_core.graph."
             "up_to cut a network of yours, and prune() takes it from there"

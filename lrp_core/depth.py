@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lrp_core.devices import device_of
 from lrp_core.evaluation import class_accuracies
-from lrp_core.graph import INPUT, Layer, batched, run_together, trace
-from lrp_core.heads import Heads, crossfitted_logits, fit_heads
+from lrp_core.graph import INPUT, Layer, batched, run_together, trace, up_to, without_blocks
+from lrp_core.heads import Heads, crossfitted_logits, fit_heads, squared_error
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class End:
         heads: fitted to the features there.
         accuracy: class-averaged, of the heads' copies on the images that they have not seen.
         error: standard error of that accuracy.
+        squared_error: of those outputs (:func:`lrp_core.heads.squared_error`).
         multiply_adds: of one image, with the head.
     """
 
@@ -34,6 +35,7 @@ class End:
     heads: Heads
     accuracy: float
     error: float
+    squared_error: float
     multiply_adds: int
 
 
@@ -65,6 +67,19 @@ def multiply_adds_by_depth(trunk: nn.Module, image: torch.Tensor) -> dict[str, i
     return found
 
 
+def shortened(trunk: nn.Module, cut: str) -> nn.Module:
+    """Return the part of a trunk that a cut leaves; its layers are shared.
+
+    Args:
+        trunk: images to feature maps, made of supported layers; untouched.
+        cut: the name of the layer behind which the trunk ends ("" for its own end), then, each after " -", those of the
+            sums that end the residual blocks that are skipped (:func:`lrp_core.graph.without_blocks`).
+    """
+    end, *skipped = cut.split(" -")
+    part = without_blocks(trunk, skipped) if skipped else trunk
+    return up_to(part, end) if end else part
+
+
 def _visit_ends(trunk: nn.Module, images: torch.Tensor, end: Callable[[str, list[torch.Tensor]], None]) -> None:
     """Run a trunk, and show what it has wherever it may end: the layer's name and, by batch, its feature maps."""
     layers = trace(trunk)
@@ -94,7 +109,7 @@ def ends(trunk: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: tor
         by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
         error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
         cost = costs[name] + heads.weight.numel()
-        found.append(End(name, heads, by_class.mean().item(), error.item(), cost))
+        found.append(End(name, heads, by_class.mean().item(), error.item(), squared_error(logits, labels), cost))
     return found
 
 

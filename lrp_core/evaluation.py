@@ -114,6 +114,15 @@ def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
+def multiply_adds_by_layer(model: nn.Module, example_input: torch.Tensor) -> dict[str, int]:
+    """Return the multiply-adds of one forward pass by name of the convolution or dense layer that needs them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(example_input.to(device_of(model)))
+    counts, kind = counter.get_flop_counts(), type(model).__name__
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return {name: sum(counts[f"{kind}.{name}"].values()) // 2 for name in layers}
+
+
 def n_parameters(model: nn.Module) -> int:
     """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

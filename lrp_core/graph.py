@@ -1,12 +1,14 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+
+from lrp_core.errors import check_choice
 
 
 class Add(nn.Module):
@@ -127,6 +129,70 @@ def up_to(model: nn.Module, name: str) -> nn.Module:
         last.graph.erase_node(node)
     last.graph.output(last)
     return fx.GraphModule(model, last.graph).eval()
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Return a network with modules of its own and the tensors of the given one."""
+    other = object.__new__(type(module))  # fx.GraphModule's own __new__ would make a class without a forward
+    other.__dict__ = module.__dict__ | {
+        "_parameters": module._parameters.copy(),
+        "_buffers": module._buffers.copy(),
+        "_modules": {name: child and shallow_copy(child) for name, child in module._modules.items()},
+    }
+    return other
+
+
+def identity_blocks(layers: list[Layer]) -> dict[str, tuple[str, ...]]:
+    """Return the residual blocks whose shortcut is the identity, from input to output.
+
+    Args:
+        layers: a trace.
+
+    Returns:
+        By name of the sum that ends the block, the layers of its other branch, last first.
+    """
+    by_name, blocks = {layer.name: layer for layer in layers}, {}
+    for layer in layers:
+        if isinstance(layer.module, Add) and len(layer.inputs) == 2:
+            for shortcut, name in (layer.inputs, layer.inputs[::-1]):
+                branch = []
+                while name != shortcut and name in by_name and len(by_name[name].inputs) == 1:
+                    branch.append(name)
+                    (name,) = by_name[name].inputs
+                if name == shortcut and branch:
+                    blocks[layer.name] = tuple(branch)
+    return blocks
+
+
+def without_blocks(model: nn.Module, blocks: Collection[str]) -> nn.Module:
+    """Return a network that skips some of its :func:`identity_blocks`; what is left keeps its names.
+
+    Args:
+        model: as for :func:`trace`; untouched, its layers are shared.
+        blocks: names of the sums that end them.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    layers, names = _traced(model)
+    known = identity_blocks(layers)
+    for block in blocks:
+        check_choice("residual block", block, known)
+    graph, root = next(iter(names)).graph, shallow_copy(model)
+    for layer in layers:
+        node = next((node for node, name in names.items() if name == layer.name), None)
+        if layer.name in blocks:
+            branch = layer.inputs.index(known[layer.name][0])
+            node.replace_all_uses_with(node.all_input_nodes[1 - branch])
+        elif node is not None and layer.name != node.target and not layer.name.startswith(f"{node.target}."):
+            # A module of its own, so that its name does not depend on how many like it are before it.
+            parent, _, name = layer.name.rpartition(".")
+            root.get_submodule(parent).add_module(name, layer.module)
+            node.op, node.target, node.args, node.kwargs = "call_module", layer.name, tuple(node.all_input_nodes), {}
+    for node in reversed(graph.nodes):
+        if node.op not in ("placeholder", "output") and not node.users:
+            graph.erase_node(node)
+    return fx.GraphModule(root, graph).eval()
 
 
 def _traced(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]:

@@ -18,8 +18,7 @@ from torch import nn
 
 from lrp_core.devices import device_of
 from lrp_core.evaluation import predict
-from lrp_core.graph import trace
-from lrp_core.pruning import shallow_copy
+from lrp_core.graph import shallow_copy, trace
 
 STRENGTHS = tuple(
     10 ** (half / 2) for half in range(-6, 3)
@@ -185,3 +184,19 @@ def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int)
         n_classes: logits of one copy.
     """
     return logits.unflatten(1, (-1, n_classes))[torch.arange(len(fold)), fold]
+
+
+def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the squared error of a head's outputs, which is what it was fitted by, averaged over images, then classes.
+
+    Of outputs on images that the head has not seen (:func:`crossfitted_logits`) it tells how good the features are. On
+    a few images it can tell two networks apart where accuracy, which counts whole images, cannot.
+
+    Args:
+        outputs: (N, n_classes).
+        labels: (N,), in 0..n_classes-1, each class present.
+    """
+    missed = outputs.double() + 1 / outputs.shape[1]
+    missed[torch.arange(len(labels)), labels] -= 1
+    by_class = torch.zeros(outputs.shape[1], dtype=torch.float64).index_add(0, labels, missed.square().sum(dim=1))
+    return (by_class / labels.bincount()).mean().item()

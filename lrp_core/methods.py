@@ -39,6 +39,7 @@ class Method:
         reconstruct: what stays takes over the part of what is gone (:mod:`lrp_core.reconstruction`).
         refit: the head and its copies are fitted anew to every smaller network (:mod:`lrp_core.refit`).
         cut: the trunk ends earlier first, where that costs nothing that can be measured (:mod:`lrp_core.depth`).
+        levers: of the controller that goes down a ladder of budgets (:mod:`lrp_core.levers`); none: another method.
     """
 
     criterion: str | None = "lrp-abs"
@@ -50,6 +51,7 @@ class Method:
     reconstruct: bool = False
     refit: bool = False
     cut: bool = False
+    levers: tuple[str, ...] = ()
 
 
 # The literature's. px-static: Hatefi et al. 2024, with the rules of the others or by depth; px-iterative: Yeom et al.
@@ -78,6 +80,12 @@ JOINT = {
     "joint": Method("contribution", taper=0.1),
     "dynamic-joint": Method("contribution", taper=0.1, rate=True),
 }
+# The controller with three levers, and without some of them.
+LEVERS = {
+    "levers": Method(reconstruct=True, refit=True, levers=("filters", "end", "block")),
+    "levers-filters-end": Method(reconstruct=True, refit=True, levers=("filters", "end")),
+    "levers-filters": Method(reconstruct=True, refit=True, levers=("filters",)),
+}
 RECONSTRUCTION, REFIT, CUT = "+reconstruction", "+refit", "cut"
 _PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT
 _MENDED = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
@@ -87,6 +95,7 @@ METHODS = {
     **_REFITTED,
     CUT: Method(criterion=None, refit=True, cut=True),  # a shorter trunk, and nothing else
     **{f"{CUT}+{name}": replace(method, cut=True) for name, method in _REFITTED.items()},
+    **LEVERS,
 }
 
 
@@ -151,14 +160,14 @@ def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until:
     if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
         ranking = np.abs(task.scores()).sum(axis=0)[None]
     elif how.criterion == "contribution":
-        unpruned = task.logits()
+        intact = task.logits()
 
     def relevance() -> np.ndarray:
         if how.static:
             return ranking
         if how.criterion == "contribution":
             size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some are put off
-            return joint_order(task.scores(), task.logits() - unpruned, layer_of, network.active, size)[None]
+            return joint_order(task.scores(), task.logits() - intact, layer_of, network.active, size)[None]
         return class_shares(task.scores(), labels, layer_of)
 
     return control(layer_of, relevance, task.accuracy, task.prune, settings, until)

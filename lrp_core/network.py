@@ -1,5 +1,6 @@
 """A network that loses filters step by step, and the layers of each smaller network."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -9,8 +10,8 @@ from torch import nn
 
 from lrp_core.coupling import Coupling, couple
 from lrp_core.devices import device_of
-from lrp_core.graph import WEIGHTED, Layer, batched, rebind, run_together, trace
-from lrp_core.pruning import cut, shallow_copy, take_over
+from lrp_core.graph import WEIGHTED, Layer, batched, rebind, run_together, shallow_copy, trace
+from lrp_core.pruning import cut, take_over
 
 _Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
 
@@ -167,6 +168,13 @@ class PrunedNetwork:
         """
         self.model = self.without(filters) if smaller is None else smaller
         self.active[filters] = False
+
+    def smaller(self, filters: np.ndarray) -> "PrunedNetwork":
+        """Return this network without these filters (by number), ready to lose more; the present one stays."""
+        other = copy.copy(self)
+        other.active = self.active.copy()
+        other.remove(filters)
+        return other
 
     def flat(self, by_layer: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Lay values (..., C) of the present convolutions out by filter number, summed over coupled filters.

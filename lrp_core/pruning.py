@@ -61,17 +61,6 @@ def cut(model: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
         _keep(module, filters, torch.from_numpy(stays[channels]))
 
 
-def shallow_copy(module: nn.Module) -> nn.Module:
-    """Return a network with modules of its own and the tensors of the given one."""
-    other = object.__new__(type(module))  # fx.GraphModule's own __new__ would make a class without a forward
-    other.__dict__ = module.__dict__ | {
-        "_parameters": module._parameters.copy(),
-        "_buffers": module._buffers.copy(),
-        "_modules": {name: child and shallow_copy(child) for name, child in module._modules.items()},
-    }
-    return other
-
-
 def take_over(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
     """Give a layer the weights of these outputs of another one."""
     replace_tensor(module, "weight", other.weight.detach()[outputs], other.weight)

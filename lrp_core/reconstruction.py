@@ -73,14 +73,18 @@ class Reconstruction:
         """Return what gives layers of a smaller network weights that make up for what is gone, when they are run.
 
         Args:
-            coupling: of the unpruned network.
+            coupling: of the unpruned network, or of a part of it (:func:`lrp_core.depth.shortened`).
             stays: which groups are left, (n_groups,), boolean.
         """
         stays = np.append(stays, True)  # group -1
-        kept = {name: stays[coupling.channels[name]].reshape(len(y), -1)[:, 0] for name, y in self._read.items()}
-        names = list(kept)
-        first = next((i for i, name in enumerate(names) if not kept[name].all()), len(names))
-        changed = set(names[first:])  # all that comes after the first layer that lost inputs
+        kept = {
+            name: stays[coupling.channels[name]].reshape(len(y), -1)[:, 0]
+            for name, y in self._read.items()
+            if name in coupling.channels
+        }
+        names = list(self._read)
+        first = next((i for i, name in enumerate(names) if name not in kept or not kept[name].all()), len(names))
+        changed = set(names[first:])  # all that comes after the first layer that lost inputs, or was lost itself
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name in changed:

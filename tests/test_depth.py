@@ -123,7 +123,7 @@ def test_heads_are_judged_on_what_they_have_not_seen(trunk):
 
 
 def by_hand(*rows):
-    return [End(name, None, accuracy, error, multiply_adds) for name, accuracy, error, multiply_adds in rows]
+    return [End(name, None, accuracy, error, 0.0, multiply_adds) for name, accuracy, error, multiply_adds in rows]
 
 
 def test_earliest_is_the_first_within_one_standard_error_of_the_best():

@@ -19,15 +19,15 @@ def test_the_network_is_the_smallest_that_is_near_the_unpruned_one():
     assert tables.smallest(networks, 0.1)["rate"] == 0.6
 
 
-METHODS = ["px-iterative-abs+reconstruction", "cut+px-static+refit"]
+METHODS = ["px-iterative-abs+reconstruction", "cut+px-static+refit", "levers"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A workspace of noise with one run of three methods."""
+    """A workspace of noise with one run of four methods."""
     folder = tmp_path_factory.mktemp("export")
     work = Miniature(folder / "data")
-    for stage, names in (("baseline", METHODS), ("dynamic", ["dynamic"])):
+    for stage, names in (("baseline", METHODS[:2]), ("dynamic", ["dynamic"]), ("levers", ["levers"])):
         work.write_runs(stage, {(name, 0): work.run(name, 0, SETTINGS) for name in names}, folder / "results")
     return work
 

@@ -57,7 +57,7 @@ def test_a_finished_run_depends_on_what_it_computed():
     files_and_words = {"lrp_core.errors", "lrp_core.files"} | {
         f"lrp_core.study.{name}" for name in ("files", "paths", "wheels", "workspace")
     }
-    computed = behind({"lrp_core.methods", "lrp_core.study.backbones", "lrp_core.study.curves"}, set())
+    computed = behind({"lrp_core.levers", "lrp_core.study.backbones", "lrp_core.study.curves"}, set())
     assert set(experiment.CODE) == computed - files_and_words
 
 

@@ -37,7 +37,7 @@ def networks():
                     )
                     rows.append(
                         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
-                        | {"rate": rate, "rate_requested": rate, "crossfitted": accuracy}
+                        | {"rate": rate, "rate_requested": rate, "squared_error": 1 - accuracy}
                         | {"multiply_adds": 1000 if rate == 0 else 100, "parameters": 50 if rate == 0 else 10}
                         | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
                         | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
@@ -49,10 +49,10 @@ def areas_of(networks):
     return areas(networks, by_budget(networks))
 
 
-def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
+def test_a_budget_buys_the_network_with_the_least_cross_fitted_error_that_is_small_enough():
     """Of 1000 multiply-adds: the one of 300 looks better than the whole, that of 20 is the last, then one guesses."""
-    rows = [(1000, 0.6, 0.61), (300, 0.7, 0.55), (250, 0.5, 0.99), (20, 0.4, 0.39)]
-    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy"])
+    rows = [(1000, 0.4, 0.61), (300, 0.3, 0.55), (250, 0.5, 0.99), (20, 0.6, 0.39)]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy"])
     measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method="m", seed=3)
     measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, accuracy_other=np.nan)  # of another task
     bought = by_budget(measured)
@@ -64,9 +64,9 @@ def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
 
 
 def test_where_one_guesses_nothing_is_compared():
-    rows = [(100, 0.9, 0.8, "new"), (50, 0.8, 0.7, "new"), (2, 0.5, 0.6, "new")]
-    rows += [(100, 0.9, 0.75, "old"), (50, 0.8, 0.6, "old")]
-    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy", "method"])
+    rows = [(100, 0.1, 0.8, "new"), (50, 0.2, 0.7, "new"), (2, 0.5, 0.6, "new")]
+    rows += [(100, 0.1, 0.75, "old"), (50, 0.2, 0.6, "old")]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy", "method"])
     measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b")
     measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
     table = where_both_have_networks(by_budget(measured), "new", ["old", "absent"])
@@ -175,7 +175,7 @@ def test_smallest_networks_are_chosen_without_the_test():
 def test_ingredients_are_pairs_that_differ_in_nothing_else():
     worth = {"px-iterative-abs": 0.4, "dynamic-order": 0.45, "dynamic": 0.5, "taylor": 0.3, "dynamic-training": 0.2}
     worth |= {"px-static": 0.1, "px-iterative": 0.2, "cut": 0.9, "px-iterative-abs+refit": 0.6}
-    worth |= {"cut+px-iterative-abs+refit": 0.7}
+    worth |= {"cut+px-iterative-abs+refit": 0.7, "levers": 0.9, "levers-filters": 0.8}
     rows = [
         {
             "dataset": "d",
@@ -190,13 +190,15 @@ def test_ingredients_are_pairs_that_differ_in_nothing_else():
         for name, value in worth.items()
     ]
     table = ingredient_table(pd.DataFrame(rows))
-    assert len(table) == 2 * 2 * 8
+    assert len(table) == 2 * 2 * 9
     pairs = table[table["measure"] == "accuracy"].set_index(["backbone", "without", "with_ingredient"])
     assert set(pairs.loc["a"].index) == {
         ("px-iterative-abs", "dynamic-order"), ("dynamic-order", "dynamic"), ("px-iterative-abs", "taylor"),
         ("dynamic", "dynamic-training"), ("px-iterative-abs", "px-iterative"), ("px-iterative-abs", "dynamic"),
         ("px-iterative-abs", "px-iterative-abs+refit"), ("px-iterative-abs+refit", "cut+px-iterative-abs+refit"),
+        ("levers-filters", "levers"),
     }  # fmt: skip
+    assert pairs.loc[("a", "levers-filters", "levers"), ["ingredient", "value"]].tolist() == ["levers", "end+block"]
     assert pairs.loc[("a", "px-iterative-abs", "dynamic"), "ingredient"] == "controller"
     other = table[table["measure"] == "multiply_adds"].set_index(["backbone", "without", "with_ingredient"])
     assert other.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(0.1)
@@ -254,11 +256,12 @@ def test_time_spent(tmp_path):
     for stage, rows in {
         "dynamic": [("new", 0, 10.0), ("new", 1, 20.0)],
         "baseline": [("old", 0, 1.0), ("old", 1, 2.06)],
+        "levers": [("down", 0, 3.0)],
     }.items():
         (tmp_path / "x").mkdir(exist_ok=True)
         pd.DataFrame(rows, columns=["method", "seed", "seconds"]).to_csv(tmp_path / "x" / f"seconds_{stage}.csv")
     spent = time_spent(tmp_path, ["x"])
-    assert spent.set_index("method")["seconds"].to_dict() == {"new": 15.0, "old": 1.53}
+    assert spent.set_index("method")["seconds"].to_dict() == {"down": 3.0, "new": 15.0, "old": 1.53}
 
 
 @pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])

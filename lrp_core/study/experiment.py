@@ -19,12 +19,13 @@ from tqdm import tqdm
 from lrp_core import depth, methods
 from lrp_core.controller import Settings, Step, greatest_rate
 from lrp_core.coupling import couple
+from lrp_core.criteria import criterion
 from lrp_core.devices import nth_device
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import filters_at, harmonic_mean, predict
 from lrp_core.files import atomic
-from lrp_core.graph import up_to
 from lrp_core.heads import CrossFit, classifier, fit_heads, with_copies
+from lrp_core.levers import LEVERS, Levers
 from lrp_core.methods import Method, method
 from lrp_core.network import PrunedNetwork
 from lrp_core.signals import SIGNALS, signal_accuracies
@@ -46,6 +47,7 @@ CODE = (
     "lrp_core.graph",
     "lrp_core.heads",
     "lrp_core.joint",
+    "lrp_core.levers",
     "lrp_core.lrp",
     "lrp_core.methods",
     "lrp_core.network",
@@ -69,7 +71,7 @@ def meaning(path: Path) -> str:
     return ast.dump(tree)
 
 
-STAGES = "baseline", "dynamic"  # that prune
+STAGES = "baseline", "dynamic", "levers"  # of pruning
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,10 @@ class Run:
     seconds: float
 
 
+# What finding networks gave: orders and trace as of a run, what was measured of each network, seconds.
+_Found = tuple[dict[str, np.ndarray], list[dict], list[dict], float]
+
+
 class Experiment(Workspace):
     """A prepared workspace on which methods are run."""
 
@@ -102,19 +108,29 @@ class Experiment(Workspace):
         self.jobs = jobs
 
     def start(self, seed: int, end: str = "") -> tuple[nn.Module, CrossFit]:
-        """Return the unpruned classifier of a seed and the copies of its head; with ``end``, cut behind that layer."""
+        """Return the unpruned classifier of a seed and the copies of its head; with ``end``, of what a cut leaves.
+
+        For cuts see :func:`lrp_core.depth.shortened`.
+        """
         if not end:
             return self.classifier(seed), self.copies(seed)
-        scarce = self.samples(seed, "scarce")
-        features = depth.features_by_depth(self.backbone, scarce.images)[end]
+        scarce, part = self.samples(seed, "scarce"), depth.shortened(self.backbone, end)
+        *_, features = depth.features_by_depth(part, scarce.images).values()
         heads = fit_heads(features, scarce.labels, self.copies(seed).fold)
-        return classifier(up_to(self.backbone, end), heads.weight), heads.copies
+        return classifier(part, heads.weight), heads.copies
+
+    def levers(self, seed: int, how: Method) -> Levers:
+        """Return the trunk under the controller with the levers of a method."""
+        scarce, score = self.samples(seed, "scarce"), criterion(how.criterion, len(self.class_names), seed)
+        return Levers(self.backbone, scarce.images, scarce.labels, self.copies(seed).fold, score, how.levers)
 
     def network(self, seed: int, how: Method = Method(), end: str = "", copies: bool = False) -> PrunedNetwork:
-        """Return a seed's unpruned classifier, cut behind a layer if one is named, ready to be pruned as a method does.
+        """Return a seed's unpruned classifier, or what a cut leaves of it, ready to be pruned as a method does.
 
         With ``copies``, those of its head stand beside it.
         """
+        if how.levers:
+            return self.levers(seed, how).network(end, copies)
         scarce, (model, crossfit) = self.samples(seed, "scarce"), self.start(seed, end)
         model = with_copies(model, crossfit.weight) if copies else model
         return methods.unpruned(model, scarce.images, scarce.labels, crossfit.fold, how)
@@ -123,7 +139,7 @@ class Experiment(Workspace):
         """Return what is known of a finished run's networks without test images.
 
         Returns:
-            Columns method, seed, rate, crossfitted, parameters, multiply_adds, cut, removed.
+            Columns method, seed, rate, crossfitted, squared_error, parameters, multiply_adds, cut, removed.
 
         Raises:
             FileNotFoundError: the stages have not been run.
@@ -152,17 +168,16 @@ class Experiment(Workspace):
         for stage in STAGES:
             orders |= read_tensors(self.folder / f"orders_{stage}.safetensors")
         how, unpruned = method(name), {}
-        how = how if mend else replace(how, reconstruct=False, refit=False)
+        how = how if mend else replace(how, reconstruct=False, refit=False, levers=())
         for end, size in networks:
             if end not in unpruned:
                 unpruned[end] = self.network(seed, how, end)
-            network = copy.copy(unpruned[end])
-            network.active = network.active.copy()
-            network.remove(orders[f"{name}/{seed}/{end}"].numpy()[:size] if size else np.array([], dtype=int))
-            yield network
+            yield unpruned[end].smaller(
+                orders[f"{name}/{seed}/{end}"].numpy()[:size] if size else np.array([], dtype=int)
+            )
 
     def within(self, name: str, seed: int, budgets: Iterable[float]) -> Iterator[tuple[float, PrunedNetwork]]:
-        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted accuracy.
+        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted error.
 
         Args:
             name: of the method.
@@ -225,35 +240,62 @@ class Experiment(Workspace):
             kept = json.loads(path.read_text())
             orders = {end: np.array(order, dtype=int) for end, order in kept["orders"].items()}
             return Run(orders, pd.DataFrame(kept["trace"]), pd.DataFrame(kept["curve"]), kept["seconds"])
-        scarce, test, began = self.samples(seed, "scarce"), self.samples(seed, "test"), time.perf_counter()
-        whole, fold, starts = self.classifier(seed), self.copies(seed).fold, [""]
-        if how.cut:
-            ends = depth.ends(self.backbone, scarce.images, scarce.labels, fold)
-            starts = [end.name for end in depth.halving(ends)]
-        steps = {}
-        for end in starts if how.criterion is not None else ():
-            task = methods.task(*self.start(seed, end), scarce.images, scarce.labels, how, seed)
-            until = min(curves.LAST, greatest_rate(task.network.layer_of))
-            steps[end] = list(methods.steps(task, how, settings, until))
-        seconds = time.perf_counter() - began
-        n_filters, networks = couple(whole, scarce.images[:1]).n_groups, []
-        if how.cut:
-            networks += curves.cut_networks(self.backbone, ends, n_filters, test, self.class_names)
-        orders = {end: np.concatenate([step.removed for step in taken]) for end, taken in steps.items()}
-        for end, order in orders.items():
-            unpruned = self.network(seed, how, end, copies=True)
-            smaller = curves.pruned_networks(unpruned, order, n_filters, fold, scarce, test, self.class_names)
-            networks += [row | {"cut": end} for row in smaller]
-        curve = curves.on_grid(pd.DataFrame(networks), choosing=how.cut)
+        n_filters = couple(self.classifier(seed), self.samples(seed, "scarce").images[:1]).n_groups
+        samples = [self.samples(seed, split) for split in ("scarce", "test")]
+        judge = curves.Judge(n_filters, self.copies(seed).fold, *samples, self.class_names)
+        prune = self._descend if how.levers else self._prune
+        orders, trace, networks, seconds = prune(how, seed, settings, judge)
+        curve = curves.on_grid(pd.DataFrame(networks), choosing=how.cut or bool(how.levers))
         layers = [name for name in curve if name.startswith("kept_")]
         curve[layers] = curve[layers].fillna(0).astype(int)  # behind the end
         labels = {"dataset": self.dataset_name, "backbone": self.backbone_name, "method": name, "seed": seed}
-        run = Run(orders, _labelled(labels, self._trace(steps)), _labelled(labels, curve), seconds)
+        run = Run(orders, _labelled(labels, pd.DataFrame(trace)), _labelled(labels, curve), seconds)
         with atomic(path) as temporary:
             parts = {"trace": run.trace.to_dict("list"), "curve": run.curve.to_dict("list")}
             orders = {end: order.tolist() for end, order in run.orders.items()}
             temporary.write_text(json.dumps({"seconds": run.seconds, "orders": orders, **parts}))
         return run
+
+    def _prune(self, how: Method, seed: int, settings: Settings, judge: curves.Judge) -> _Found:
+        """Prune the whole network, or with a cut several trunks that end earlier, step by step."""
+        scarce, began, starts = judge.scarce, time.perf_counter(), [""]
+        if how.cut:
+            ends = depth.ends(self.backbone, scarce.images, scarce.labels, judge.fold)
+            starts = [end.name for end in depth.halving(ends)]
+        steps: dict[str, list[Step]] = {}
+        for end in starts if how.criterion is not None else ():
+            task = methods.task(*self.start(seed, end), scarce.images, scarce.labels, how, seed)
+            until = min(curves.LAST, greatest_rate(task.network.layer_of))
+            steps[end] = list(methods.steps(task, how, settings, until))
+        seconds = time.perf_counter() - began
+        networks = list(judge.measure_ends(self.backbone, ends)) if how.cut else []
+        orders = {end: np.concatenate([step.removed for step in taken]) for end, taken in steps.items()}
+        for end, order in orders.items():
+            smaller = judge.measure_grid(self.network(seed, how, end, copies=True), order)
+            networks += [row | {"cut": end} for row in smaller]
+        trace = [{"cut": end} | self._step(step) for end, taken in steps.items() for step in taken]
+        return orders, trace, networks, seconds
+
+    def _descend(self, how: Method, seed: int, _: Settings, judge: curves.Judge) -> _Found:
+        """Go down the ladder of the budgets that tables know (:mod:`lrp_core.levers`)."""
+        began, levers = time.perf_counter(), self.levers(seed, how)
+        rungs = list(levers.descend(curves.BUDGETS))
+        seconds = time.perf_counter() - began
+        networks = [judge.measure(levers.network("", copies=True)) | {"cut": ""}]
+        for rung in rungs:
+            if rung.lever != "none":
+                network = levers.network(rung.cut, copies=True).smaller(rung.removed)
+                networks.append(judge.measure(network) | {"cut": rung.cut})
+        trace = [asdict(rung) | {"removed": len(rung.removed)} for rung in rungs]
+        for row, rung in zip(trace, rungs, strict=True):
+            del row["offers"]
+            row |= {f"offer_{lever}": rung.offers.get(lever) for lever in ("start", *LEVERS)}
+        return {rung.cut: rung.removed for rung in rungs}, trace, networks, seconds
+
+    def _step(self, step: Step) -> dict:
+        row = asdict(step) | {"removed": len(step.removed)}
+        accuracies = zip(self.class_names, row.pop("accuracies").tolist(), strict=True)
+        return row | {f"accuracy_{name}": value for name, value in accuracies}
 
     def run_all(
         self, names: Iterable[str], seeds: Iterable[int], settings: Settings = Settings()
@@ -299,7 +341,17 @@ class Experiment(Workspace):
             for end, order in run.orders.items()
         }
         write_tensors(self.folder / f"orders_{stage}.safetensors", orders)
-        choice = ["method", "seed", "rate", "crossfitted", "parameters", "multiply_adds", "cut", "removed"]
+        choice = [
+            "method",
+            "seed",
+            "rate",
+            "crossfitted",
+            "squared_error",
+            "parameters",
+            "multiply_adds",
+            "cut",
+            "removed",
+        ]
         write_csv(self.folder / f"networks_{stage}.csv", curves[choice])
         seconds = [{"method": name, "seed": seed, "seconds": run.seconds} for (name, seed), run in runs.items()]
         write_csv(self.folder / f"seconds_{stage}.csv", pd.DataFrame(seconds))
@@ -313,15 +365,6 @@ class Experiment(Workspace):
         other.__dict__.pop("backbone", None)  # is on the first GPU
         other.device = device
         return other
-
-    def _trace(self, steps: dict[str, list[Step]]) -> pd.DataFrame:
-        rows = []
-        for end, taken in steps.items():
-            for step in taken:
-                row = {"cut": end} | asdict(step) | {"removed": len(step.removed)}
-                accuracies = zip(self.class_names, row.pop("accuracies").tolist(), strict=True)
-                rows.append(row | {f"accuracy_{name}": value for name, value in accuracies})
-        return pd.DataFrame(rows)
 
     def _key(self, how: Method, seed: int, settings: Settings) -> str:
         trunk = [self.backbone_name, self.weights, self.dataset_name, self.class_names]

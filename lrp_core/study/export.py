@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from lrp_core.depth import shortened
 from lrp_core.errors import check_choice
 from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, size
 from lrp_core.files import atomic
-from lrp_core.graph import up_to
 from lrp_core.heads import classifier
 from lrp_core.network import PrunedNetwork
 from lrp_core.saving import load_pruned, read_recipe, save_pruned
@@ -105,7 +105,7 @@ def load_exported(path: Path) -> nn.Module:
 
     def build() -> nn.Module:
         trunk = load_backbone(recipe["backbone"], "random")
-        return classifier(up_to(trunk, recipe["cut"]) if recipe["cut"] else trunk, torch.zeros(recipe["head"]))
+        return classifier(shortened(trunk, recipe["cut"]), torch.zeros(recipe["head"]))
 
     return load_pruned(path, build)
 

@@ -35,7 +35,7 @@ OUTPUTS = {
     "01_data_prep": ("images.safetensors", "splits.csv"),
     "02_head_training": ("{backbone}/heads.safetensors",),
     "03_baseline_lrp_pruning": ("{backbone}/orders_baseline.safetensors",),
-    "04_dynamic_pruning": ("{backbone}/orders_dynamic.safetensors",),
+    "04_dynamic_pruning": ("{backbone}/orders_dynamic.safetensors", "{backbone}/orders_levers.safetensors"),
     "05_auc_tables_figures": (),
 }
 ASIDE = ("06_your_own_network",)  # no stage: nothing is made of it

@@ -50,10 +50,12 @@ def of_notebooks_before(folder: Path, class_names: Sequence[str], seed: int) -> 
     counts = pd.read_csv(folder / "tables" / "confusion.csv").set_index("true").to_numpy()
     trace = pd.read_csv(folder / "trace_dynamic.csv")
     one = trace[(trace["method"] == trace["method"].iloc[0]) & (trace["seed"] == seed)]
+    rungs = pd.read_csv(folder / "trace_levers.csv")
     return {
         "confusion": confusion_matrix(counts, class_names),
         "signals": signals(pd.read_csv(folder / "signals.csv")),
         "controller_trace": controller_trace(one),
+        "levers": levers(rungs[(rungs["method"] == rungs["method"].iloc[0]) & (rungs["seed"] == seed)]),
     }
 
 
@@ -457,6 +459,29 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     bars.set(xlabel="class accuracy", xlim=(0, 1))
     for axis in (way.xaxis, way.yaxis, bars.xaxis):
         axis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def levers(trace: pd.DataFrame) -> Figure:
+    """Show one run down the ladder: the error that each lever offers at each budget, and what is left of the depth."""
+    figure, (errors, depth) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, layout="constrained")
+    colours = sns.color_palette("colorblind")
+    errors.plot(trace["budget"], trace["error"], color="0.5", lw=1, zorder=1)
+    for lever, colour, marker in (("start", 7, "s"), ("filters", 0, "o"), ("end", 3, "v"), ("block", 2, "^")):
+        taken = trace[trace["lever"] == lever]
+        style = {"marker": marker, "color": colours[colour]}
+        errors.scatter(trace["budget"], trace[f"offer_{lever}"], s=28, alpha=0.35, **style)
+        errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=lever, **style)
+    errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
+    errors.legend(loc="upper left", title="lever")
+    ends, skipped = trace["cut"].str.split(" -").str[0], trace["cut"].str.count(" -")
+    names = list(dict.fromkeys(ends))
+    depth.step(trace["budget"], ends.map(names.index), where="mid", color="0.5", lw=1)
+    for budget, end, n in zip(trace["budget"], ends, skipped, strict=True):
+        depth.text(budget, names.index(end), n or "·", ha="center", va="bottom", fontsize="small")
+    depth.set(xlabel="multiply-adds, of the whole network's", ylabel="end of the trunk", ylim=(len(names) - 0.5, -0.7))
+    depth.set_yticks(range(len(names)), names)
+    depth.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -10,10 +10,9 @@ import pandas as pd
 
 from lrp_core.evaluation import pruning_auc
 from lrp_core.methods import METHODS, REFIT, Method
-from lrp_core.study.curves import choose
+from lrp_core.study.curves import BUDGETS, choose
 from lrp_core.study.statistics import holm, paired_interval
 
-BUDGETS = tuple(10 ** (-tenth / 10) for tenth in range(21))  # 100 % to 1 % of a network's multiply-adds
 MEASURES = {"accuracy": "AUC over filters", "multiply_adds": "area over multiply-adds"}
 _TASK, _RUN = ["dataset", "backbone"], ["dataset", "backbone", "method", "seed"]
 
@@ -26,11 +25,12 @@ def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
 def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     """Return what each run has to offer for so many multiply-adds.
 
-    Of its networks that are small enough it is the one with the best cross-fitted accuracy: that is what can be known
-    without test images. Where none is small enough one can only guess.
+    Of its networks that are small enough it is the one with the least cross-fitted squared error: that is what can be
+    known without test images. Where none is small enough one can only guess.
 
     Args:
-        networks: columns dataset, backbone, method, seed, rate, crossfitted, accuracy, accuracy_<class>, multiply_adds.
+        networks: columns dataset, backbone, method, seed, rate, squared_error, accuracy, accuracy_<class>,
+            multiply_adds.
 
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
@@ -314,8 +314,8 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ingredient (an attribute
-        of :class:`lrp_core.methods.Method` that has another value than its default; "controller" for its order and
-        rate together), value, without, with_ingredient (the two methods), difference (of the area, mean over seeds),
+        of :class:`lrp_core.methods.Method` that has another value than its default, or more levers; "controller" for
+        its order and rate together), value (of levers those that are added), without, with_ingredient (the two methods), difference (of the area, mean over seeds),
         low, high (its 95 % interval), seeds, verdict.
     """
     rows, default = [], asdict(Method())
@@ -329,9 +329,15 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
                 continue
             if len(changed) > 1 and changed != ["order", "rate"]:
                 continue
-            if any(old[name] != default[name] for name in changed):
+            if changed == ["levers"]:
+                if not set(old["levers"]) < set(new["levers"]):
+                    continue
+                value = "+".join(lever for lever in new["levers"] if lever not in old["levers"])
+            elif any(old[name] != default[name] for name in changed):
                 continue
-            what = {"ingredient": changed[0] if len(changed) == 1 else "controller", "value": new[changed[0]]}
+            else:
+                value = new[changed[0]]
+            what = {"ingredient": changed[0] if len(changed) == 1 else "controller", "value": value}
             for measure, area in tables.items():
                 compared = _compared(area[other], area[without])
                 row = {"dataset": dataset, "backbone": backbone, "measure": measure, **what}
@@ -373,7 +379,7 @@ def time_spent(workspace: Path, backbones: Iterable[str]) -> pd.DataFrame:
     parts = [
         pd.read_csv(workspace / backbone / f"seconds_{stage}.csv").assign(backbone=backbone)
         for backbone in backbones
-        for stage in ("dynamic", "baseline")
+        for stage in ("levers", "dynamic", "baseline")
     ]
     return pd.concat(parts).groupby(["backbone", "method"], sort=False)["seconds"].mean().reset_index()
 

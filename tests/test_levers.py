@@ -1,0 +1,195 @@
+"""The ladder: what each rung promises, against networks that are made, counted and judged anew."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from networks import settle
+from torch import nn
+from torch.nn import functional as F
+
+from lrp_core.criteria import criterion
+from lrp_core.depth import features_by_depth, shortened
+from lrp_core.evaluation import multiply_adds
+from lrp_core.graph import identity_blocks, trace, without_blocks
+from lrp_core.heads import classifier, fit_heads, pooled_features
+from lrp_core.levers import LEVERS, Levers
+from lrp_core.lrp import filter_relevance
+from lrp_core.network import PrunedNetwork
+from lrp_core.reconstruction import Reconstruction
+
+BUDGETS = [10 ** (-tenth / 10) for tenth in range(16)]
+
+
+class Residual(nn.Module):
+    """Two blocks with an identity for a shortcut, one of them with a depthwise convolution, and one with another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.wide1, self.deep1 = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.thin1 = nn.Conv2d(12, 8, 1)
+        self.down, self.beside = nn.Conv2d(8, 10, 3, stride=2, padding=1), nn.Conv2d(8, 10, 1, stride=2)
+        self.grouped2, self.thin2 = nn.Conv2d(10, 12, 3, padding=1, groups=2), nn.Conv2d(12, 10, 1)
+        self.last = nn.Conv2d(10, 16, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = x + self.thin1(F.relu(self.deep1(F.relu(self.wide1(x)))))
+        x = F.relu(self.beside(x) + self.down(x))
+        x = self.thin2(F.relu(self.grouped2(x))) + x
+        return F.relu(self.last(x))
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A trunk with random weights, and images whose classes are what its own features say."""
+    trunk = settle(Residual())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(90, 3, 12, 12, generator=generator) + torch.randn(90, 3, 1, 1, generator=generator)
+    features = pooled_features(trunk, images)
+    standard = (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-6)
+    labels = (standard @ torch.randn(16, 3, generator=generator)).argmax(dim=1)
+    return trunk, images, labels, torch.arange(90) % 4
+
+
+def levers_of(task, levers=LEVERS):
+    return Levers(*task, criterion("lrp-abs", 3, seed=0), levers)
+
+
+@pytest.fixture(scope="module")
+def descended(task):
+    levers = levers_of(task)
+    return levers, list(levers.descend(BUDGETS))
+
+
+def test_every_rung_keeps_its_budget_and_says_what_it_is(task, descended):
+    trunk, images, labels, fold = task
+    levers, rungs = descended
+    assert [rung.budget for rung in rungs] == BUDGETS
+    whole = multiply_adds(classifier(trunk, torch.zeros(3, 16)), images[:1])
+    for rung in rungs:
+        network = levers.network(rung.cut).smaller(rung.removed)
+        assert multiply_adds(network.model, images[:1]) == pytest.approx(rung.multiply_adds * whole)
+        assert rung.multiply_adds <= rung.budget * (1 + 1e-9)
+        heads = fit_heads(pooled_features(network.model.backbone, images), labels, fold)
+        features = network.model.backbone(images).mean(dim=(2, 3))
+        outputs = [heads.copies.weight[k] @ x for x, k in zip(features, fold, strict=True)]
+        missed = [(z - (torch.eye(3)[y] - 1 / 3)).square().sum() for z, y in zip(outputs, labels, strict=True)]
+        by_class = [np.mean([m for m, y in zip(missed, labels, strict=True) if y == label]) for label in range(3)]
+        assert rung.error == pytest.approx(np.mean(by_class), rel=1e-4)
+        assert rung.error == min(rung.offers.values()) == rung.offers[rung.lever]
+
+
+def test_levers_are_pulled_where_the_budget_asks_for_it(descended):
+    _, rungs = descended
+    assert rungs[0].lever == "start"
+    for before, after in itertools.pairwise(rungs):
+        if before.multiply_adds <= after.budget:
+            assert (after.lever, after.cut, after.error) == ("none", before.cut, before.error)
+        else:
+            assert after.lever != "none"
+            assert "filters" in after.offers
+    assert len({rung.lever for rung in rungs}) >= 4  # this task asks for most of them
+
+
+def test_at_one_cut_filters_only_ever_go(descended):
+    _, rungs = descended
+    cuts = [cut for cut, _ in itertools.groupby(rungs, key=lambda rung: rung.cut)]
+    assert len(cuts) == len(set(cuts)) > 1
+    for before, after in itertools.pairwise(rungs):
+        if before.cut == after.cut:
+            assert np.array_equal(after.removed[: len(before.removed)], before.removed)
+
+
+def test_filters_alone_go_by_relevance(task):
+    trunk, images, labels, fold = task
+    (_, *rungs) = levers_of(task, ["filters"]).descend(BUDGETS[:3])
+    assert {rung.cut for rung in rungs} == {trace(trunk)[-1].name}
+    assert {rung.lever for rung in rungs} == {"filters"}
+    model = classifier(trunk, fit_heads(pooled_features(trunk, images), labels, fold).weight)
+    by_layer = filter_relevance(model, images, labels, absolute=True)
+    summed = {name: values.sum(dim=0) for name, values in by_layer.items()}
+    coupled = [["stem", "thin1"], ["wide1", "deep1"], ["down", "beside", "thin2"], ["grouped2"], ["last"]]
+    shares = [sum(summed[f"backbone.{name}"] for name in names) for names in coupled]
+    for grouped in (2, 3):  # what stands at the same place in the two groups goes together
+        shares[grouped] = shares[grouped].view(2, -1).sum(dim=0)
+    order = torch.cat([share / share.sum() for share in shares]).argsort()
+    assert rungs[0].removed.tolist() == order[: len(rungs[0].removed)].tolist()
+
+
+def test_where_later_layers_know_nothing_the_trunk_ends_before_them(task):
+    trunk, images, labels, fold = task
+    blind = settle(Residual())
+    blind.last.weight.zero_()
+    rung = next(levers_of((blind, images, labels, fold)).descend([1.0]))
+    assert rung.cut != trace(trunk)[-1].name
+    features = features_by_depth(blind, images)
+    assert rung.error < levers_of((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
+    assert rung.cut in features
+
+
+def test_a_block_that_adds_nothing_is_skipped_for_nothing(task):
+    _, images, labels, fold = task
+    idle = settle(Residual())
+    idle.thin2.weight.zero_()
+    idle.thin2.bias.zero_()
+    saved = (10 // 2 * 12 * 9 + 12 * 10) * 6 * 6
+    whole = multiply_adds(classifier(idle, torch.zeros(3, 16)), images[:1])
+    first, second = levers_of((idle, images, labels, fold), ["block"]).descend([1.0, 1 - saved / whole])
+    assert second.lever == "block"
+    assert second.cut.endswith(f" -{list(identity_blocks(trace(idle)))[1]}")
+    assert len(second.removed) == 0
+    assert second.error == pytest.approx(first.error, rel=1e-4)
+
+
+class Linear(nn.Module):
+    """A block without an activation, and a convolution that reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.last(x + self.branch(x))
+
+
+def test_what_a_skipped_block_gave_is_made_up_for_where_it_can_be():
+    """V (x + W x) is V (I + W) x: reconstruction towards the whole trunk finds that, and the bias."""
+    trunk = settle(Linear())
+    images = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    part, reconstruction = without_blocks(trunk, ["add"]), Reconstruction(trunk, images, strength=1e-9)
+    assert (part(images) - trunk(images)).abs().max() > 0.1
+    mended = PrunedNetwork(part, images, [reconstruction]).without(np.array([], dtype=int))
+    torch.testing.assert_close(mended(images), trunk(images), atol=1e-4, rtol=1e-4)
+    v, w = trunk.last.weight[:, :, 0, 0], trunk.branch.weight[:, :, 0, 0]
+    torch.testing.assert_close(mended.last.weight[:, :, 0, 0], v + v @ w, atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_levers_are_named(task):
+    with pytest.raises(ValueError, match="unknown lever 'heads'; choose one of: block, end, filters"):
+        levers_of(task, ["filters", "heads"])
+
+
+def test_skipping_blocks_leaves_the_rest_as_it_is(task):
+    trunk, images, *_ = task
+    blocks = identity_blocks(trace(trunk))
+    assert list(blocks.values()) == [("thin1", "relu_2", "deep1", "relu_1", "wide1"), ("thin2", "relu_4", "grouped2")]
+    first, second = blocks
+    x = F.relu(trunk.stem(images))
+    x = F.relu(trunk.beside(x) + trunk.down(x))
+    expected = F.relu(trunk.last(trunk.thin2(F.relu(trunk.grouped2(x))) + x))
+    part = without_blocks(trunk, [first])
+    torch.testing.assert_close(part(images), expected)
+    assert list(identity_blocks(trace(part))) == [second]  # under its name
+    torch.testing.assert_close(shortened(trunk, f" -{first} -{second}")(images), F.relu(trunk.last(x)))
+    torch.testing.assert_close(
+        shortened(trunk, f"{second} -{first}")(images), trunk.thin2(F.relu(trunk.grouped2(x))) + x
+    )
+    assert not any(
+        name.startswith(("wide1", "thin2")) for name, _ in shortened(trunk, f" -{first} -{second}").named_modules()
+    )
+    with pytest.raises(ValueError, match="unknown residual block 'add_9'; choose one of: add"):
+        without_blocks(trunk, ["add_9"])
