@@ -22,6 +22,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -124,26 +125,29 @@ class Levers:
         self._trunk, self._images, self._labels, self._fold = trunk, images, labels, fold
         self._criterion, self._n_classes = criterion, int(labels.max()) + 1
         self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=trunk)), images)
-        every = ends(trunk, images, labels, fold)
-        self._ends = every if "end" in levers else every[-1:]
         self._unpruned: dict[str, _Offer] = {}  # trunks that a start may be, by cut
         self._orders: dict[str, np.ndarray] = {}  # of their filters
         self._places = {layer.name: place for place, layer in enumerate(trace(trunk))}
+
+    @cached_property
+    def _ends(self) -> list[End]:
+        every = ends(self._trunk, self._images, self._labels, self._fold)
+        return every if "end" in self._levers else every[-1:]
 
     def network(self, cut: str, copies: bool = False) -> PrunedNetwork:
         """Return the classifier that a cut leaves (:func:`lrp_core.depth.shortened`), with its head fitted.
 
         With ``copies``, those of its head stand beside it.
         """
+        return self._unfitted(cut, copies).smaller(_NOTHING)
+
+    def _unfitted(self, cut: str, copies: bool) -> PrunedNetwork:
         part = shortened(self._trunk, cut)
         n_features, n_outputs = pooled_features(part, self._images[:1]).shape[1], self._n_classes
         model = classifier(part, torch.zeros(n_outputs, n_features))
         if copies:
             model = with_copies(model, torch.zeros(int(self._fold.max()) + 1, n_outputs, n_features))
-        menders = [self._reconstruction, Refit(_HEAD, self._labels, self._fold)]
-        network = PrunedNetwork(model, self._images, menders)
-        network.remove(_NOTHING)
-        return network
+        return PrunedNetwork(model, self._images, [self._reconstruction, Refit(_HEAD, self._labels, self._fold)])
 
     def descend(self, budgets: Iterable[float]) -> Iterator[Rung]:
         """Go down a ladder of budgets, and yield the network of each rung, until one cannot be kept.
@@ -180,7 +184,7 @@ class Levers:
     def _start(self, within: Sequence[End]) -> _Offer:
         cut = min(within, key=lambda end: end.squared_error).name
         if cut not in self._unpruned:
-            self._unpruned[cut] = self._at("start", cut)
+            self._unpruned[cut] = self._at("start", cut, self._unfitted(cut, copies=True), _NOTHING)
         return self._unpruned[cut]
 
     def _pull(self, lever: str, now: _Offer, limit: int) -> Iterator[_Offer]:
@@ -222,9 +226,10 @@ class Levers:
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name in blocks:
-                branch, shortcut = sorted(layer.inputs, key=lambda name: name != blocks[layer.name][0])
-                parts = [[live[name].square().sum().item() for live in lives] for name in (branch, shortcut)]
-                changes[layer.name] = sum(parts[0]) / sum(parts[1])
+                branch = blocks[layer.name][0]
+                (shortcut,) = set(layer.inputs) - {branch}
+                added, there = (sum(live[name].square().sum().item() for live in lives) for name in (branch, shortcut))
+                changes[layer.name] = added / there
 
         with torch.no_grad():
             run_together(layers, batched(self._images, device_of(self._trunk)), visit)
@@ -235,24 +240,24 @@ class Levers:
 
     def _moved(self, lever: str, now: _Offer, cut: list[str]) -> _Offer:
         """Return the present network cut in another place, without the filters that it has lost."""
-        other = self._at(lever, " -".join(cut))
+        other = self._unfitted(" -".join(cut), copies=True)
         number = np.full(now.network.n_filters, -1)  # in the other network; -1 for filters that it has not
-        for name, groups in other.network.coupling.filters.items():
+        for name, groups in other.coupling.filters.items():
             number[now.network.coupling.filters[name]] = groups
         removed = number[now.removed]
-        return self._without(other, removed[removed >= 0], lever)
+        return self._at(lever, " -".join(cut), other, removed[removed >= 0])
 
-    def _at(self, lever: str, cut: str) -> _Offer:
-        network, whole = self.network(cut, copies=True), []
-        for name, cost in multiply_adds_by_layer(network.model, self._images[:1]).items():
-            module, reads = network.model.get_submodule(name), network.coupling.channels[name]
+    def _at(self, lever: str, cut: str, unfitted: PrunedNetwork, removed: np.ndarray) -> _Offer:
+        whole = []
+        for name, cost in multiply_adds_by_layer(unfitted.model, self._images[:1]).items():
+            module, reads = unfitted.model.get_submodule(name), unfitted.coupling.channels[name]
             if name == _HEAD:
                 whole.append((cost // (1 + len(self._fold.unique())), [reads]))  # its copies cost nothing in the end
             elif module.groups == module.in_channels > 1:  # depthwise
-                whole.append((cost, [network.coupling.filters[name]]))
+                whole.append((cost, [unfitted.coupling.filters[name]]))
             else:
-                whole.append((cost, [reads, network.coupling.filters[name]]))
-        return self._judged(_Offer(lever, cut, network, whole, _NOTHING, np.nan))
+                whole.append((cost, [reads, unfitted.coupling.filters[name]]))
+        return self._judged(_Offer(lever, cut, unfitted.smaller(removed), whole, removed, np.nan))
 
     def _without(self, now: _Offer, filters: np.ndarray, lever: str) -> _Offer:
         network, removed = now.network.smaller(filters), np.append(now.removed, filters)

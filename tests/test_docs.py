@@ -93,7 +93,8 @@ def test_api_page_is_that_of_the_code(tmp_path):
 
 
 P = "px-iterative-abs"
-PROPOSED = f"cut+{P}+reconstruction+refit"
+BEST_CUT = f"cut+{P}+reconstruction+refit"
+PROPOSED = "levers"
 FULL = ROOT / "results" / "full" / "tables"
 TASKS = [  # folder, data set, network
     ("full", "elpv", "efficientnet-lite0"),
@@ -109,7 +110,7 @@ def line(*cells):
 
 
 def main_rows():
-    """README's main table: areas over multiply-adds, and what the proposed method has more than two others."""
+    """README's main table: areas over multiply-adds, and what the proposed method has more than three others."""
     areas = pd.read_csv(FULL / "areas.csv").groupby(["dataset", "backbone", "method"])["multiply_adds"].mean()
     compared = pd.read_csv(FULL / "comparisons.csv").query("measure == 'multiply_adds'")
     compared = compared.set_index(["dataset", "backbone", "other"])
@@ -117,10 +118,13 @@ def main_rows():
         curves = pd.read_csv(ROOT / "results" / folder / "curves.csv")
         whole = curves[(curves["rate"] == 0) & (curves["backbone"] == backbone)].drop_duplicates("seed")["accuracy"]
         cells = [dataset, backbone, f"{whole.mean():.3f}"]
-        for method in (P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", PROPOSED):
+        for method in (P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
             area = areas.get((dataset, backbone, method))
             cells.append("" if area is None else f"{area:.3f}")
-        for other in (f"{P}+refit", "cut"):
+        for other in (f"{P}+reconstruction+refit", "cut", BEST_CUT):
+            if (dataset, backbone, other) not in compared.index:
+                cells.append("")
+                continue
             row = compared.loc[(dataset, backbone, other)]
             doubt = " (?)" if row["verdict"] == "undecided" else ""
             cells.append(f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}){doubt}")
@@ -159,7 +163,10 @@ def collapse_rows():
 INGREDIENTS = {  # what changes, without it, with it
     "a refitted head": (P, f"{P}+refit"),
     "reconstruction": (f"{P}+refit", f"{P}+reconstruction+refit"),
-    "a cut": (f"{P}+reconstruction+refit", PROPOSED),
+    "a cut": (f"{P}+reconstruction+refit", BEST_CUT),
+    "filters by budget": (f"{P}+reconstruction+refit", "levers-filters"),
+    "ends, too": ("levers-filters", "levers-filters-end"),
+    "blocks, too": ("levers-filters-end", "levers"),
     "the controller, head as it was": (P, "dynamic"),
     "a refitted head, filters chosen together": ("joint", "joint+refit"),
     "the controller, filters chosen together": ("joint", "dynamic-joint"),
@@ -198,7 +205,7 @@ def auc_rows():
 
 def smallest_rows():
     for row in pd.read_csv(FULL / "smallest.csv").itertuples():
-        if row.method in ("unpruned", P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", PROPOSED):
+        if row.method in ("unpruned", P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
             near = "" if row.method == "unpruned" else f"{row.points:.2f}"
             cells = [row.dataset, f"`{row.method}`", near, f"{row.found} of {row.seeds}", row.backbone]
             cells += [f"{row.multiply_adds / 1e6:.2f} M", f"{row.parameters / 1e3:.0f} k", f"{row.accuracy:.3f}"]

@@ -470,7 +470,7 @@ def levers(trace: pd.DataFrame) -> Figure:
     for lever, colour, marker in (("start", 7, "s"), ("filters", 0, "o"), ("end", 3, "v"), ("block", 2, "^")):
         taken = trace[trace["lever"] == lever]
         style = {"marker": marker, "color": colours[colour]}
-        errors.scatter(trace["budget"], trace[f"offer_{lever}"], s=28, alpha=0.35, **style)
+        errors.scatter(trace["budget"], trace[f"offer_{lever}"].astype(float), s=28, alpha=0.35, **style)
         errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=lever, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
     errors.legend(loc="upper left", title="lever")
@@ -478,7 +478,7 @@ def levers(trace: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(ends))
     depth.step(trace["budget"], ends.map(names.index), where="mid", color="0.5", lw=1)
     for budget, end, n in zip(trace["budget"], ends, skipped, strict=True):
-        depth.text(budget, names.index(end), n or "·", ha="center", va="bottom", fontsize="small")
+        depth.text(budget, names.index(end), n or "", ha="center", va="bottom", fontsize="small")
     depth.set(xlabel="multiply-adds, of the whole network's", ylabel="end of the trunk", ylim=(len(names) - 0.5, -0.7))
     depth.set_yticks(range(len(names)), names)
     depth.xaxis.set_major_formatter(PercentFormatter(1))

@@ -315,8 +315,8 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ingredient (an attribute
         of :class:`lrp_core.methods.Method` that has another value than its default, or more levers; "controller" for
-        its order and rate together), value (of levers those that are added), without, with_ingredient (the two methods), difference (of the area, mean over seeds),
-        low, high (its 95 % interval), seeds, verdict.
+        its order and rate together), value (of levers those that are added), without, with_ingredient (the two
+        methods), difference (of the area, mean over seeds), low, high (its 95 % interval), seeds, verdict.
     """
     rows, default = [], asdict(Method())
     for (dataset, backbone), group in areas.groupby(_TASK, sort=False):
