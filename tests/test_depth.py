@@ -115,6 +115,12 @@ def test_heads_are_judged_on_what_they_have_not_seen(trunk):
         hits = [int((heads.copies.weight[k] @ x).argmax() == y) for x, y, k in zip(features, labels, fold, strict=True)]
         by_class = [torch.tensor(hits)[labels == label].double() for label in range(3)]
         assert end.accuracy == pytest.approx(sum(hit.mean().item() for hit in by_class) / 3)
+        missed = [
+            (heads.copies.weight[k] @ x + 1 / 3 - torch.eye(3)[y]).square().sum().item()
+            for x, y, k in zip(features, labels, fold, strict=True)
+        ]
+        means = [torch.tensor(missed)[labels == label].mean().item() for label in range(3)]
+        assert end.squared_error == pytest.approx(sum(means) / 3, rel=1e-5)
         # The mean of three independent means: their variances add up.
         variance = sum(hit.var(correction=0).item() / len(hit) for hit in by_class) / 9
         assert end.error == pytest.approx(variance**0.5)
