@@ -52,3 +52,14 @@ def test_each_of_twelve_classes_has_a_line_of_its_own():
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(i) for i in range(12)]
     plt.close(figure)
+
+
+def test_levers_are_drawn_of_networks_whose_layers_have_numbers_for_names():
+    rows = [(1.0, "start", 28, 0.4), (0.5, "filters", 28, 0.5), (0.25, "end", 7, 0.6)]
+    trace = pd.DataFrame(rows, columns=["budget", "lever", "cut", "error"])
+    trace = trace.assign(offer_start=[0.4, 0.6, 0.7], offer_filters=[None, 0.5, 0.8], offer_end=0.6, offer_block=None)
+    errors, depth = plotting.levers(trace).axes
+    assert [label.get_text() for label in errors.get_legend().get_texts()] == ["start", "filters", "end", "block"]
+    assert [label.get_text() for label in depth.get_yticklabels()] == ["28", "7"]
+    skipping = plotting.levers(trace.assign(cut=["add_2", "add_2 -add", "add_2 -add -add_1"]))
+    assert [text.get_text() for text in skipping.axes[1].texts] == ["", "1", "2"]

@@ -474,7 +474,8 @@ def levers(trace: pd.DataFrame) -> Figure:
         errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=lever, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
     errors.legend(loc="upper left", title="lever")
-    ends, skipped = trace["cut"].str.split(" -").str[0], trace["cut"].str.count(" -")
+    cuts = trace["cut"].astype(str)  # VGG's layers have numbers for names
+    ends, skipped = cuts.str.split(" -").str[0], cuts.str.count(" -")
     names = list(dict.fromkeys(ends))
     depth.step(trace["budget"], ends.map(names.index), where="mid", color="0.5", lw=1)
     for budget, end, n in zip(trace["budget"], ends, skipped, strict=True):
