@@ -33,14 +33,15 @@ def test_a_step_is_drawn_with_its_own_numbers():
 
 
 def test_the_slider_draws_the_step_that_it_stands_at(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plotting, "display", lambda figure: shown.append(figure.axes[0].get_title()))
-    widget = plotting.explore(TRACE)
-    slider = widget.children[0]
+    shown, draw = [], plotting.controller_step
+    monkeypatch.setattr(plotting, "controller_step", lambda trace, step: shown.append(step) or draw(trace, step))
+    slider, picture = plotting.explore(TRACE).children
     assert (slider.min, slider.max, slider.value) == (0, 2, 0)
-    widget.update()
+    first = bytes(picture.value)
     slider.value = 1
-    assert shown[-1] == "9 tried, 0 removed, 9 put off"
+    assert shown == [0, 1]
+    assert bytes(picture.value) != first
+    assert first.startswith(b"\x89PNG")
     assert plt.get_fignums() == []
 
 

@@ -1,14 +1,14 @@
 """Figures. Each function draws tidy rows and returns a matplotlib figure; colours are safe for the colour-blind."""
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
-from ipywidgets import IntSlider, interactive
+from ipywidgets import Image, IntSlider, VBox
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -486,16 +486,24 @@ def levers(trace: pd.DataFrame) -> Figure:
     return figure
 
 
-def explore(trace: pd.DataFrame) -> interactive:
-    """Return a slider over the steps of one run of the controller, each drawn by :func:`controller_step`."""
-    slider = IntSlider(value=0, min=0, max=int(trace["step"].max()), continuous_update=False)
+def explore(trace: pd.DataFrame) -> VBox:
+    """Return a slider over the steps of one run of the controller, each drawn by :func:`controller_step`.
 
-    def show(step: int) -> None:
-        figure = controller_step(trace, step)
-        display(figure)
+    The picture is an image, not ipywidgets' ``interactive``: that asks whoever runs the notebook to answer, and when no
+    person does, the run may wait for ever (nbclient's issue 312).
+    """
+    slider = IntSlider(value=0, min=0, max=int(trace["step"].max()), description="step", continuous_update=False)
+    picture = Image(format="png", layout={"width": "900px"})
+
+    def show(change: dict) -> None:
+        figure, drawn = controller_step(trace, change["new"]), BytesIO()
+        figure.savefig(drawn, dpi=100)
         plt.close(figure)
+        picture.value = drawn.getvalue()
 
-    return interactive(show, step=slider)
+    slider.observe(show, "value")
+    show({"new": slider.value})
+    return VBox([slider, picture])
 
 
 def relevance_maps(
