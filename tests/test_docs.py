@@ -190,6 +190,13 @@ def ingredient_rows():
         yield line(f"{words}, on `{without}`", *cells)
 
 
+def lever_rows():
+    for folder, dataset, backbone in TASKS:
+        trace = pd.read_csv(ROOT / "results" / folder / backbone / "trace_levers.csv").query("method == 'levers'")
+        taken = [int((trace["lever"] == lever).sum()) for lever in ("filters", "block", "end", "start")]
+        yield line(f"{dataset}, {backbone}", str(trace["seed"].nunique()), *map(str, taken))
+
+
 def auc_rows():
     for folder in ("full", "vgg16", "cifar10"):
         for row in pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").itertuples():
@@ -219,6 +226,7 @@ def smallest_rows():
         ("README.md", main_rows),
         ("docs/results.md", collapse_rows),
         ("docs/results.md", ingredient_rows),
+        ("docs/results.md", lever_rows),
         ("docs/results.md", auc_rows),
         ("docs/results.md", smallest_rows),
     ],
