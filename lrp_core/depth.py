@@ -67,17 +67,40 @@ def multiply_adds_by_depth(trunk: nn.Module, image: torch.Tensor) -> dict[str, i
     return found
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What is left of a trunk's depth; in tables, as text: the end, then each block that is skipped, after " -".
+
+    Attributes:
+        end: the name of the layer behind which the trunk ends, "" for its own end.
+        skipped: those of the sums that end the residual blocks that are skipped
+            (:func:`lrp_core.graph.without_blocks`).
+    """
+
+    end: str
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Cut":
+        """Return the cut that a text says."""
+        end, *skipped = text.split(" -")
+        return cls(end, tuple(skipped))
+
+    def __str__(self) -> str:
+        """Return the text for :meth:`parse`."""
+        return " -".join([self.end, *self.skipped])
+
+
 def shortened(trunk: nn.Module, cut: str) -> nn.Module:
     """Return the part of a trunk that a cut leaves; its layers are shared.
 
     Args:
         trunk: images to feature maps, made of supported layers; untouched.
-        cut: the name of the layer behind which the trunk ends ("" for its own end), then, each after " -", those of the
-            sums that end the residual blocks that are skipped (:func:`lrp_core.graph.without_blocks`).
+        cut: see :class:`Cut`.
     """
-    end, *skipped = cut.split(" -")
-    part = without_blocks(trunk, skipped) if skipped else trunk
-    return up_to(part, end) if end else part
+    left = Cut.parse(cut)
+    part = without_blocks(trunk, left.skipped) if left.skipped else trunk
+    return up_to(part, left.end) if left.end else part
 
 
 def _visit_ends(trunk: nn.Module, images: torch.Tensor, end: Callable[[str, list[torch.Tensor]], None]) -> None:

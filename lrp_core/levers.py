@@ -18,6 +18,7 @@ multiply-adds that it saves.
 Ours.
 """
 
+import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -30,10 +31,10 @@ from torch import nn
 
 from lrp_core.controller import take
 from lrp_core.criteria import Criterion
-from lrp_core.depth import End, ends, shortened
+from lrp_core.depth import Cut, End, ends, shortened
 from lrp_core.devices import device_of
 from lrp_core.errors import check_choice
-from lrp_core.evaluation import multiply_adds_by_layer, predict
+from lrp_core.evaluation import multiply_adds_by_layer
 from lrp_core.graph import Layer, batched, identity_blocks, run_together, trace
 from lrp_core.heads import classifier, crossfitted_logits, pooled_features, squared_error, with_copies
 from lrp_core.methods import class_shares
@@ -41,7 +42,7 @@ from lrp_core.network import PrunedNetwork
 from lrp_core.reconstruction import Reconstruction
 from lrp_core.refit import Refit
 
-SLACK = (1, 2, 4)  # so many times a budget may a trunk cost that starts anew
+SLACK = (1, 2, 4)  # so many times a budget may a trunk cost that starts anew; chosen on development seeds
 _NOTHING = np.array([], dtype=int)
 _HEAD = "head"  # name of a classifier's last layer
 LEVERS = ("filters", "end", "block")
@@ -55,7 +56,7 @@ class Rung:
         budget: of multiply-adds, as a fraction of the whole classifier's.
         lever: which made it of the one before; "start" for a trunk that starts anew, "none" where the network of the
             rung before is within this budget, too.
-        cut: what is left of the trunk's depth (:func:`lrp_core.depth.shortened`).
+        cut: what is left of the trunk's depth (:class:`lrp_core.depth.Cut`), as text.
         removed: the filters that are gone, numbered as in the network of that depth, in the order in which they went.
         multiply_adds: of one image, as a fraction of the whole classifier's.
         error: cross-fitted (:func:`lrp_core.heads.squared_error`).
@@ -81,9 +82,9 @@ class _Offer:
     lever: str
     cut: str
     network: PrunedNetwork
+    error: float
     whole: list[tuple[int, list[np.ndarray]]]
     removed: np.ndarray
-    error: float
 
     def multiply_adds(self, filters: np.ndarray = _NOTHING) -> int:
         """Return the multiply-adds of one image, without these filters more."""
@@ -121,21 +122,22 @@ class Levers:
         Raises:
             ValueError: unknown lever.
         """
-        self._levers = [check_choice("lever", lever, LEVERS) for lever in levers]
+        pulls = {"filters": self._narrower, "end": self._earlier, "block": self._without_block}
+        self._pulls = {lever: pulls[check_choice("lever", lever, LEVERS)] for lever in levers}
         self._trunk, self._images, self._labels, self._fold = trunk, images, labels, fold
         self._criterion, self._n_classes = criterion, int(labels.max()) + 1
         self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=trunk)), images)
-        self._unpruned: dict[str, _Offer] = {}  # trunks that a start may be, by cut
+        self._unpruned: dict[str, _Offer] = {}  # trunks that a start may be, by their end
         self._orders: dict[str, np.ndarray] = {}  # of their filters
         self._places = {layer.name: place for place, layer in enumerate(trace(trunk))}
 
     @cached_property
     def _ends(self) -> list[End]:
         every = ends(self._trunk, self._images, self._labels, self._fold)
-        return every if "end" in self._levers else every[-1:]
+        return every if "end" in self._pulls else every[-1:]
 
     def network(self, cut: str, copies: bool = False) -> PrunedNetwork:
-        """Return the classifier that a cut leaves (:func:`lrp_core.depth.shortened`), with its head fitted.
+        """Return the classifier that a cut leaves (:class:`lrp_core.depth.Cut`), with its head fitted.
 
         With ``copies``, those of its head stand beside it.
         """
@@ -160,7 +162,7 @@ class Levers:
         for budget in budgets:
             limit, offers = int(budget * whole * (1 + 1e-9)), [now]
             if now.multiply_adds() > limit:
-                pulled = (offer for lever in self._levers for offer in self._pull(lever, now, limit))
+                pulled = (offer for pull in self._pulls.values() for offer in pull(now, limit))
                 offers = [*self._starts(limit, been), *(offer for offer in pulled if offer.cut not in been - {now.cut})]
             if not offers:
                 return
@@ -178,19 +180,14 @@ class Levers:
         for start in starts.values():
             if start.multiply_adds() <= limit:
                 yield start
-            elif "filters" in self._levers:
+            elif "filters" in self._pulls:
                 yield from self._narrower(start, limit, "start")
 
     def _start(self, within: Sequence[End]) -> _Offer:
-        cut = min(within, key=lambda end: end.squared_error).name
-        if cut not in self._unpruned:
-            self._unpruned[cut] = self._at("start", cut, self._unfitted(cut, copies=True), _NOTHING)
-        return self._unpruned[cut]
-
-    def _pull(self, lever: str, now: _Offer, limit: int) -> Iterator[_Offer]:
-        """Yield what a lever makes of the present network within a limit, if it can."""
-        pulls = {"filters": self._narrower, "end": self._earlier, "block": self._without_block}
-        return pulls[lever](now, limit)
+        end = min(within, key=lambda end: end.squared_error).name
+        if end not in self._unpruned:
+            self._unpruned[end] = self._at("start", Cut(end), self._unfitted(end, copies=True), _NOTHING)
+        return self._unpruned[end]
 
     def _narrower(self, now: _Offer, limit: int, lever: str = "filters") -> Iterator[_Offer]:
         """Yield the network without its least relevant filters."""
@@ -216,8 +213,9 @@ class Levers:
         """Yield the best of the network's earlier ends."""
         found = ends(now.network.model.backbone, self._images, self._labels, self._fold)[:-1]
         if within := [end for end in found if end.multiply_adds <= limit]:
-            end, (_, *skipped) = min(within, key=lambda end: end.squared_error).name, now.cut.split(" -")
-            yield self._moved("end", now, [end, *(name for name in skipped if self._places[name] < self._places[end])])
+            end, skipped = min(within, key=lambda end: end.squared_error).name, Cut.parse(now.cut).skipped
+            before = tuple(name for name in skipped if self._places[name] < self._places[end])
+            yield self._moved("end", now, Cut(end, before))
 
     def _without_block(self, now: _Offer, limit: int) -> Iterator[_Offer]:
         """Yield the network without the residual block whose branch changes its shortcut least."""
@@ -229,25 +227,25 @@ class Levers:
                 branch = blocks[layer.name][0]
                 (shortcut,) = set(layer.inputs) - {branch}
                 added, there = (sum(live[name].square().sum().item() for live in lives) for name in (branch, shortcut))
-                changes[layer.name] = added / there
+                changes[layer.name] = added / there if there else math.inf
 
         with torch.no_grad():
             run_together(layers, batched(self._images, device_of(self._trunk)), visit)
         if changes:
-            end, *skipped = now.cut.split(" -")
-            shorter = self._moved("block", now, [end, *skipped, min(changes, key=changes.get)])
+            cut = Cut.parse(now.cut)
+            shorter = self._moved("block", now, Cut(cut.end, (*cut.skipped, min(changes, key=changes.get))))
             yield from [shorter] if shorter.multiply_adds() <= limit else self._narrower(shorter, limit, "block")
 
-    def _moved(self, lever: str, now: _Offer, cut: list[str]) -> _Offer:
+    def _moved(self, lever: str, now: _Offer, cut: Cut) -> _Offer:
         """Return the present network cut in another place, without the filters that it has lost."""
-        other = self._unfitted(" -".join(cut), copies=True)
+        other = self._unfitted(str(cut), copies=True)
         number = np.full(now.network.n_filters, -1)  # in the other network; -1 for filters that it has not
         for name, groups in other.coupling.filters.items():
             number[now.network.coupling.filters[name]] = groups
         removed = number[now.removed]
-        return self._at(lever, " -".join(cut), other, removed[removed >= 0])
+        return self._at(lever, cut, other, removed[removed >= 0])
 
-    def _at(self, lever: str, cut: str, unfitted: PrunedNetwork, removed: np.ndarray) -> _Offer:
+    def _at(self, lever: str, cut: Cut, unfitted: PrunedNetwork, removed: np.ndarray) -> _Offer:
         whole = []
         for name, cost in multiply_adds_by_layer(unfitted.model, self._images[:1]).items():
             module, reads = unfitted.model.get_submodule(name), unfitted.coupling.channels[name]
@@ -257,13 +255,16 @@ class Levers:
                 whole.append((cost, [unfitted.coupling.filters[name]]))
             else:
                 whole.append((cost, [reads, unfitted.coupling.filters[name]]))
-        return self._judged(_Offer(lever, cut, unfitted.smaller(removed), whole, removed, np.nan))
+        return _Offer(lever, str(cut), *self._judged(unfitted, removed), whole, removed)
 
     def _without(self, now: _Offer, filters: np.ndarray, lever: str) -> _Offer:
-        network, removed = now.network.smaller(filters), np.append(now.removed, filters)
-        return self._judged(replace(now, lever=lever, network=network, removed=removed))
+        network, error = self._judged(now.network, filters)
+        removed = np.append(now.removed, filters)
+        return replace(now, lever=lever, network=network, error=error, removed=removed)
 
-    def _judged(self, offer: _Offer) -> _Offer:
-        outputs = predict(offer.network.model, self._images)[:, self._n_classes :]
-        error = squared_error(crossfitted_logits(outputs, self._fold, self._n_classes), self._labels)
-        return replace(offer, error=error)
+    def _judged(self, network: PrunedNetwork, filters: np.ndarray) -> tuple[PrunedNetwork, float]:
+        """Return a network without these filters, and its cross-fitted error."""
+        model, outputs = network.mended_without(filters)
+        copies = torch.cat(outputs)[:, self._n_classes :].to(self._labels.device)
+        error = squared_error(crossfitted_logits(copies, self._fold, self._n_classes), self._labels)
+        return network.smaller(filters, model), error

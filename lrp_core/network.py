@@ -81,12 +81,19 @@ class PrunedNetwork:
         Raises:
             ValueError: a filter is removed already, or a layer would lose its last one.
         """
+        return self.mended_without(filters)[0] if self._menders else self._cut(self._stays(filters))
+
+    def mended_without(self, filters: np.ndarray) -> tuple[nn.Module, list[torch.Tensor]]:
+        """Return the present network without these filters (by number), and what it gives for the images, by batch.
+
+        Raises:
+            ValueError: as :meth:`without`.
+        """
         stays = self._stays(filters)
         smaller = self._cut(stays)
-        if self._menders:
-            with torch.no_grad():
-                run_together(self.layers(smaller), batched(self._images, device_of(smaller)), self._mending(stays))
-        return smaller
+        batches = batched(self._images, device_of(smaller))
+        with torch.no_grad():
+            return smaller, run_together(self.layers(smaller), batches, self._mending(stays))
 
     def first_of(self, filters: np.ndarray) -> str:
         """Return the name of the first convolution that loses one of these filters (by number)."""
@@ -169,11 +176,16 @@ class PrunedNetwork:
         self.model = self.without(filters) if smaller is None else smaller
         self.active[filters] = False
 
-    def smaller(self, filters: np.ndarray) -> "PrunedNetwork":
-        """Return this network without these filters (by number), ready to lose more; the present one stays."""
+    def smaller(self, filters: np.ndarray, model: nn.Module | None = None) -> "PrunedNetwork":
+        """Return this network without these filters (by number), ready to lose more; the present one stays.
+
+        Args:
+            filters: that are there.
+            model: the present network without them, if it has been made already.
+        """
         other = copy.copy(self)
         other.active = self.active.copy()
-        other.remove(filters)
+        other.remove(filters, model)
         return other
 
     def flat(self, by_layer: Mapping[str, torch.Tensor]) -> np.ndarray:

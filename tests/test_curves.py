@@ -15,11 +15,11 @@ from lrp_core.study.curves import GRID, TAIL, choose, on_grid
 
 
 def measured(*rows):
-    return pd.DataFrame(rows, columns=["rate", "crossfitted", "multiply_adds", "accuracy"]).assign(cut="")
+    return pd.DataFrame(rows, columns=["rate", "squared_error", "multiply_adds", "accuracy"]).assign(cut="")
 
 
-def test_the_best_by_cross_fitted_accuracy_is_chosen_of_equal_ones_the_smallest():
-    networks = measured((0.0, 0.9, 100, 0.5), (0.3, 0.8, 60, 0.9), (0.5, 0.8, 40, 0.1), (0.7, 0.8, 50, 0.8))
+def test_the_least_cross_fitted_error_is_chosen_of_equal_ones_the_smallest():
+    networks = measured((0.0, 0.1, 100, 0.5), (0.3, 0.2, 60, 0.9), (0.5, 0.2, 40, 0.1), (0.7, 0.2, 50, 0.8))
     assert choose(networks, networks["rate"] >= 0)["rate"] == 0.0
     assert choose(networks, networks["rate"] >= 0.1)["rate"] == 0.5  # whatever its accuracy on the test images
     assert choose(networks, networks["multiply_adds"] > 45)["rate"] == 0.0
@@ -38,7 +38,7 @@ def test_without_a_choice_the_first_networks_are_those_of_the_grid():
 
 
 def test_with_a_choice_every_rate_has_the_best_of_all_that_have_lost_as_many_filters():
-    networks = measured((0.0, 0.7, 90, 0.1), (0.5, 0.9, 50, 0.2), (0.3, 0.8, 60, 0.3), (0.99, 0.4, 3, 0.4))
+    networks = measured((0.0, 0.3, 90, 0.1), (0.5, 0.1, 50, 0.2), (0.3, 0.2, 60, 0.3), (0.99, 0.6, 3, 0.4))
     networks = networks.assign(accuracy_a=0.0, accuracy_b=0.0)
     curve = on_grid(networks, choosing=True)
     grid = curve[curve["rate_requested"].notna()]
@@ -46,8 +46,9 @@ def test_with_a_choice_every_rate_has_the_best_of_all_that_have_lost_as_many_fil
     assert grid["accuracy"].tolist() == [0.2] * 11 + [0.4] * 9  # 0 to 0.5, then to 0.95
     rest = curve[curve["rate_requested"].isna()]
     pd.testing.assert_frame_equal(rest[networks.columns].reset_index(drop=True), networks)
-    guessed = on_grid(networks[networks["rate"] < 0.9], choosing=True)["accuracy"][:20]
-    assert guessed.tolist() == [0.2] * 11 + [0.5] * 9  # of two classes, without a network that small
+    guessed = on_grid(networks[networks["rate"] < 0.9], choosing=True)[:20]
+    assert guessed["accuracy"].tolist() == [0.2] * 11 + [0.5] * 9  # of two classes, without a network that small
+    assert guessed["squared_error"].tolist() == [0.1] * 11 + [0.5] * 9  # (1/2)^2 + (1/2)^2
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,13 @@ def plainly(work, end, gone):
     def by_class(hits, labels):
         return [np.mean([hit for hit, label in zip(hits, labels, strict=True) if label == k]) for k in range(3)]
 
-    judged = [(heads.copies.weight[k] @ x).argmax() == y for x, y, k in zip(features, scarce.labels, fold, strict=True)]
+    outputs = [heads.copies.weight[k] @ x for x, k in zip(features, fold, strict=True)]
+    judged = [output.argmax() == y for output, y in zip(outputs, scarce.labels, strict=True)]
+    missed = [(z + 1 / 3 - torch.eye(3)[y]).square().sum() for z, y in zip(outputs, scarce.labels, strict=True)]
     predicted = (pooled_features(trunk, test.images) @ heads.weight.T).argmax(dim=1)
     return {
         "crossfitted": np.mean(by_class(judged, scarce.labels)),
+        "squared_error": np.mean(by_class(missed, scarce.labels)),
         "accuracy": np.mean(by_class(predicted == test.labels, test.labels)),
         "multiply_adds": multiply_adds(classifier(trunk, heads.weight), test.images[:1]),
         "parameters": sum(parameter.numel() for parameter in trunk.parameters()) + heads.weight.numel(),

@@ -144,6 +144,15 @@ def test_a_block_that_adds_nothing_is_skipped_for_nothing(task):
     assert second.error == pytest.approx(first.error, rel=1e-4)
 
 
+def test_a_block_whose_shortcut_is_dead_is_not_the_first_to_be_skipped(task):
+    _, images, labels, fold = task
+    dead = settle(Residual())
+    dead.stem.bias.fill_(-1e4)
+    dead.thin1.bias.fill_(1.0)  # all that the first block gives
+    _, second = levers_of((dead, images, labels, fold), ["block"]).descend([1.0, 0.99])
+    assert second.cut.endswith(f" -{list(identity_blocks(trace(dead)))[1]}")
+
+
 class Linear(nn.Module):
     """A block without an activation, and a convolution that reads it."""
 

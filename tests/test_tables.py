@@ -37,7 +37,7 @@ def networks():
                     )
                     rows.append(
                         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
-                        | {"rate": rate, "rate_requested": rate, "crossfitted": accuracy}
+                        | {"rate": rate, "rate_requested": rate, "squared_error": 1 - accuracy}
                         | {"multiply_adds": 1000 if rate == 0 else 100, "parameters": 50 if rate == 0 else 10}
                         | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
                         | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
@@ -49,10 +49,10 @@ def areas_of(networks):
     return areas(networks, by_budget(networks))
 
 
-def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
+def test_a_budget_buys_the_network_with_the_least_cross_fitted_error_that_is_small_enough():
     """Of 1000 multiply-adds: the one of 300 looks better than the whole, that of 20 is the last, then one guesses."""
-    rows = [(1000, 0.6, 0.61), (300, 0.7, 0.55), (250, 0.5, 0.99), (20, 0.4, 0.39)]
-    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy"])
+    rows = [(1000, 0.4, 0.61), (300, 0.3, 0.55), (250, 0.5, 0.99), (20, 0.6, 0.39)]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy"])
     measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method="m", seed=3)
     measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, accuracy_other=np.nan)  # of another task
     bought = by_budget(measured)
@@ -64,9 +64,9 @@ def test_a_budget_buys_the_best_cross_fitted_network_that_is_small_enough():
 
 
 def test_where_one_guesses_nothing_is_compared():
-    rows = [(100, 0.9, 0.8, "new"), (50, 0.8, 0.7, "new"), (2, 0.5, 0.6, "new")]
-    rows += [(100, 0.9, 0.75, "old"), (50, 0.8, 0.6, "old")]
-    measured = pd.DataFrame(rows, columns=["multiply_adds", "crossfitted", "accuracy", "method"])
+    rows = [(100, 0.1, 0.8, "new"), (50, 0.2, 0.7, "new"), (2, 0.5, 0.6, "new")]
+    rows += [(100, 0.1, 0.75, "old"), (50, 0.2, 0.6, "old")]
+    measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy", "method"])
     measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b")
     measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
     table = where_both_have_networks(by_budget(measured), "new", ["old", "absent"])

@@ -139,7 +139,7 @@ class Experiment(Workspace):
         """Return what is known of a finished run's networks without test images.
 
         Returns:
-            Columns method, seed, rate, crossfitted, parameters, multiply_adds, cut, removed.
+            Columns method, seed, rate, crossfitted, squared_error, parameters, multiply_adds, cut, removed.
 
         Raises:
             FileNotFoundError: the stages have not been run.
@@ -177,7 +177,7 @@ class Experiment(Workspace):
             )
 
     def within(self, name: str, seed: int, budgets: Iterable[float]) -> Iterator[tuple[float, PrunedNetwork]]:
-        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted accuracy.
+        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted error.
 
         Args:
             name: of the method.
@@ -346,6 +346,7 @@ class Experiment(Workspace):
             "seed",
             "rate",
             "crossfitted",
+            "squared_error",
             "parameters",
             "multiply_adds",
             "cut",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lrp_core.depth import Cut
 from lrp_core.files import atomic
 from lrp_core.study.statistics import paired_interval
 from lrp_core.study.tables import MEASURES
@@ -474,12 +475,11 @@ def levers(trace: pd.DataFrame) -> Figure:
         errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=lever, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
     errors.legend(loc="upper left", title="lever")
-    cuts = trace["cut"].astype(str)  # VGG's layers have numbers for names
-    ends, skipped = cuts.str.split(" -").str[0], cuts.str.count(" -")
-    names = list(dict.fromkeys(ends))
-    depth.step(trace["budget"], ends.map(names.index), where="mid", color="0.5", lw=1)
-    for budget, end, n in zip(trace["budget"], ends, skipped, strict=True):
-        depth.text(budget, names.index(end), n or "", ha="center", va="bottom", fontsize="small")
+    cuts = [Cut.parse(str(cut)) for cut in trace["cut"]]  # VGG's layers have numbers for names
+    names = list(dict.fromkeys(cut.end for cut in cuts))
+    depth.step(trace["budget"], [names.index(cut.end) for cut in cuts], where="mid", color="0.5", lw=1)
+    for budget, cut in zip(trace["budget"], cuts, strict=True):
+        depth.text(budget, names.index(cut.end), len(cut.skipped) or "", ha="center", va="bottom", fontsize="small")
     depth.set(xlabel="multiply-adds, of the whole network's", ylabel="end of the trunk", ylim=(len(names) - 0.5, -0.7))
     depth.set_yticks(range(len(names)), names)
     depth.xaxis.set_major_formatter(PercentFormatter(1))

@@ -25,11 +25,12 @@ def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
 def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     """Return what each run has to offer for so many multiply-adds.
 
-    Of its networks that are small enough it is the one with the best cross-fitted accuracy: that is what can be known
-    without test images. Where none is small enough one can only guess.
+    Of its networks that are small enough it is the one with the least cross-fitted squared error: that is what can be
+    known without test images. Where none is small enough one can only guess.
 
     Args:
-        networks: columns dataset, backbone, method, seed, rate, crossfitted, accuracy, accuracy_<class>, multiply_adds.
+        networks: columns dataset, backbone, method, seed, rate, squared_error, accuracy, accuracy_<class>,
+            multiply_adds.
 
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
