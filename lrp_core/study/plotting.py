@@ -326,6 +326,45 @@ def price(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def robustness(table: pd.DataFrame) -> Figure:
+    """Show accuracy on spoilt test images against that on clean ones: a row a backbone, a panel a kind of images.
+
+    Args:
+        table: as :func:`lrp_core.study.tables.robustness_table` returns it.
+    """
+    backbones, kinds = table["backbone"].unique(), table["images"].unique()
+    pruned = table[table["method"] != "unpruned"]
+    colours = dict(zip(pruned["method"].unique(), sns.color_palette("colorblind"), strict=False))
+    markers = dict(zip(sorted(pruned["budget"].unique(), reverse=True), "oDvs", strict=False))
+    figure, axes = plt.subplots(
+        len(backbones),
+        len(kinds),
+        figsize=(4.6 * len(kinds), 4 * len(backbones)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for line, backbone in zip(axes, backbones, strict=True):
+        for axis, kind in zip(line, kinds, strict=True):
+            rows = table[(table["backbone"] == backbone) & (table["images"] == kind)]
+            whole = rows[rows["method"] == "unpruned"].iloc[0]
+            axis.axline((whole["clean"], whole["spoilt"]), slope=1, color="0.6", lw=1, ls="--")
+            axis.plot(whole["clean"], whole["spoilt"], "*", color="black", ms=13)
+            for row in rows[rows["method"] != "unpruned"].itertuples():
+                spread = [[row.high - row.more_lost], [row.more_lost - row.low]]
+                axis.errorbar(row.clean, row.spoilt, spread, fmt=markers[row.budget], color=colours[row.method])
+            axis.set(title=f"{backbone}: {kind}", xlabel="accuracy, clean", ylabel=f"accuracy, {kind}")
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles = [Line2D([], [], ls="", marker="*", ms=13, color="black", label="unpruned")]
+    handles += [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in colours]
+    handles += [
+        Line2D([], [], ls="", marker=markers[budget], color="0.4", label=f"{budget:.0%} of the multiply-adds")
+        for budget in markers
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
 def signals(table: pd.DataFrame) -> Figure:
     """Show the harmonic mean that each signal has on the scarce images beside the test's, along one order of removal.
 

@@ -366,6 +366,40 @@ def price_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True)
 
 
+def robustness_table(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.DataFrame:
+    """Tell whether networks lose more on spoilt images than on clean ones.
+
+    Args:
+        rows: as :func:`lrp_core.study.robustness.robustness` returns them, of one or more backbones.
+        corruptions: kinds of images that are averaged; of the others each stands for itself.
+
+    Returns:
+        One row a backbone, kind of spoilt images ("corrupted" for the average), method and budget, the unpruned network
+        first: backbone, images, method, budget, clean and spoilt (class-averaged accuracies, means over seeds),
+        harmonic_mean (of the spoilt), clean_lost and spoilt_lost (against the unpruned network on the same images),
+        more_lost (spoilt_lost less clean_lost: what is lost of robustness, beside what is lost of accuracy), low, high
+        (its 95 % interval; none of one seed), seeds. A network that guesses has nothing to lose, whatever is spoilt.
+    """
+    kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
+    network = ["backbone", "method", "budget", "seed"]
+    means = rows.assign(images=kinds).groupby([*network, "images"], sort=False)[["accuracy", "harmonic_mean"]].mean()
+    wide = means.unstack("images", sort=False)
+    clean, found = wide["accuracy", "clean"], []
+    for kind in [name for name in dict.fromkeys(kinds) if name != "clean"]:
+        spoilt = wide["accuracy", kind]
+        table = pd.DataFrame({"clean": clean, "spoilt": spoilt, "harmonic_mean": wide["harmonic_mean", kind]})
+        whole = table.xs("unpruned", level="method").droplevel("budget")
+        table = table.join(whole[["clean", "spoilt"]].add_prefix("whole_"), on=["backbone", "seed"])
+        table["clean_lost"], table["spoilt_lost"] = table.whole_clean - table.clean, table.whole_spoilt - table.spoilt
+        for (backbone, method, budget), some in table.groupby(network[:3], sort=False):
+            more = some["spoilt_lost"] - some["clean_lost"]
+            low, high, _ = paired_interval(more) if len(more) > 1 else (np.nan, np.nan, np.nan)
+            row = {"backbone": backbone, "images": kind, "method": method, "budget": budget}
+            row |= some[["clean", "spoilt", "harmonic_mean", "clean_lost", "spoilt_lost"]].mean().to_dict()
+            found.append(row | {"more_lost": more.mean(), "low": low, "high": high, "seeds": len(more)})
+    return pd.DataFrame(found)
+
+
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:
     """Return the mean area by backbone, method and class, in the order of the methods' class-averaged areas."""
     columns = [name for name in areas if name.startswith("accuracy_")]

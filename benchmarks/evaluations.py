@@ -1,0 +1,114 @@
+"""What thoroughness buys: AUC of the controller against the tries that it measures, on development seeds.
+
+Solar cells, the head as it was, no reconstruction. Development seeds draw other splits than those of any result. The
+oracle is no method: its controller sees the test images, and says what a better signal could give at most. Writes
+results/benchmarks/evaluations.csv.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import delayed
+from tqdm import tqdm
+
+from lrp_core.study.backbones import load_backbone, normalise
+from lrp_core import methods
+from lrp_core.controller import Settings
+from lrp_core.evaluation import class_accuracies, filters_at, harmonic_mean, predict, pruning_auc
+from lrp_core.study.curves import GRID
+from lrp_core.study.datasets import load_dataset
+from lrp_core.study.files import write_csv
+from lrp_core.heads import classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.study.paths import ROOT
+from lrp_core.study.processes import side_by_side
+from lrp_core.study.splits import split_dataset
+from lrp_core.tasks import ScarceTask
+
+NETWORKS = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}
+SEEDS = 100, 101
+ELEVEN = tuple(np.linspace(0.97, 0.2, 11).round(3).tolist())
+SETTINGS = {
+    "default": Settings(),
+    "least 0": Settings(least=0.0),
+    "least 0, 11 levels": Settings(least=0.0, levels=ELEVEN),
+    "least 0, 2 % a batch": Settings(least=0.0, batch=0.02),
+}
+ROWS = (
+    ("px-iterative-abs", "default", False),
+    ("joint", "default", False),
+    *(("dynamic", name, False) for name in SETTINGS),
+    *(("dynamic-joint", name, False) for name in ("default", "least 0")),
+    *(("dynamic", name, True) for name in ("default", "least 0")),
+)
+
+
+class Oracle:
+    """A task whose accuracy is that on the test images; all else is the task's."""
+
+    def __init__(self, task: ScarceTask, images: torch.Tensor, labels: torch.Tensor, n_classes: int):
+        self._task, self._images, self._labels, self._n_classes = task, images, labels, n_classes
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._task, name)
+
+    def accuracy(self, filters: np.ndarray) -> np.ndarray:
+        """Return the class accuracies on the test images without these filters."""
+        network = self._task.network
+        model = network.without(filters) if len(filters) else network.model
+        predicted = predict(model, self._images)[:, : self._n_classes].argmax(dim=1)
+        return class_accuracies(predicted, self._labels, self._n_classes).numpy()
+
+
+def run(network: str, seed: int, rows: tuple) -> list[dict]:
+    """Prune with all rows on one seed, and return what each came to."""
+    torch.set_num_threads(1)
+    dataset = load_dataset("elpv", 48)
+    backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
+    splits = split_dataset(dataset, seed, 40, 40, 32)
+    (scarce, labels, blocks), (test, targets, _) = (
+        (
+            normalise(dataset.images[rows["index"].to_numpy(copy=True)], network, NETWORKS[network]),
+            torch.from_numpy(rows["label"].to_numpy(copy=True)),
+            rows["block"].to_numpy(),
+        )
+        for rows in (splits.query("split == @split") for split in ("scarce", "test"))
+    )
+    scarce, test = (images.to(memory_format=torch.channels_last) for images in (scarce, test))
+    heads = fit_heads(pooled_features(backbone, scarce), labels, draw_folds(labels, blocks, 5, seed))
+    model, results = classifier(backbone, heads.weight), []
+    for name, settings, oracle in rows:
+        how = methods.method(name)
+        task = methods.task(model, heads.copies, scarce, labels, how, seed)
+        task = Oracle(task, test, targets, len(heads.weight)) if oracle else task
+        steps = list(methods.steps(task, how, SETTINGS[settings]))
+        order = np.concatenate([step.removed for step in steps])
+        fresh, gone, measured = methods.unpruned(model, scarce, labels, None, how), 0, []
+        for rate in GRID:
+            fresh.remove(order[gone : (gone := filters_at(rate, fresh.n_filters))])
+            accuracies = class_accuracies(predict(fresh.model, test).argmax(dim=1), targets, len(heads.weight))
+            measured.append((accuracies.mean().item(), harmonic_mean(accuracies)))
+        auc, harmonic = (pruning_auc(GRID, values) for values in zip(*measured, strict=True))
+        row = {"network": network, "method": f"{name} (oracle)" if oracle else name, "settings": settings, "seed": seed}
+        results.append(row | {"evaluations": steps[-1].evaluations, "auc": auc, "auc_harmonic_mean": harmonic})
+    return results
+
+
+def main() -> None:
+    """Run all rows on all development seeds, or two rows of the smaller network on one, and print the means."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first", action="store_true", help="one network and seed, the controller's default alone")
+    first = parser.parse_args().first
+    todo = [(network, seed) for network in reversed(NETWORKS) for seed in SEEDS]
+    todo, rows = ([todo[-1]], (ROWS[0], ROWS[2])) if first else (todo, ROWS)
+    with side_by_side(2) as parallel:
+        parts = parallel(delayed(run)(network, seed, rows) for network, seed in todo)
+        table = pd.DataFrame([row for part in tqdm(parts, total=len(todo), unit="seed") for row in part])
+    write_csv(ROOT / "results" / "benchmarks" / "evaluations.csv", table)
+    means = table.groupby(["network", "method", "settings"], sort=False)[["evaluations", "auc", "auc_harmonic_mean"]]
+    print(means.mean().round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
