@@ -18,13 +18,24 @@ def measured(*rows):
     return pd.DataFrame(rows, columns=["rate", "squared_error", "multiply_adds", "accuracy"]).assign(cut="")
 
 
-def test_the_least_cross_fitted_error_is_chosen_of_equal_ones_the_smallest():
+@pytest.mark.parametrize("refitted", [True, False])
+def test_the_best_that_a_head_can_tell_is_chosen_of_equal_ones_the_smallest(refitted):
     networks = measured((0.0, 0.1, 100, 0.5), (0.3, 0.2, 60, 0.9), (0.5, 0.2, 40, 0.1), (0.7, 0.2, 50, 0.8))
-    assert choose(networks, networks["rate"] >= 0)["rate"] == 0.0
-    assert choose(networks, networks["rate"] >= 0.1)["rate"] == 0.5  # whatever its accuracy on the test images
-    assert choose(networks, networks["multiply_adds"] > 45)["rate"] == 0.0
-    assert choose(networks, networks["rate"] >= 0.6)["rate"] == 0.7
-    assert choose(networks, networks["rate"] > 0.7) is None
+    guess = measured((0.95, 0.0, 0, 0.5))
+    networks = pd.concat([networks, guess], ignore_index=True)
+    if refitted:
+        networks["crossfitted"] = 0.5
+    else:  # with outputs of no scale
+        networks["crossfitted"], networks["squared_error"] = 1 - networks["squared_error"], 0.5
+
+    def chosen(small_enough):
+        return choose(networks, small_enough, refitted)
+
+    assert chosen(networks["rate"] >= 0)["rate"] == 0.0
+    assert chosen(networks["rate"] >= 0.1)["rate"] == 0.5  # whatever its accuracy on the test images
+    assert chosen(networks["multiply_adds"] > 45)["rate"] == 0.0
+    assert chosen(networks["rate"] >= 0.6)["rate"] == 0.7
+    assert chosen(networks["rate"] > 0.7) is None
 
 
 def test_without_a_choice_the_first_networks_are_those_of_the_grid():
@@ -111,7 +122,7 @@ def test_measured_networks_are_those_that_plain_removal_gives(work, name, tmp_pa
     test = work.samples(0, "test")
     whole, budgets = run.curve["multiply_adds"].max(), (1.0, 0.3, 0.02)
     for budget, network in work.within(name, 0, budgets):
-        row = choose(run.curve, run.curve["multiply_adds"] <= budget * whole)
+        row = choose(run.curve, run.curve["multiply_adds"] <= budget * whole, refitted=True)
         predicted = network.model(test.images).argmax(dim=1)
         accuracies = [(predicted[test.labels == k] == k).float().mean().item() for k in range(3)]
         assert np.mean(accuracies) == pytest.approx(row["accuracy"], abs=1e-6)

@@ -29,15 +29,15 @@ def networks():
     """Two backbones, three methods, two seeds; straight lines, so that areas over filters are means of their ends."""
     rows = []
     for backbone, offset in (("small", 0.0), ("large", 0.1)):
-        for method, end in (("old", 0.2), ("older", 0.1), ("new", 0.4)):
+        for method, end in (("px-static", 0.2), ("px-iterative", 0.1), ("levers", 0.4)):
             for seed in (0, 1):
                 for rate in (0.0, 0.95):
                     accuracy = (
-                        0.8 + offset if rate == 0 else end + 0.02 * seed + (0.01 * seed if method == "new" else 0)
+                        0.8 + offset if rate == 0 else end + 0.02 * seed + (0.01 * seed if method == "levers" else 0)
                     )
                     rows.append(
                         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
-                        | {"rate": rate, "rate_requested": rate, "squared_error": 1 - accuracy}
+                        | {"rate": rate, "rate_requested": rate, "crossfitted": accuracy, "squared_error": 1 - accuracy}
                         | {"multiply_adds": 1000 if rate == 0 else 100, "parameters": 50 if rate == 0 else 10}
                         | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
                         | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
@@ -49,11 +49,14 @@ def areas_of(networks):
     return areas(networks, by_budget(networks))
 
 
-def test_a_budget_buys_the_network_with_the_least_cross_fitted_error_that_is_small_enough():
+@pytest.mark.parametrize(("method", "wrong"), [("px-static+refit", "crossfitted"), ("px-static", "squared_error")])
+def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_can_tell(method, wrong):
     """Of 1000 multiply-adds: the one of 300 looks better than the whole, that of 20 is the last, then one guesses."""
-    rows = [(1000, 0.4, 0.61), (300, 0.3, 0.55), (250, 0.5, 0.99), (20, 0.6, 0.39)]
+    rows = [(1000, 0.4, 0.61), (300, 0.3, 0.55), (250, 0.5, 0.99), (20, 0.6, 0.39), (0, 0.1, 0.0)]
     measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy"])
-    measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method="m", seed=3)
+    measured = measured.assign(crossfitted=1 - measured["squared_error"])
+    measured[wrong] = 0.5  # says nothing
+    measured = measured.assign(rate=[0, 0.5, 0.6, 0.9, 0.95], dataset="d", backbone="b", method=method, seed=3)
     measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, accuracy_other=np.nan)  # of another task
     bought = by_budget(measured)
     assert bought["budget"].tolist() == pytest.approx(np.logspace(0, -2, 21))
@@ -64,20 +67,21 @@ def test_a_budget_buys_the_network_with_the_least_cross_fitted_error_that_is_sma
 
 
 def test_where_one_guesses_nothing_is_compared():
-    rows = [(100, 0.1, 0.8, "new"), (50, 0.2, 0.7, "new"), (2, 0.5, 0.6, "new")]
-    rows += [(100, 0.1, 0.75, "old"), (50, 0.2, 0.6, "old")]
+    rows = [(100, 0.1, 0.8, "levers"), (50, 0.2, 0.7, "levers"), (2, 0.5, 0.6, "levers")]
+    rows += [(100, 0.1, 0.75, "px-static"), (50, 0.2, 0.6, "px-static")]
     measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy", "method"])
+    measured = measured.assign(crossfitted=1 - measured["squared_error"])
     measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b")
     measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
-    table = where_both_have_networks(by_budget(measured), "new", ["old", "absent"])
-    assert table[["other", "seeds"]].to_numpy().tolist() == [["old", 2]]
+    table = where_both_have_networks(by_budget(measured), "levers", ["px-static", "absent"])
+    assert table[["other", "seeds"]].to_numpy().tolist() == [["px-static", 2]]
     assert table["down_to"][0] == pytest.approx(10**-0.3)  # 50.1 of 100 multiply-adds
     assert table["difference"][0] == pytest.approx((0.05 + 3 * 0.1) / 4)  # the whole network, then that of 50
 
 
 def test_areas_by_hand(networks):
     table = areas_of(networks).set_index(["backbone", "method", "seed"])
-    one = table.loc[("small", "new", 1)]
+    one = table.loc[("small", "levers", 1)]
     assert one["accuracy"] == pytest.approx((0.8 + 0.43) / 2)
     assert one["accuracy_a"] == pytest.approx((0.9 + 0.53) / 2)
     # 100 % of the multiply-adds: .8; then, down to 10 %, .43 (nine trapezoids after the first); then guessing.
@@ -85,9 +89,11 @@ def test_areas_by_hand(networks):
 
 
 def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
-    table = auc_table(areas_of(networks), networks, ["old", "older"]).set_index(["backbone", "method"])
-    assert list(table.index) == [(name, method) for name in ("small", "large") for method in ("new", "old", "older")]
-    new, old = table.loc["small", "new"], table.loc["small", "old"]
+    table = auc_table(areas_of(networks), networks, ["px-static", "px-iterative"]).set_index(["backbone", "method"])
+    assert list(table.index) == [
+        (name, method) for name in ("small", "large") for method in ("levers", "px-static", "px-iterative")
+    ]
+    new, old = table.loc["small", "levers"], table.loc["small", "px-static"]
     assert old["verdict"] == "the best baseline"
     assert old["auc"] == pytest.approx((0.5 + 0.51) / 2)
     assert new["auc"] == pytest.approx((0.6 + 0.615) / 2)
@@ -97,18 +103,18 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
     assert new["auc_harmonic_mean"] == pytest.approx(0.6075 / 2)
     assert new["seeds"] == 2
     assert new["verdict"] == "better: the interval lies above 0"
-    assert table.loc[("small", "older"), "verdict"] == "worse: the interval lies below 0"
-    assert table.loc[("large", "new"), "retention"] == pytest.approx(0.6575 / 0.9)
+    assert table.loc[("small", "px-iterative"), "verdict"] == "worse: the interval lies below 0"
+    assert table.loc[("large", "levers"), "retention"] == pytest.approx(0.6575 / 0.9)
 
 
 def test_only_seeds_of_both_are_compared(networks):
     """A method that was run on more seeds than another is compared on those that both have."""
-    lone = networks[(networks["method"] == "new") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
-    table = auc_table(areas_of(pd.concat([networks, lone])), networks, ["old", "older"]).set_index(
+    lone = networks[(networks["method"] == "levers") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
+    table = auc_table(areas_of(pd.concat([networks, lone])), networks, ["px-static", "px-iterative"]).set_index(
         ["backbone", "method"]
     )
-    assert table.loc[("small", "new"), "difference"] == pytest.approx(0.1025)
-    assert table.loc[("small", "new"), "seeds"] == 2
+    assert table.loc[("small", "levers"), "difference"] == pytest.approx(0.1025)
+    assert table.loc[("small", "levers"), "seeds"] == 2
 
 
 def test_comparisons_and_the_claim_in_words(networks):
@@ -117,19 +123,19 @@ def test_comparisons_and_the_claim_in_words(networks):
         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
         | {"accuracy": 0.5 + shift + 0.01 * rng.normal(), "multiply_adds": 0.4 + 10 * shift + 0.01 * rng.normal()}
         for backbone in ("small", "large")
-        for method, shift in (("new", 0.01), ("old", 0.0))
+        for method, shift in (("levers", 0.01), ("px-static", 0.0))
         for seed in range(5)
     ]
-    table = comparisons(pd.DataFrame(rows), "new", ["old", "absent"])
-    assert table["other"].tolist() == ["old"] * 4
+    table = comparisons(pd.DataFrame(rows), "levers", ["px-static", "absent"])
+    assert table["other"].tolist() == ["px-static"] * 4
     assert table["measure"].tolist() == ["accuracy", "multiply_adds"] * 2
     assert table["p_holm"].tolist() == pytest.approx(stepwise(table["p"].tolist()))
     verdicts = table.groupby("measure")["verdict"].unique()
     assert list(verdicts["multiply_adds"]) == ["better"]
-    words = claim(table, "new")
-    assert words.startswith("`new`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:\n\n- **d, ")
+    words = claim(table, "levers")
+    assert words.startswith("`levers`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:\n\n- **d, ")
     assert words.count("- **") == 2
-    assert "against `old` +0.1" in words
+    assert "against `px-static` +0.1" in words
     assert "all\n4 comparisons together" in words
 
 
@@ -228,8 +234,10 @@ def test_how_much_of_a_collapse_is_the_heads():
 
 
 def test_price_is_what_a_run_spends(networks):
-    auc = auc_table(areas_of(networks), networks, ["old", "older"])
-    auc["method"] = auc["method"].replace({"new": "dynamic", "old": "random", "older": "cut+px-static+refit"})
+    auc = auc_table(areas_of(networks), networks, ["px-static", "px-iterative"])
+    auc["method"] = auc["method"].replace(
+        {"levers": "dynamic", "px-static": "random", "px-iterative": "cut+px-static+refit"}
+    )
     steps = [("dynamic", 0, 3), ("dynamic", 0, 8), ("dynamic", 1, 4), ("random", 0, 0), ("cut+px-static+refit", 0, 0)]
     traces = pd.DataFrame(steps, columns=["method", "seed", "evaluations"]).assign(backbone="small")
     table = price_table(traces, auc).set_index("method")
@@ -241,27 +249,27 @@ def test_price_is_what_a_run_spends(networks):
 
 def test_class_table(networks):
     table = class_table(areas_of(networks)).set_index(["backbone", "method"])
-    assert table.loc[("small", "new"), "a"] == pytest.approx(0.7075)
-    assert table.loc[("small", "new"), "b"] == pytest.approx(0.5075)
+    assert table.loc[("small", "levers"), "a"] == pytest.approx(0.7075)
+    assert table.loc[("small", "levers"), "b"] == pytest.approx(0.5075)
 
 
 def test_metrics(networks):
-    numbers = metrics(auc_table(areas_of(networks), networks, ["old", "older"]))
+    numbers = metrics(auc_table(areas_of(networks), networks, ["px-static", "px-iterative"]))
     assert list(numbers) == ["small", "large"]
-    assert numbers["small"]["old"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
-    assert numbers["large"]["new"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
+    assert numbers["small"]["px-static"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
+    assert numbers["large"]["levers"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
 
 
 def test_time_spent(tmp_path):
     for stage, rows in {
-        "dynamic": [("new", 0, 10.0), ("new", 1, 20.0)],
-        "baseline": [("old", 0, 1.0), ("old", 1, 2.06)],
+        "dynamic": [("levers", 0, 10.0), ("levers", 1, 20.0)],
+        "baseline": [("px-static", 0, 1.0), ("px-static", 1, 2.06)],
         "levers": [("down", 0, 3.0)],
     }.items():
         (tmp_path / "x").mkdir(exist_ok=True)
         pd.DataFrame(rows, columns=["method", "seed", "seconds"]).to_csv(tmp_path / "x" / f"seconds_{stage}.csv")
     spent = time_spent(tmp_path, ["x"])
-    assert spent.set_index("method")["seconds"].to_dict() == {"down": 3.0, "new": 15.0, "old": 1.53}
+    assert spent.set_index("method")["seconds"].to_dict() == {"down": 3.0, "levers": 15.0, "px-static": 1.53}
 
 
 @pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])

@@ -110,15 +110,23 @@ class Judge:
         }
 
 
-def choose(networks: pd.DataFrame, small_enough: pd.Series) -> pd.Series | None:
-    """Return the row with the least cross-fitted squared error among networks that are small enough; None if none is.
+def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> pd.Series | None:
+    """Return the best row among the networks that are small enough, as the scarce images have it; None if none is.
 
-    Of equal ones the smallest, by multiply-adds. On development seeds the error chose better than the accuracy, which
-    counts whole images, did for every method that offers a choice.
+    Of equal ones the smallest, by multiply-adds. Rows without multiply-adds stand for a guess (:func:`on_grid`), and
+    are no networks.
+
+    Args:
+        networks: as :class:`Judge` measures them, or what is known of them.
+        small_enough: of each row, whether it is.
+        refitted: whether heads were fitted to their features. If so, the least cross-fitted squared error is best: it
+            is what they were fitted by, and on development seeds it chose better than accuracy, which counts whole
+            images. The outputs of a head that its features have left have no scale; there it is accuracy.
     """
-    allowed = networks[small_enough]
-    allowed = allowed.assign(squared_error=allowed["squared_error"].round(9))  # equal ones differ in last bits
-    ranked = allowed.sort_values(["squared_error", "multiply_adds"], kind="stable")
+    by = "squared_error" if refitted else "crossfitted"
+    allowed = networks[small_enough & (networks["multiply_adds"] > 0)]
+    allowed = allowed.assign(**{by: allowed[by].round(9)})  # equal ones differ in last bits
+    ranked = allowed.sort_values([by, "multiply_adds"], ascending=[refitted, True], kind="stable")
     return ranked.iloc[0] if len(ranked) else None
 
 
@@ -127,14 +135,14 @@ def on_grid(networks: pd.DataFrame, choosing: bool) -> pd.DataFrame:
 
     Args:
         networks: as :class:`Judge` measures them.
-        choosing: whether the method chooses, at each rate, among all of its networks that have lost as many filters;
-            its choices stand before the networks themselves, which then stand for no rate. If not, those of the grid
-            are the first ones.
+        choosing: whether the method, one that refits heads, chooses at each rate among all of its networks that have
+            lost as many filters; its choices stand before the networks themselves, which then stand for no rate. If
+            not, those of the grid are the first ones.
     """
     if not choosing:
         requested = [*GRID, *TAIL][: len(networks)]
         return networks.assign(rate_requested=[rate if rate in GRID else np.nan for rate in requested])
-    chosen = [choose(networks, networks["rate"] >= rate - 1e-9) for rate in GRID]
+    chosen = [choose(networks, networks["rate"] >= rate - 1e-9, refitted=True) for rate in GRID]
     # Without a network that small one can only guess, which costs nothing.
     measures = [name for name in networks if name.startswith(("accuracy", "harmonic_mean", "crossfitted"))]
     guess = dict.fromkeys(measures, 1 / sum(name.startswith("accuracy_") for name in networks))

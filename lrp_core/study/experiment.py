@@ -177,7 +177,7 @@ class Experiment(Workspace):
             )
 
     def within(self, name: str, seed: int, budgets: Iterable[float]) -> Iterator[tuple[float, PrunedNetwork]]:
-        """Yield the budgets for which a finished run has a network, each with the best by cross-fitted error.
+        """Yield the budgets for which a finished run has a network, each with the best that the scarce images know.
 
         Args:
             name: of the method.
@@ -191,7 +191,7 @@ class Experiment(Workspace):
         networks, chosen = self.measured(name, seed), {}
         fractions = networks["multiply_adds"] / networks["multiply_adds"][networks["rate"] == 0].iloc[0]
         for budget in budgets:
-            row = curves.choose(networks, fractions <= budget + 1e-9)
+            row = curves.choose(networks, fractions <= budget + 1e-9, method(name).refit)
             if row is not None:
                 chosen[budget] = (row["cut"], int(row["removed"]))
         yield from zip(chosen, self.rebuilt(name, seed, chosen.values()), strict=True)

@@ -178,7 +178,7 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
             legend=axis is axes[0][0],
         )
         axis.axvline(accuracy, ls="--", color="0.4", lw=1)
-        axis.set(title=backbone, xlabel="accuracy, averaged over the axis (dashed: unpruned)", ylabel="")
+        axis.set(title=backbone, xlabel="mean accuracy (dashed: unpruned)", ylabel="")
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if axis is not axes[0][0]:
             axis.set_yticklabels([])

@@ -25,12 +25,12 @@ def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
 def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     """Return what each run has to offer for so many multiply-adds.
 
-    Of its networks that are small enough it is the one with the least cross-fitted squared error: that is what can be
-    known without test images. Where none is small enough one can only guess.
+    Of its networks that are small enough it is the one that :func:`lrp_core.study.curves.choose` takes, without test
+    images. Where none is small enough one can only guess.
 
     Args:
-        networks: columns dataset, backbone, method, seed, rate, squared_error, accuracy, accuracy_<class>,
-            multiply_adds.
+        networks: columns dataset, backbone, method (of :data:`lrp_core.methods.METHODS`), seed, rate, crossfitted,
+            squared_error, accuracy, accuracy_<class>, multiply_adds.
 
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
@@ -42,7 +42,8 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
         chance = 1 / sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
         for run, some in group.groupby(["method", "seed"], sort=False):
             for budget in BUDGETS:
-                chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9))
+                fits = some["multiply_adds"] <= budget * whole * (1 + 1e-9)
+                chosen = choose(some, fits, METHODS[run[0]].refit)
                 accuracy = chance if chosen is None else chosen["accuracy"]
                 rows.append((*task, *run, budget, budget * whole, accuracy, chosen is None))
     return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
@@ -196,7 +197,7 @@ def smallest(networks: pd.DataFrame, points: float) -> pd.Series:
         points: how far the accuracy may fall, as a fraction; 0.02 is two points.
     """
     (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
-    near = networks[networks["crossfitted"] >= unpruned - points - 1e-12]
+    near = networks[(networks["crossfitted"] >= unpruned - points - 1e-12) & (networks["multiply_adds"] > 0)]
     return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
 
 
@@ -224,6 +225,7 @@ def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.
         reference = best.set_index("seed")[["crossfitted", "accuracy"]].rename(columns=lambda name: f"whole_{name}")
         for method, some in group.groupby("method", sort=False):
             some = some.join(reference, on="seed", how="inner").rename(columns={"whole_accuracy": "whole"})
+            some = some[some["multiply_adds"] > 0]  # others stand for a guess
             for fall in points:
                 near = some[some["crossfitted"] >= some["whole_crossfitted"] - fall - 1e-9]
                 near = near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False])
