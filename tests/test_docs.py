@@ -197,6 +197,23 @@ def lever_rows():
         yield line(f"{dataset}, {backbone}", str(trace["seed"].nunique()), *map(str, taken))
 
 
+def robustness_rows():
+    for folder, dataset, backbone in TASKS:
+        table = pd.read_csv(ROOT / "results" / folder / "tables" / "robustness.csv").query("backbone == @backbone")
+        for (images, budget), rows in table[table["budget"] < 1].groupby(["images", "budget"], sort=False):
+            whole = table[(table["method"] == "unpruned") & (table["images"] == images)].iloc[0]
+            cells = [f"{whole.clean:.2f} to {whole.spoilt:.2f}"]
+            for method in (f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
+                found = rows[rows["method"] == method]
+                if found.empty:
+                    cells.append("")
+                    continue
+                row = found.iloc[0]
+                doubt = " (u)" if row["low"] <= 0 <= row["high"] else ""
+                cells.append(f"{row['clean']:.2f} to {row['spoilt']:.2f}, {row['more_lost']:+.2f}{doubt}")
+            yield line(dataset, backbone, images, f"{budget:.0%}", *cells)
+
+
 def auc_rows():
     for folder in ("full", "vgg16", "cifar10"):
         for row in pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").itertuples():
@@ -227,6 +244,7 @@ def smallest_rows():
         ("docs/results.md", collapse_rows),
         ("docs/results.md", ingredient_rows),
         ("docs/results.md", lever_rows),
+        ("docs/results.md", robustness_rows),
         ("docs/results.md", auc_rows),
         ("docs/results.md", smallest_rows),
     ],
