@@ -66,6 +66,12 @@ def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_ca
     assert len(BUDGETS) == 21
 
 
+def test_curves_of_an_earlier_version_are_refused(networks):
+    of_old = networks.assign(squared_error=networks["squared_error"].where(networks["backbone"] != "large"))
+    with pytest.raises(ValueError, match="curves of large on d lack crossfitted or squared_error: an earlier version"):
+        by_budget(of_old)
+
+
 def test_where_one_guesses_nothing_is_compared():
     rows = [(100, 0.1, 0.8, "levers"), (50, 0.2, 0.7, "levers"), (2, 0.5, 0.6, "levers")]
     rows += [(100, 0.1, 0.75, "px-static"), (50, 0.2, 0.6, "px-static")]

@@ -35,7 +35,16 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
         multiply-adds), multiply_adds (of the budget), accuracy (on the test images), guess (none is small enough).
+
+    Raises:
+        ValueError: networks of which the scarce images say nothing.
     """
+    unknown = networks[networks[["crossfitted", "squared_error"]].isna().any(axis=1)]
+    if len(unknown):
+        tasks = ", ".join((unknown["backbone"] + " on " + unknown["dataset"]).unique())
+        raise ValueError(
+            f"curves of {tasks} lack crossfitted or squared_error: an earlier version wrote them, run them anew"
+        )
     rows = []
     for task, group in networks.groupby(_TASK, sort=False):
         whole = unpruned(group)["multiply_adds"].iloc[0]
