@@ -26,7 +26,7 @@ from lrp_core.study.experiment import Experiment
 from lrp_core.study.processes import side_by_side
 
 NOISE, BLUR, BRIGHTNESS, JPEG = 0.1, 1 / 32, 0.3, 40  # of the grey values, of the side, of the grey values, quality
-STEP = 2  # of the attack, in grey values of 0 to 255
+STEP = 1  # of the attack, in grey values of 0 to 255: the smallest that there is, since 2 break nearly everything
 UNPRUNED, CLEAN, ATTACK = "unpruned", "clean", "fgsm"
 
 
