@@ -55,6 +55,19 @@ def test_each_of_twelve_classes_has_a_line_of_its_own():
     plt.close(figure)
 
 
+def test_robustness_is_drawn_where_seeds_agree_and_where_there_is_one():
+    """Two seeds with one difference have an interval of no length, which rounding may turn round; one seed has none."""
+    columns = ["backbone", "images", "method", "budget", "clean", "spoilt", "more_lost", "low", "high"]
+    rows = [("b", "corrupted", "unpruned", 1.0, 0.9, 0.6, 0.0, 0.0, 0.0)]
+    rows += [("b", "corrupted", "cut", 0.1, 0.8, 0.4, 0.1, 0.1 + 1e-12, 0.1 - 1e-12)]
+    rows += [("b", "corrupted", "levers", 0.1, 0.85, 0.5, 0.05, float("nan"), float("nan"))]
+    figure = plotting.robustness(pd.DataFrame(rows, columns=columns))
+    figure.canvas.draw()
+    points = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() in ("o", "*")}
+    assert points == {(0.9, 0.6), (0.8, 0.4), (0.85, 0.5)}
+    plt.close(figure)
+
+
 def test_levers_are_drawn_of_networks_whose_layers_have_numbers_for_names():
     rows = [(1.0, "start", 28, 0.4), (0.5, "filters", 28, 0.5), (0.25, "end", 7, 0.6)]
     trace = pd.DataFrame(rows, columns=["budget", "lever", "cut", "error"])

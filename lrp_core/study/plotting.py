@@ -310,15 +310,9 @@ def price(table: pd.DataFrame) -> Figure:
         offsets = 12 * (free - (free.max() + 1) / 2).fillna(0)
         for row, offset in zip(rows.itertuples(), offsets, strict=True):
             marker = "o" if row.evaluations == 0 else "D"
-            interval = [[row.difference - row.low], [row.high - row.difference]]
-            axis.errorbar(
-                row.evaluations + offset,
-                row.difference,
-                interval,
-                fmt=marker,
-                color=colours[row.method],
-                label=row.method,
-            )
+            x, colour = row.evaluations + offset, colours[row.method]
+            axis.plot([x, x], [row.low, row.high], color=colour)
+            axis.plot(x, row.difference, marker, color=colour)
         axis.axhline(0, color="0.4", lw=1, ls="--")
         axis.set(title=backbone, xlabel="tries measured in a run", ylabel="gain in AUC")
     handles = [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in methods]
@@ -350,8 +344,9 @@ def robustness(table: pd.DataFrame) -> Figure:
             axis.axline((whole["clean"], whole["spoilt"]), slope=1, color="0.6", lw=1, ls="--")
             axis.plot(whole["clean"], whole["spoilt"], "*", color="black", ms=13)
             for row in rows[rows["method"] != "unpruned"].itertuples():
-                spread = [[row.high - row.more_lost], [row.more_lost - row.low]]
-                axis.errorbar(row.clean, row.spoilt, spread, fmt=markers[row.budget], color=colours[row.method])
+                ends = [row.spoilt + row.more_lost - end for end in (row.low, row.high)]
+                axis.plot([row.clean, row.clean], ends, color=colours[row.method])
+                axis.plot(row.clean, row.spoilt, markers[row.budget], color=colours[row.method])
             axis.set(title=f"{backbone}: {kind}", xlabel="accuracy, clean", ylabel=f"accuracy, {kind}")
             for side in (axis.xaxis, axis.yaxis):
                 side.set_major_formatter(PercentFormatter(1, decimals=0))
