@@ -214,6 +214,16 @@ def robustness_rows():
             yield line(dataset, backbone, images, f"{budget:.0%}", *cells)
 
 
+def evaluation_rows():
+    table = pd.read_csv(ROOT / "results" / "benchmarks" / "evaluations.csv")
+    for network, rows in table.groupby("network", sort=False):
+        means = rows.groupby(["method", "settings"], sort=False)[["evaluations", "auc", "auc_harmonic_mean"]].mean()
+        best = means.loc[(P, "default"), "auc"]
+        for (method, settings), row in means.iterrows():
+            cells = [f"{row['evaluations']:.0f}", f"{row['auc']:.3f}", f"{row['auc'] / best - 1:+.0%}"]
+            yield line(network, f"`{method}`", settings, *cells, f"{row['auc_harmonic_mean']:.3f}")
+
+
 def auc_rows():
     for folder in ("full", "vgg16", "cifar10"):
         for row in pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").itertuples():
@@ -246,6 +256,7 @@ def smallest_rows():
         ("docs/results.md", lever_rows),
         ("docs/results.md", robustness_rows),
         ("docs/results.md", auc_rows),
+        ("docs/results.md", evaluation_rows),
         ("docs/results.md", smallest_rows),
     ],
 )
