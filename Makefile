@@ -44,6 +44,7 @@ bench: $(TESTED)
 	python benchmarks/relevance.py
 	python benchmarks/cost.py
 	python benchmarks/heads.py
+	python benchmarks/evaluations.py
 
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
