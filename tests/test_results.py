@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from lrp_core.methods import method
+from lrp_core.study.curves import choose
 from lrp_core.study.paths import ROOT
 
 RUNS = ["results", "results/full", "results/cifar10", "results/vgg16"]
@@ -52,6 +53,19 @@ def test_a_method_that_chooses_takes_the_least_error_of_all_that_have_lost_as_mu
             for row in run.itertuples():
                 least = offered["squared_error"][offered["rate"] >= row.rate_requested - 1e-9].min()
                 assert row.squared_error == pytest.approx(least)
+
+
+def test_networks_that_are_spoilt_are_those_of_the_curves(folder, networks):
+    """Made again, on clean images, they are as accurate as they were, but for an image that last digits turned."""
+    spoilt = pd.read_csv(folder / "robustness.csv").query("images == 'clean'")
+    runs, compared = networks.set_index(["backbone", "method", "seed"]).sort_index(), 0
+    for row in spoilt[spoilt["method"] != "unpruned"].itertuples():
+        run = runs.loc[(row.backbone, row.method, row.seed)]
+        whole = run["multiply_adds"][run["rate"] == 0].iloc[0]
+        offered = choose(run, run["multiply_adds"] <= row.budget * whole, method(row.method).refit)
+        assert row.accuracy == pytest.approx(offered["accuracy"], abs=0.007)
+        compared += 1
+    assert compared >= 50
 
 
 def test_accuracies_are_those_of_their_classes(curves):

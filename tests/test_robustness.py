@@ -1,115 +1,173 @@
-"""Spoilt images against scipy, the attack against its closed form, the table by hand."""
+"""When the machine fails, or somebody means harm: data and results stay whole."""
 
-import numpy as np
-import pandas as pd
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+
+import nbformat
 import pytest
 import torch
-from scipy.fft import dctn, idctn
-from scipy.ndimage import gaussian_filter
+from safetensors.torch import load_file
+
+from lrp_core.files import atomic
+from lrp_core.study import files, inputs, pipeline
+from lrp_core.study.paths import ROOT, SMALL
+from lrp_core.study.wheels import Wheel
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+import numpy, pandas
+from lrp_core.study.files import write_csv, write_tensors
+from lrp_core.network import PrunedNetwork
+from lrp_core.saving import save_pruned
 from torch import nn
 
-from lrp_core.study.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm
-from lrp_core.study.tables import robustness_table
-
-_NOISE = gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 3)), (2, 2, 0))
-PHOTOGRAPH = (300 * _NOISE + 128).clip(0, 255).astype(np.uint8)
-
-
-def spoil(kind, image):
-    return CORRUPTIONS[kind](image, np.random.default_rng(1)).astype(float)
-
-
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_spoilt_images_keep_shape_and_range_and_are_others(kind):
-    spoilt = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
-    assert spoilt.shape == PHOTOGRAPH.shape
-    assert spoilt.dtype == np.uint8
-    assert np.abs(spoilt.astype(int) - PHOTOGRAPH).mean() > 1
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file can grow further, as on a full disk
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+network = PrunedNetwork(nn.Sequential(nn.Conv2d(3, 64, 9), nn.ReLU(), nn.Conv2d(64, 2, 1)), torch.zeros(1, 3, 16, 16))
+if kind == "tensors":
+    write_tensors(folder / "kept.safetensors", {"a": torch.zeros(5000)})
+elif kind == "table":
+    write_csv(folder / "kept.csv", pandas.DataFrame(numpy.random.rand(500, 5)))
+else:
+    save_pruned(folder / "kept.safetensors", network.model, network.kept(), network.example_shape)
+"""
 
 
-def test_noise_has_the_strength_that_it_says():
-    grey = np.full((200, 200, 3), 128, dtype=np.uint8)
-    added = spoil("noise", grey) - 128
-    assert added.std() == pytest.approx(255 * NOISE, rel=0.02)
-    assert added.mean() == pytest.approx(0, abs=0.3)
-    assert np.corrcoef(added[..., 0].ravel(), added[..., 1].ravel())[0, 1] == pytest.approx(0, abs=0.02)
+@pytest.mark.parametrize("kind", ["tensors", "table", "network"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, kind):
+    """The system refuses the write in its middle; what was there before is there still, and no more than that."""
+    path = tmp_path / ("kept.csv" if kind == "table" else "kept.safetensors")
+    path.write_bytes(b"what was there")
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path), kind], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "File too large" in done.stderr
+    assert path.read_bytes() == b"what was there"
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_blur_is_a_gaussian_of_a_32nd_of_the_side():
-    expected = gaussian_filter(PHOTOGRAPH.astype(float), (64 * BLUR, 64 * BLUR, 0), mode="nearest")
-    assert np.abs(spoil("blur", PHOTOGRAPH) - expected)[4:-4, 4:-4].mean() < 1  # Pillow's is made of boxes
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="results"):
+        files.write_text(tmp_path / "results" / "table.csv", "a,b\n")
+    assert (tmp_path / "results").read_text() == "a file where a folder should be"
 
 
-def test_brightness_is_added_to_the_brightest_of_the_colours():
-    assert (spoil("brightness", np.full((4, 4, 3), 50, dtype=np.uint8)) == 50 + round(0.3 * 255)).all()
-    assert (spoil("brightness", np.full((4, 4, 3), 250, dtype=np.uint8)) == 255).all()
-    orange = np.full((4, 4, 3), (100, 50, 0), dtype=np.uint8)
-    assert np.abs(spoil("brightness", orange) - np.array([176, 88, 0])).max() <= 2
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        files.write_text(tmp_path / "table.csv", "a,b\n")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_jpeg_rounds_cosines_as_its_standard_says():
-    # ITU-T T.81, annex K: steps for the luminance at quality 50; libjpeg's at 40 are 5000 / 40 % of them.
-    steps = [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-    steps = np.floor(np.array(steps) * 1.25 + 0.5)
-    grey = PHOTOGRAPH[:8, :8, :1].repeat(3, axis=2)
-    cosines = dctn(grey[..., 0] - 128.0, norm="ortho")
-    expected = (idctn((cosines / steps).round() * steps, norm="ortho") + 128).clip(0, 255)
-    assert np.abs(spoil("JPEG", grey) - expected[..., None]).max() <= 2
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    def interrupted():
+        with atomic(tmp_path / "table.csv") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_attack_on_a_linear_model_is_its_closed_form():
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 3, 5, 5, generator=generator)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(75, 3, bias=False))
-    model[1].weight = nn.Parameter(weight.flatten(1), requires_grad=False)
-    pixels = torch.randint(0, 256, (90, 5, 5, 3), generator=generator, dtype=torch.uint8).numpy()
-    labels = torch.arange(90) % 3
+def test_two_runs_in_one_workspace(tmp_path, monkeypatch, capsys):
+    """The second says so and leaves; when the first has ended, it may."""
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    monkeypatch.setattr(pipeline, "read_params", lambda *args: {"base": {"workspace": "data/x", "results": "results"}})
+    monkeypatch.setattr(pipeline, "stage_parameters", lambda *args: {})
+    ran = []
+    monkeypatch.setattr(pipeline, "execute", lambda *args: ran.append(args))
+    hold = (
+        "import sys, time; from pathlib import Path; from lrp_core.study import pipeline; "
+        "pipeline.ROOT = Path(sys.argv[1])\nwith pipeline.alone_in('data/x'): print('in', flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "in\n"
+    assert pipeline.main(["01_data_prep"]) == 1
+    assert "another run is at work in data/x: wait for it to end, or stop it" in capsys.readouterr().err
+    assert ran == []
+    first.kill()  # a lock that outlives its holder would shut everybody out
+    first.wait()
+    first.stdout.close()
+    assert pipeline.main(["01_data_prep"]) == 0
+    assert len(ran) == 1
 
-    def prepare(pixels):
-        return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.2
 
-    attacked = fgsm(model, pixels, labels, prepare)
-    images = prepare(pixels)
-    shares = torch.einsum("nchw,kchw->nk", images, weight).softmax(dim=1)
-    gradient = torch.einsum("nk,kchw->nhwc", shares - torch.eye(3)[labels], weight).numpy()
-    expected = (pixels.astype(int) + STEP * np.sign(gradient)).clip(0, 255)
-    assert (attacked == expected).mean() > 0.999  # a gradient of nearly 0 has no sign to rely on
-    assert attacked.dtype == np.uint8
+def write_notebook(path, source):
+    cells = [nbformat.v4.new_code_cell(text) for text in ("backbone = ''", source)]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(notebook, path)
 
 
-def test_what_is_lost_of_robustness_by_hand():
-    rows = []
-    for seed, more in ((0, 0.0), (1, 0.1)):
-        accuracies = {
-            ("unpruned", 1.0): {"clean": 0.9, "noise": 0.6, "blur": 0.8, "fgsm": 0.3},
-            ("old", 0.1): {"clean": 0.7, "noise": 0.3 - more, "blur": 0.7 - more, "fgsm": 0.4},
-        }
-        for (method, budget), by_kind in accuracies.items():
-            for kind, accuracy in by_kind.items():
-                row = {"backbone": "b", "method": method, "seed": seed, "budget": budget, "images": kind}
-                rows.append(row | {"accuracy": accuracy, "harmonic_mean": accuracy / 2})
-    table = robustness_table(pd.DataFrame(rows), ["noise", "blur"])
-    assert table[["images", "method"]].to_numpy().tolist() == [
-        ["corrupted", "unpruned"],
-        ["corrupted", "old"],
-        ["fgsm", "unpruned"],
-        ["fgsm", "old"],
-    ]
-    assert (table.loc[[0, 2], ["clean_lost", "spoilt_lost", "more_lost"]] == 0).all(axis=None)
-    corrupted, attacked = table.loc[1], table.loc[3]
-    # Lost on corrupted images: 0.7 - 0.5 and 0.7 - 0.4; on clean ones: 0.2 in both seeds.
-    assert corrupted[["clean", "spoilt", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
-    assert corrupted[["clean_lost", "spoilt_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
-    half = 12.7062 * 0.1 / 2  # Student's t of one degree of freedom, standard error of 0 and 0.1
-    assert corrupted[["low", "high"]].tolist() == pytest.approx([0.05 - half, 0.05 + half], rel=1e-3)
-    assert attacked[["spoilt_lost", "more_lost"]].tolist() == pytest.approx([-0.1, -0.3])
-    assert table["seeds"].tolist() == [2] * 4
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("broken = True\nassert not broken", "02_x (vgg16), cell 3: AssertionError: assert not broken"),
+        ("raise ValueError('no images')", "02_x (vgg16), cell 3: ValueError: no images"),
+        ("import os\nos.kill(os.getpid(), 9)", "02_x (vgg16): its process was ended from outside"),
+    ],
+)
+def test_a_failed_cell_says_what_to_do(tmp_path, monkeypatch, source, said):
+    """Where, why, where more is to be read, how to go on; the copy goes when it is of use no more."""
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    output, failed = tmp_path / "out" / "02_x.ipynb", tmp_path / "out" / "02_x-failed.ipynb"
+
+    def run(source: str) -> None:
+        write_notebook(tmp_path / "02_x.ipynb", source)
+        pipeline.execute("02_x", output, {"backbone": "vgg16"})
+
+    with pytest.raises(RuntimeError) as error:
+        run(source)
+    first, second, third = str(error.value).splitlines()
+    assert first.startswith(said)
+    assert second == f"The notebook as far as it came, with the full traceback: {failed}"
+    assert third.startswith("When the cause is mended, the same command goes on from there")
+    assert list(output.parent.iterdir()) == [failed]
+    assert source in [cell.source for cell in nbformat.read(failed, as_version=4).cells]
+    run("pass")
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_failed_notebook_before_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(pipeline, "OUTPUTS", {"01_x": ("images",), "02_x": ()})
+    for module in (pipeline, inputs):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    write_notebook(tmp_path / "01_x.ipynb", "assert not True")
+    with pytest.raises(RuntimeError, match=r"^01_x, cell 2: AssertionError: assert not True\n.*01_x-failed\.ipynb\n"):
+        inputs.ensure_inputs("02_x", SMALL)
+    assert (tmp_path / SMALL / "notebooks" / "01_x-failed.ipynb").is_file()
+
+
+def test_a_wheel_with_paths_outside_its_folder(tmp_path, monkeypatch):
+    """Members are read by name, in memory: nothing is unpacked."""
+    source, cache = tmp_path / "source.whl", tmp_path / "deep" / "cache"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("../../evil.txt", "evil")
+        archive.writestr("/evil.txt", "evil")
+        archive.writestr("package/data.txt", "content")
+    wheel = Wheel("package", "1.0", "package-1.0-py3-none-any.whl", hashlib.sha256(source.read_bytes()).hexdigest())
+    monkeypatch.setattr(
+        Wheel, "_download", lambda self, folder: (folder / self.filename).write_bytes(source.read_bytes())
+    )
+    monkeypatch.setattr(Wheel.fetch, "__defaults__", (cache,))
+    assert wheel.read("package/data.txt").read() == b"content"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [source.name, wheel.filename]
+
+
+def test_half_a_file_of_tensors_is_an_error(tmp_path):
+    path = tmp_path / "a.safetensors"
+    files.write_tensors(path, {"a": torch.arange(100)})
+    assert torch.equal(load_file(path)["a"], torch.arange(100))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
+        files.read_tensors(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrp_core import methods
 from lrp_core.evaluation import pruning_auc
 from lrp_core.methods import METHODS, REFIT, Method
 from lrp_core.study.curves import BUDGETS, choose
@@ -37,7 +38,7 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
         multiply-adds), multiply_adds (of the budget), accuracy (on the test images), guess (none is small enough).
 
     Raises:
-        ValueError: networks of which the scarce images say nothing.
+        ValueError: networks of which the scarce images say nothing, or an unknown method.
     """
     unknown = networks[networks[["crossfitted", "squared_error"]].isna().any(axis=1)]
     if len(unknown):
@@ -50,9 +51,9 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
         whole = unpruned(group)["multiply_adds"].iloc[0]
         chance = 1 / sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
         for run, some in group.groupby(["method", "seed"], sort=False):
+            refitted = methods.method(run[0]).refit
             for budget in BUDGETS:
-                fits = some["multiply_adds"] <= budget * whole * (1 + 1e-9)
-                chosen = choose(some, fits, METHODS[run[0]].refit)
+                chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9), refitted)
                 accuracy = chance if chosen is None else chosen["accuracy"]
                 rows.append((*task, *run, budget, budget * whole, accuracy, chosen is None))
     return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
