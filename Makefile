@@ -46,6 +46,7 @@ bench: $(TESTED)
 	python benchmarks/heads.py
 	python benchmarks/evaluations.py
 	python benchmarks/signals.py
+	python benchmarks/corrupted.py
 
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md

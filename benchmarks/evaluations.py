@@ -6,7 +6,7 @@ results/benchmarks/evaluations.csv.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from lrp_core.study.curves import GRID
 from lrp_core.study.datasets import load_dataset
 from lrp_core.study.files import write_csv
 from lrp_core.heads import CrossFit, classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.network import PrunedNetwork
 from lrp_core.study.paths import ROOT
 from lrp_core.study.processes import side_by_side
 from lrp_core.study.splits import split_dataset
@@ -83,10 +84,10 @@ class Prepared:
         return images.to(memory_format=torch.channels_last)
 
 
-def prepared(network: str, seed: int, n_unlabelled: int = 0) -> Prepared:
-    """Draw images of solar cells, and fit a head."""
-    dataset = load_dataset("elpv", 48)
-    splits = split_dataset(dataset, seed, 40, 40, 32, n_unlabelled)
+def prepared(network: str, seed: int, n_unlabelled: int = 0, data: str = "elpv", per_class: int = 40) -> Prepared:
+    """Draw so many scarce images a class of a data set, and fit a head."""
+    dataset = load_dataset(data, 48)
+    splits = split_dataset(dataset, seed, per_class, 40, dataset.block, n_unlabelled)
     images = {
         split: (
             dataset.images[rows["index"].to_numpy(copy=True)].permute(0, 2, 3, 1).numpy(),
@@ -100,6 +101,14 @@ def prepared(network: str, seed: int, n_unlabelled: int = 0) -> Prepared:
     bare = Prepared(network, backbone, None, images)
     heads = fit_heads(pooled_features(backbone, bare.normalised(pixels)), labels, fold)
     return replace(bare, model=classifier(backbone, heads.weight), copies=heads.copies)
+
+
+def along(order: np.ndarray, model: nn.Module, images: torch.Tensor) -> Iterator[nn.Module]:
+    """Yield the networks that removing filters in this order leaves, at every rate of the grid."""
+    network, gone = PrunedNetwork(model, images), 0
+    for rate in GRID:
+        network.remove(order[gone : (gone := filters_at(rate, network.n_filters))])
+        yield network.model
 
 
 def run(network: str, seed: int, rows: tuple) -> list[dict]:
@@ -120,12 +129,9 @@ def run(network: str, seed: int, rows: tuple) -> list[dict]:
         task = Watching(task, on_test) if oracle else task
         steps = list(methods.steps(task, how, SETTINGS[settings]))
         order = np.concatenate([step.removed for step in steps])
-        fresh, gone, measured = methods.unpruned(at.model, scarce, labels, None, how), 0, []
-        for rate in GRID:
-            fresh.remove(order[gone : (gone := filters_at(rate, fresh.n_filters))])
-            accuracies = on_test(fresh.model)
-            measured.append((accuracies.mean().item(), harmonic_mean(accuracies)))
-        auc, harmonic = (pruning_auc(GRID, values) for values in zip(*measured, strict=True))
+        accuracies = [on_test(model) for model in along(order, at.model, scarce)]
+        auc = pruning_auc(GRID, [classes.mean() for classes in accuracies])
+        harmonic = pruning_auc(GRID, [harmonic_mean(classes) for classes in accuracies])
         row = {"network": network, "method": f"{name} (oracle)" if oracle else name, "settings": settings, "seed": seed}
         results.append(row | {"evaluations": steps[-1].evaluations, "auc": auc, "auc_harmonic_mean": harmonic})
     return results

@@ -2,7 +2,7 @@
 
 Both ways begin at the accuracies that the cross-fitted copies of the head have before anything is pruned, and follow
 what happens to images that nobody has labelled. Neither is a signal that methods can name (:mod:`lrp_core.signals`):
-``04_dynamic_pruning.ipynb`` and ``benchmarks/evaluations.py`` show why.
+``04_dynamic_pruning.ipynb`` and ``benchmarks/signals.py`` show why.
 """
 
 import numpy as np

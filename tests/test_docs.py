@@ -254,6 +254,22 @@ def watching_rows():
         yield line(f"`{method}`", signal, f"{rows['tries'].mean():.0f}", *cells)
 
 
+def corrupted_rows():
+    """AUC by the images tested, and its difference from the controller that knows no copies, paired."""
+    table = pd.read_csv(ROOT / "results" / "benchmarks" / "corrupted.csv", keep_default_na=False)
+    for (dataset, network), part in table.groupby(["dataset", "network"], sort=False):
+        usual = part[(part["method"] == "dynamic") & (part["copies"] == "")].set_index(["images", "seed"])["auc"]
+        for (method, copies, use), rows in part.groupby(["method", "copies", "used for"], sort=False):
+            cells = []
+            for images, tested in rows.groupby("images", sort=False):
+                cells.append(f"{tested['auc'].mean():.3f}")
+                if (method, copies) != ("dynamic", ""):
+                    more = (tested.set_index("seed")["auc"] - usual[images]).to_numpy()
+                    low, high, _ = paired_interval(more)
+                    cells[-1] += f", {more.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+            yield line(dataset, network, f"`{method}`", copies, use, f"{rows['tries'].mean():.0f}", *cells)
+
+
 def evaluation_rows():
     table = pd.read_csv(ROOT / "results" / "benchmarks" / "evaluations.csv")
     for network, rows in table.groupby("network", sort=False):
@@ -299,6 +315,7 @@ def smallest_rows():
         ("docs/results.md", evaluation_rows),
         ("docs/results.md", signal_rows),
         ("docs/results.md", watching_rows),
+        ("docs/results.md", corrupted_rows),
         ("docs/results.md", smallest_rows),
     ],
 )

@@ -5,7 +5,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -94,6 +94,8 @@ class Run:
     seconds: float
 
 
+# From what a network gives for the scarce images, and for others, to class accuracies.
+_Watch = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
 # What finding networks gave: orders and trace as of a run, what was measured of each network, seconds.
 _Found = tuple[dict[str, np.ndarray], list[dict], list[dict], float]
 
@@ -222,34 +224,39 @@ class Experiment(Workspace):
         torch.set_num_threads(self.threads)
         order = read_tensors(self.folder / "orders_baseline.safetensors")[f"{name}/{seed}/"].numpy()
         scarce, copies, n_classes = self.samples(seed, "scarce"), self.copies(seed), len(self.class_names)
-        if sizes and (self.splits.query("seed == @seed")["split"] == "unlabelled").any():
-            others = self.samples(seed, "unlabelled").images
-            others = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[: max(sizes)]]
-        else:
-            sizes = []
-        network, gone = PrunedNetwork(with_copies(self.classifier(seed), copies.weight), scarce.images[:1]), 0
-        rows, watches = [], {}
+        network, gone, rows = PrunedNetwork(with_copies(self.classifier(seed), copies.weight), scarce.images[:1]), 0, []
+        others = self._unlabelled(seed, max(sizes, default=0))
+
+        def labelled(signal: str) -> _Watch:
+            return lambda logits, _: signal_accuracies(logits, scarce.labels, copies.fold, n_classes, signal)
+
+        watches = {signal: labelled(signal) for signal in SIGNALS}
+        if len(others):
+            logits, first = (predict(network.model, images) for images in (scarce.images, others))
+            judged = crossfitted_logits(logits[:, n_classes:], copies.fold, n_classes)
+
+            def without_labels(kind: str, size: int) -> _Watch:
+                watch = UNLABELLED[kind](judged, scarce.labels, first[:size, :n_classes])
+                return lambda _, outputs: watch(outputs[:size, :n_classes])
+
+            watches |= {
+                f"{kind}, {size} unlabelled": without_labels(kind, size) for kind in UNLABELLED for size in sizes
+            }
         for rate in curves.GRID:
             network.remove(order[gone : (gone := filters_at(rate, network.n_filters))])
             logits = predict(network.model, scarce.images)
-            said = {
-                signal: signal_accuracies(logits, scarce.labels, copies.fold, n_classes, signal) for signal in SIGNALS
-            }
-            if sizes:
-                outputs = predict(network.model, others)[:, :n_classes]
-                judged = crossfitted_logits(logits[:, n_classes:], copies.fold, n_classes)
-                if not watches:
-                    watches = {
-                        (signal, size): watch(judged, scarce.labels, outputs[:size])
-                        for signal, watch in UNLABELLED.items()
-                        for size in sizes
-                    }
-                for (signal, size), watch in watches.items():
-                    said[f"{signal}, {size} unlabelled"] = watch(outputs[:size])
-            for signal, accuracies in said.items():
-                row = {"seed": seed, "rate_requested": rate, "signal": signal, "value": harmonic_mean(accuracies)}
-                rows.append(row)
+            outputs = predict(network.model, others) if len(others) else None
+            for signal, watch in watches.items():
+                value = harmonic_mean(watch(logits, outputs))
+                rows.append({"seed": seed, "rate_requested": rate, "signal": signal, "value": value})
         return rows
+
+    def _unlabelled(self, seed: int, size: int) -> torch.Tensor:
+        """Return so many images without labels, at most, in an order of their own; none where there are none."""
+        if size == 0 or not (self.splits.query("seed == @seed")["split"] == "unlabelled").any():
+            return torch.empty(0)
+        images = self.samples(seed, "unlabelled").images
+        return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:size]]
 
     def run(self, name: str, seed: int, settings: Settings = Settings()) -> Run:
         """Prune with a method on the scarce images of a seed, then measure the curve on its test images, once.

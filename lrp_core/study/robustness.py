@@ -62,6 +62,12 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] 
 }
 
 
+def spoilt(pixels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return images (N, H, W, 3), uint8, with each of the :data:`CORRUPTIONS`."""
+    generator = np.random.default_rng(seed)
+    return {kind: np.stack([corrupt(image, generator) for image in pixels]) for kind, corrupt in CORRUPTIONS.items()}
+
+
 def fgsm(
     model: nn.Module, pixels: np.ndarray, labels: torch.Tensor, prepare: Callable[[np.ndarray], torch.Tensor]
 ) -> np.ndarray:
@@ -107,11 +113,9 @@ def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], bud
 
 def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[float]) -> list[dict]:
     torch.set_num_threads(work.threads)
-    test, generator = work.samples(seed, "test"), np.random.default_rng(seed)
+    test = work.samples(seed, "test")
     pixels = work.pixels(test.index)
-    spoilt = {CLEAN: pixels} | {
-        kind: np.stack([corrupt(image, generator) for image in pixels]) for kind, corrupt in CORRUPTIONS.items()
-    }
+    looked_at = {CLEAN: pixels} | spoilt(pixels, seed)
 
     def prepare(pixels: np.ndarray) -> torch.Tensor:
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), work.backbone_name, work.weights)
@@ -120,7 +124,7 @@ def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[fl
     rows, networks = [], [(UNPRUNED, 1.0, work.network(seed).model)]
     networks += [(name, budget, found.model) for name in names for budget, found in work.within(name, seed, budgets)]
     for name, budget, model in networks:
-        for kind, images in (spoilt | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
+        for kind, images in (looked_at | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
             predicted = predict(model, prepare(images)).argmax(dim=1)
             accuracies = class_accuracies(predicted, test.labels, len(work.class_names)).numpy()
             row = {"backbone": work.backbone_name, "method": name, "seed": seed, "budget": budget, "images": kind}
