@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from lrp_core.evaluation import pruning_auc
 from lrp_core.study.paths import ROOT
 from lrp_core.study.statistics import paired_interval
 
@@ -255,19 +257,37 @@ def watching_rows():
 
 
 def corrupted_rows():
-    """AUC by the images tested, and its difference from the controller that knows no copies, paired."""
+    """AUC by the images tested, and its difference from that of the same method without copies, paired."""
     table = pd.read_csv(ROOT / "results" / "benchmarks" / "corrupted.csv", keep_default_na=False)
     for (dataset, network), part in table.groupby(["dataset", "network"], sort=False):
-        usual = part[(part["method"] == "dynamic") & (part["copies"] == "")].set_index(["images", "seed"])["auc"]
+        usual = part[part["copies"] == ""].set_index(["method", "images", "seed"])["auc"].sort_index()
         for (method, copies, use), rows in part.groupby(["method", "copies", "used for"], sort=False):
             cells = []
             for images, tested in rows.groupby("images", sort=False):
                 cells.append(f"{tested['auc'].mean():.3f}")
-                if (method, copies) != ("dynamic", ""):
-                    more = (tested.set_index("seed")["auc"] - usual[images]).to_numpy()
+                if copies:
+                    more = (tested.set_index("seed")["auc"] - usual[method, images]).to_numpy()
                     low, high, _ = paired_interval(more)
                     cells[-1] += f", {more.mean():+.3f} ({low:+.3f} to {high:+.3f})"
             yield line(dataset, network, f"`{method}`", copies, use, f"{rows['tries'].mean():.0f}", *cells)
+
+
+def controller_rows():
+    """What the controller adds to the AUC and to that of the harmonic mean, paired, from the curves themselves."""
+    for folder, dataset, backbone in TASKS:
+        curves = pd.read_csv(ROOT / "results" / folder / "curves.csv").query("backbone == @backbone")
+        runs = curves.dropna(subset="rate_requested").groupby(["method", "seed"])
+        measures = ["accuracy", "harmonic_mean"]
+        areas = {run: [pruning_auc(rows["rate_requested"], rows[name]) for name in measures] for run, rows in runs}
+        for method, without in (("dynamic", P), ("dynamic-joint", "joint")):
+            seeds = [seed for name, seed in areas if name == method]
+            more = np.array([np.subtract(areas[method, seed], areas[without, seed]) for seed in seeds])
+            before = np.mean([areas[without, seed] for seed in seeds], axis=0)
+            cells = []
+            for base, column in zip(before, more.T, strict=True):
+                low, high, _ = paired_interval(column)
+                cells.append(f"{column.mean():+.3f} ({low:+.3f} to {high:+.3f}), {column.mean() / base:+.0%}")
+            yield line(dataset, backbone, f"`{method}`", f"`{without}`", str(len(seeds)), *cells)
 
 
 def evaluation_rows():
@@ -316,6 +336,7 @@ def smallest_rows():
         ("docs/results.md", signal_rows),
         ("docs/results.md", watching_rows),
         ("docs/results.md", corrupted_rows),
+        ("docs/results.md", controller_rows),
         ("docs/results.md", smallest_rows),
     ],
 )

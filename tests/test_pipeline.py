@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ from packaging.version import Version
 
 from lrp_core import methods
 from lrp_core.controller import Settings
-from lrp_core.heads import CrossFit, Heads
+from lrp_core.evaluation import filters_at
+from lrp_core.heads import CrossFit, Heads, fit_heads, pooled_features, with_copies
+from lrp_core.network import PrunedNetwork
 from lrp_core.signals import signal_accuracies
 from lrp_core.study import datasets, experiment, paths, pipeline
 from lrp_core.study.curves import GRID
@@ -177,7 +180,7 @@ class Miniature(experiment.Experiment):
         pixels = rng.normal(100, 40, size=(240, 3, 16, 16)) + 60 * np.eye(3)[labels][:, :, None, None]
         images = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8))
         dataset = Dataset(images, torch.from_numpy(labels), torch.arange(240), ("a", "b", "c"))
-        splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5).assign(seed=seed) for seed in (0, 1)])
+        splits = pd.concat([split_dataset(dataset, seed, 12, 10, 5, 30).assign(seed=seed) for seed in (0, 1)])
         datasets.write_dataset(folder, dataset, splits, "noise")
         super().__init__(str(folder), "vgg16", "hed-bsds500", threads=1, device="cpu")
         self.runs = folder / "runs"
@@ -329,6 +332,39 @@ def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, na
         task.prune(np.array([1, 60]))
         np.testing.assert_allclose(task.accuracy(filters), expected, rtol=1e-5)
         np.testing.assert_allclose(pruned.accuracy(filters[:0]), expected, rtol=1e-5)
+
+
+def test_signals_by_hand_on_networks_made_one_by_one(tmp_path):
+    work = Miniature(tmp_path)
+    known = work.samples(0, "scarce")
+    heads = fit_heads(pooled_features(work.backbone, known.images), known.labels, work.copies(0).fold)
+    for weight in heads.copies.weight:  # each copy errs in a way of its own
+        weight += 1.5 * weight.std() * torch.randn_like(weight)
+    work.write_heads({0: heads})
+    run = work.run("px-iterative-abs", 0)
+    work.write_runs("baseline", {("px-iterative-abs", 0): run}, tmp_path)
+    table = work.signals("px-iterative-abs", [0], [20]).set_index(["signal", "rate_requested"])["value"]
+    scarce, others, copies = work.samples(0, "scarce"), work.samples(0, "unlabelled").images, work.copies(0)
+    others = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:20]]
+    first, told = None, set()
+    for rate in (GRID[0], GRID[6], GRID[-2]):
+        network = PrunedNetwork(with_copies(work.classifier(0), copies.weight), scarce.images)
+        if gone := filters_at(rate, 80):
+            network.remove(run.orders[""][:gone])
+        logits, said = network.model(scarce.images), network.model(others)[:, :3].argmax(dim=1)
+        judged = torch.stack([row[3 + 3 * k : 6 + 3 * k] for row, k in zip(logits, copies.fold.tolist(), strict=True)])
+        right = {"training": logits[:, :3].argmax(dim=1) == scarce.labels}
+        right["cross-fitted"] = judged.argmax(dim=1) == scarce.labels
+        classes = {
+            name: [hits[scarce.labels == c].double().mean().item() for c in range(3)] for name, hits in right.items()
+        }
+        first = first or (said, classes["cross-fitted"])
+        still = [((said == c) & (first[0] == c)).sum().item() / max(1, (first[0] == c).sum().item()) for c in range(3)]
+        classes["agreement, 20 unlabelled"] = [a * b for a, b in zip(first[1], still, strict=True)]
+        for name, accuracies in classes.items():
+            assert table[name, rate] == pytest.approx(statistics.harmonic_mean(accuracies))
+            told.add(round(table[name, rate], 6))
+    assert len(told) >= 4  # not the same everywhere
 
 
 def test_every_notebook_is_known():
