@@ -37,40 +37,30 @@ from lrp_core.study.processes import side_by_side
 from lrp_core.study.workspace import Workspace
 from lrp_core.unlabelled import UNLABELLED
 
-# What a run's result depends on, beside its parameters and its input files.
+# What a run's result depends on, beside its parameters and its input files: the method, and what measures it.
 CODE = (
-    "lrp_core.controller",
-    "lrp_core.coupling",
-    "lrp_core.criteria",
-    "lrp_core.depth",
-    "lrp_core.devices",
-    "lrp_core.evaluation",
-    "lrp_core.graph",
-    "lrp_core.heads",
-    "lrp_core.joint",
-    "lrp_core.levers",
-    "lrp_core.lrp",
-    "lrp_core.methods",
-    "lrp_core.network",
-    "lrp_core.places",
-    "lrp_core.pruning",
-    "lrp_core.reconstruction",
-    "lrp_core.refit",
-    "lrp_core.rules",
-    "lrp_core.signals",
-    "lrp_core.study.backbones",
-    "lrp_core.study.curves",
-    "lrp_core.tasks",
+    *(path for path in sorted((ROOT / "lrp_core").glob("*.py")) if path.stem not in ("__init__", "api", "backbones")),
+    ROOT / "lrp_core" / "study" / "backbones.py",
+    ROOT / "lrp_core" / "study" / "curves.py",
 )
 
 
-def meaning(path: Path) -> str:
-    """Return what a Python file computes, as text: without comments, layout and docstrings."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
+def meaning(paths: Iterable[Path]) -> str:
+    """Return what Python files compute, as text: their top-level statements, whichever file each stands in.
+
+    Without imports, comments, layout and docstrings, and sorted: what moves to another module computes the same.
+    """
+    statements = set()
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                documented = ast.get_docstring(node) is not None
+                node.body = [
+                    part for part in node.body[documented:] if not isinstance(part, ast.Import | ast.ImportFrom)
+                ]
+        statements.update(map(ast.dump, tree.body))
+    return "\n".join(sorted(statements))
 
 
 STAGES = "baseline", "dynamic", "levers"  # of pruning
@@ -412,8 +402,7 @@ class Experiment(Workspace):
             digest.update(tensor.contiguous().numpy().tobytes())
         for path in own_files(self.backbone_name, self.weights):
             digest.update(path.read_bytes())
-        for module in CODE:
-            digest.update(meaning(ROOT / f"{module.replace('.', '/')}.py").encode())
+        digest.update(meaning(CODE).encode())
         return digest.hexdigest()[:16]
 
 
