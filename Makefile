@@ -22,8 +22,8 @@ repro notebooks: LRP_STARTED_BY := $(shell echo $$PPID)
 .PHONY: repro test lab export notebooks bench docs clean
 
 repro: $(READY)
-	$(if $(CHOICE),python -m lrp_core.study.pipeline $(CHOICE),dvc repro)
-	@python -m lrp_core.study.report $(CHOICE)
+	$(if $(CHOICE),python -m lrp_core.study.runs.pipeline $(CHOICE),dvc repro)
+	@python -m lrp_core.study.show.report $(CHOICE)
 
 test: $(TESTED)
 	ruff check .
@@ -32,13 +32,13 @@ test: $(TESTED)
 	pytest --nbval-lax tests notebooks
 
 export: $(EXPORTS)
-	python -m lrp_core.study.export $(CHOICE) $(OPTIONS)
+	python -m lrp_core.study.show.export $(CHOICE) $(OPTIONS)
 
 lab: $(READY)
 	jupyter lab notebooks
 
 notebooks: $(READY)
-	python -m lrp_core.study.pipeline --in-place
+	python -m lrp_core.study.runs.pipeline --in-place
 
 bench: $(TESTED)
 	python benchmarks/relevance.py

@@ -15,17 +15,17 @@ import torch
 from joblib import delayed
 from tqdm import tqdm
 
-from lrp_core import methods
-from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, pruning_auc
-from lrp_core.heads import CrossFit, classifier, fit_heads, pooled_features
-from lrp_core.signals import signal_accuracies
-from lrp_core.study.backbones import load_backbone
-from lrp_core.study.curves import GRID
-from lrp_core.study.files import write_csv
+from lrp_core.control import methods
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict, pruning_auc
+from lrp_core.repair.ridge_head import CrossFit, classifier, fit_heads, pooled_features
+from lrp_core.control.monitored import signal_accuracies
+from lrp_core.study.data.pretrained import load_backbone
+from lrp_core.study.runs.measuring import GRID
+from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
-from lrp_core.study.processes import side_by_side
-from lrp_core.study.robustness import CORRUPTIONS, spoilt
-from lrp_core.tasks import ScarceTask
+from lrp_core.study.runs.processes import side_by_side
+from lrp_core.study.analysis.robustness import CORRUPTIONS, spoilt
+from lrp_core.control.calibration import ScarceTask
 
 PER_CLASS = {"elpv": 40, "data/cifar10": 20}  # scarce images
 TASKS = ("elpv", "squeezenet1_1"), ("elpv", "efficientnet-lite0"), ("data/cifar10", "squeezenet1_1")

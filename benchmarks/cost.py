@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lrp_core.study.backbones import load_backbone, normalise
-from lrp_core import methods
-from lrp_core.controller import Settings
-from lrp_core.study.datasets import load_dataset
-from lrp_core.study.files import write_csv
-from lrp_core.heads import classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.study.data.pretrained import load_backbone, normalise
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings
+from lrp_core.study.data.datasets import load_dataset
+from lrp_core.study.data.files import write_csv
+from lrp_core.repair.ridge_head import classifier, draw_folds, fit_heads, pooled_features
 from lrp_core.study.paths import ROOT
-from lrp_core.study.splits import split_dataset
+from lrp_core.study.data.splits import split_dataset
 
 NETWORKS = {"vgg11": "random", "vgg16": "hed-bsds500", "resnet18": "random", "efficientnet-lite0": "imagenet"}
 # Network, images a class, px: one of the three at a time.

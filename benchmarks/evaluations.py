@@ -16,19 +16,19 @@ from joblib import delayed
 from torch import nn
 from tqdm import tqdm
 
-from lrp_core.study.backbones import load_backbone, normalise
-from lrp_core import methods
-from lrp_core.controller import Settings
-from lrp_core.evaluation import class_accuracies, filters_at, harmonic_mean, predict, pruning_auc
-from lrp_core.study.curves import GRID
-from lrp_core.study.datasets import load_dataset
-from lrp_core.study.files import write_csv
-from lrp_core.heads import CrossFit, classifier, draw_folds, fit_heads, pooled_features
-from lrp_core.network import PrunedNetwork
+from lrp_core.study.data.pretrained import load_backbone, normalise
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings
+from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mean, predict, pruning_auc
+from lrp_core.study.runs.measuring import GRID
+from lrp_core.study.data.datasets import load_dataset
+from lrp_core.study.data.files import write_csv
+from lrp_core.repair.ridge_head import CrossFit, classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.study.paths import ROOT
-from lrp_core.study.processes import side_by_side
-from lrp_core.study.splits import split_dataset
-from lrp_core.tasks import ScarceTask
+from lrp_core.study.runs.processes import side_by_side
+from lrp_core.study.data.splits import split_dataset
+from lrp_core.control.calibration import ScarceTask
 
 NETWORKS = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}
 SEEDS = 100, 101

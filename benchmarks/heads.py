@@ -13,14 +13,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from lrp_core.depth import features_by_depth
-from lrp_core.evaluation import predict
-from lrp_core.heads import draw_folds, fit_heads
-from lrp_core.study.backbones import load_backbone, normalise
-from lrp_core.study.datasets import load_dataset
-from lrp_core.study.files import write_csv
+from lrp_core.graph.truncation import features_by_depth
+from lrp_core.metrics.accuracy import predict
+from lrp_core.repair.ridge_head import draw_folds, fit_heads
+from lrp_core.study.data.pretrained import load_backbone, normalise
+from lrp_core.study.data.datasets import load_dataset
+from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
-from lrp_core.study.splits import split_dataset
+from lrp_core.study.data.splits import split_dataset
 
 NETWORKS = {"efficientnet-lite0": "imagenet", "squeezenet1_1": "imagenet-caffe"}
 TASKS = {"elpv": 40, "data/cifar10": 20}  # scarce images a class

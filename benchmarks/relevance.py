@@ -25,11 +25,14 @@ from zennit.layer import Sum
 from zennit.rules import Epsilon
 from zennit.types import Convolution, Linear
 
-from lrp_core.study.backbones import load_backbone
-from lrp_core.study.files import write_csv
-from lrp_core.graph import INPUT, Add, fold_batchnorm, run, trace
-from lrp_core.heads import classifier
-from lrp_core.lrp import filter_relevance
+from lrp_core.study.data.pretrained import load_backbone
+from lrp_core.study.data.files import write_csv
+from lrp_core.graph.batchnorm import fold_batchnorm
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT, Add
+from lrp_core.graph.tracing import trace
+from lrp_core.repair.ridge_head import classifier
+from lrp_core.relevance.lrp import filter_relevance
 from lrp_core.study.paths import ROOT
 
 NETWORKS = ("vgg16", "resnet18", "efficientnet-lite0")

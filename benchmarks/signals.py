@@ -12,14 +12,14 @@ import torch
 from joblib import delayed
 from tqdm import tqdm
 
-from lrp_core import methods
-from lrp_core.evaluation import class_accuracies, harmonic_mean, predict, pruning_auc
-from lrp_core.heads import crossfitted_logits
-from lrp_core.study.curves import GRID
-from lrp_core.study.files import write_csv
+from lrp_core.control import methods
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict, pruning_auc
+from lrp_core.repair.ridge_head import crossfitted_logits
+from lrp_core.study.runs.measuring import GRID
+from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
-from lrp_core.study.processes import side_by_side
-from lrp_core.unlabelled import UNLABELLED
+from lrp_core.study.runs.processes import side_by_side
+from lrp_core.control.unlabelled import UNLABELLED
 
 NETWORK = "squeezenet1_1"
 SEEDS = 100, 101, 102, 103

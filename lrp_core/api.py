@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from lrp_core import methods
-from lrp_core.controller import Settings, Step, greatest_rate
-from lrp_core.evaluation import MAX_RATE, Size, filters_at, harmonic_mean, predict, size
-from lrp_core.graph import trace
-from lrp_core.heads import CrossFit, draw_folds, fit_heads
-from lrp_core.places import Add, alone
-from lrp_core.saving import save_pruned
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings, Step, greatest_rate
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean, predict
+from lrp_core.metrics.cost import Size, size
+from lrp_core.pruning.saving import save_pruned
+from lrp_core.repair.ridge_head import CrossFit, draw_folds, fit_heads
+from lrp_core.utils.sites import Add, alone
 
 FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
 
@@ -48,7 +49,7 @@ class Pruned:
     def save(self, path: str | Path) -> None:
         """Write the network to a ``.safetensors`` file, whole or not at all.
 
-        ``lrp_core.saving.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
+        ``lrp_core.pruning.saving.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
         """
         save_pruned(Path(path), self.model, self.kept, self.example_shape)
 
@@ -69,16 +70,16 @@ def prune(
     """Prune a trained classifier on a few labelled images, without training it.
 
     The controller and the reconstruction of this project, or any other of its methods: see :mod:`lrp_core.methods`,
-    :mod:`lrp_core.controller` and :mod:`lrp_core.reconstruction` for what they do and where they come from.
+    :mod:`lrp_core.control.controller` and :mod:`lrp_core.repair.reconstruction` for what they do and where they come from.
 
     Args:
-        model: images to logits (N, K), made of supported layers (:func:`lrp_core.graph.trace`), with any head; left as
+        model: images to logits (N, K), made of supported layers (:func:`lrp_core.graph.tracing.trace`), with any head; left as
             it is.
         images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
             that yields pairs of images and labels), then without ``labels``. All of them are held in memory, and with
             the controller what every convolution gives for them, twice.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
-        method: one of :data:`lrp_core.methods.METHODS`.
+        method: one of :data:`lrp_core.control.methods.METHODS`.
         rate: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
             harmonic mean of the class accuracies has fallen by more than ``points``.
         points: of 100; used without a rate.

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core import rules
-from lrp_core.study.backbones import load_backbone
+from lrp_core.relevance import rules
+from lrp_core.study.data.pretrained import load_backbone
 
 
 def miniature_vgg(seed: int = 0, flatten_positions: bool = False) -> nn.Module:

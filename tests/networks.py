@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.heads import classifier
-from lrp_core.study.backbones import load_backbone
+from lrp_core.repair.ridge_head import classifier
+from lrp_core.study.data.pretrained import load_backbone
 
 BACKBONES = [
     "vgg11",

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import get_model
 
 import lrp_core
-from lrp_core.evaluation import harmonic_mean
-from lrp_core.heads import draw_folds, fit_heads
-from lrp_core.pruning import remove_filters
-from lrp_core.saving import load_pruned
+from lrp_core.metrics.accuracy import harmonic_mean
+from lrp_core.pruning.saving import load_pruned
+from lrp_core.pruning.surgery import remove_filters
+from lrp_core.repair.ridge_head import draw_folds, fit_heads
 
 
 def build(n_classes: int = 3, dense_head: bool = True) -> nn.Module:

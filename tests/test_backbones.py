@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 
-from lrp_core._torchvision import declare_missing_operators
-from lrp_core.study import backbones
-from lrp_core.study.backbones import HED_WHEEL, load_backbone, load_network, normalise, own_files
-from lrp_core.study.wheels import Wheel
+from lrp_core.study.data import pretrained as backbones
+from lrp_core.study.data.downloads import Wheel
+from lrp_core.study.data.pretrained import HED_WHEEL, load_backbone, load_network, normalise, own_files
+from lrp_core.utils.torchvision import declare_missing_operators
 
 CHANNELS = {
     "alexnet": 256,

@@ -13,17 +13,25 @@ from safetensors.torch import save_file
 from test_pipeline import Miniature
 from torch import nn
 
-from lrp_core import evaluation, heads, lrp, methods, pruning, rules
-from lrp_core.controller import Settings
-from lrp_core.criteria import criterion
-from lrp_core.devices import choose_device
-from lrp_core.graph import trace
-from lrp_core.reconstruction import Reconstruction
-from lrp_core.saving import load_pruned
-from lrp_core.signals import signal_accuracies
-from lrp_core.study import backbones, datasets, pipeline, report, splits, statistics
-from lrp_core.study.experiment import Experiment
-from lrp_core.study.files import read_tensors
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings
+from lrp_core.control.monitored import signal_accuracies
+from lrp_core.graph.tracing import trace
+from lrp_core.importance.registry import criterion
+from lrp_core.metrics import accuracy as evaluation
+from lrp_core.pruning import surgery as pruning
+from lrp_core.pruning.saving import load_pruned
+from lrp_core.relevance import lrp, rules
+from lrp_core.repair import ridge_head as heads
+from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.study.analysis import statistics
+from lrp_core.study.data import datasets, splits
+from lrp_core.study.data import pretrained as backbones
+from lrp_core.study.data.files import read_tensors
+from lrp_core.study.runs import pipeline
+from lrp_core.study.runs.runner import Experiment
+from lrp_core.study.show import report
+from lrp_core.utils.devices import choose_device
 
 
 def photos(folder: Path, classes=("cat", "dog"), n: int = 12) -> Path:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrp_core.controller import Settings, class_weights, control, take
-from lrp_core.evaluation import harmonic_mean
+from lrp_core.control.controller import Settings, class_weights, control, take
+from lrp_core.metrics.accuracy import harmonic_mean
 
 
 class Script:

@@ -11,10 +11,12 @@ from networks import depthwise_network, draw_images, without_biases
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.criteria import CRITERIA, IntegratedGradients, convex_masking, criterion
-from lrp_core.graph import trace
-from lrp_core.lrp import filter_relevance
-from lrp_core.pruning import remove_filters
+from lrp_core.graph.tracing import trace
+from lrp_core.importance.convex_masking import convex_masking
+from lrp_core.importance.integrated_gradients import IntegratedGradients
+from lrp_core.importance.registry import CRITERIA, criterion
+from lrp_core.pruning.surgery import remove_filters
+from lrp_core.relevance.lrp import filter_relevance
 
 
 @pytest.fixture

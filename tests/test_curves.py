@@ -7,11 +7,11 @@ import torch
 from test_pipeline import SETTINGS, Miniature
 from torch import nn
 
-from lrp_core.evaluation import multiply_adds
-from lrp_core.graph import up_to
-from lrp_core.heads import classifier, fit_heads, pooled_features
-from lrp_core.network import PrunedNetwork
-from lrp_core.study.curves import GRID, TAIL, choose, on_grid
+from lrp_core.graph.truncation import up_to
+from lrp_core.metrics.cost import multiply_adds
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.study.runs.measuring import GRID, TAIL, choose, on_grid
 
 
 def measured(*rows):

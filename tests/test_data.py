@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lrp_core.study import datasets
-from lrp_core.study.datasets import Dataset, _read_image, load_dataset
-from lrp_core.study.splits import split_dataset
+from lrp_core.study.data import datasets
+from lrp_core.study.data.datasets import Dataset, _read_image, load_dataset
+from lrp_core.study.data.splits import split_dataset
 
 
 def made_up(counts=(60, 90, 40), seed=0) -> Dataset:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.depth import End, cka, earliest, ends, features_by_depth, halving, multiply_adds_by_depth
-from lrp_core.evaluation import multiply_adds
-from lrp_core.graph import up_to
-from lrp_core.heads import classifier, fit_heads
+from lrp_core.control.early_exit import End, cka, earliest, ends, halving
+from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth, up_to
+from lrp_core.metrics.cost import multiply_adds
+from lrp_core.repair.ridge_head import classifier, fit_heads
 
 
 def chain():

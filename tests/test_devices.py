@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.devices import choose_device, device_of, nth_device
+from lrp_core.utils.devices import choose_device, device_of, nth_device
 
 
 def test_auto_takes_the_gpu_if_there_is_one(monkeypatch):

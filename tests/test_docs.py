@@ -12,9 +12,9 @@ import pytest
 import torch
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lrp_core.evaluation import pruning_auc
+from lrp_core.metrics.accuracy import pruning_auc
+from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
-from lrp_core.study.statistics import paired_interval
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.evaluation import class_accuracies, harmonic_mean, multiply_adds, pruning_auc
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, pruning_auc
+from lrp_core.metrics.cost import multiply_adds
 
 
 def test_class_accuracies_by_hand():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_pipeline import SETTINGS, Miniature
 
-from lrp_core.methods import method
-from lrp_core.study import export, tables
+from lrp_core.control.methods import method
+from lrp_core.study.analysis import costs as tables
+from lrp_core.study.show import export
 
 
 def test_the_network_is_the_smallest_that_is_near_the_unpruned_one():

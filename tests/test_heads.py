@@ -5,7 +5,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.heads import (
+from lrp_core.repair.ridge_head import (
     STRENGTHS,
     classifier,
     crossfitted_logits,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from networks import draw_images, network
 
-from lrp_core import methods
-from lrp_core.joint import SPREAD, joint_order
+from lrp_core.control import methods
+from lrp_core.importance.joint import SPREAD, joint_order
 
 
 def objective(contributions, drift, chosen):

@@ -9,15 +9,15 @@ from networks import settle
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.criteria import criterion
-from lrp_core.depth import features_by_depth, shortened
-from lrp_core.evaluation import multiply_adds
-from lrp_core.graph import identity_blocks, trace, without_blocks
-from lrp_core.heads import classifier, fit_heads, pooled_features
-from lrp_core.levers import LEVERS, Levers
-from lrp_core.lrp import filter_relevance
-from lrp_core.network import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
+from lrp_core.control.budget_search import LEVERS, Levers
+from lrp_core.graph.tracing import trace
+from lrp_core.graph.truncation import features_by_depth, identity_blocks, shortened, without_blocks
+from lrp_core.importance.registry import criterion
+from lrp_core.metrics.cost import multiply_adds
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.relevance.lrp import filter_relevance
+from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
 
 BUDGETS = [10 ** (-tenth / 10) for tenth in range(16)]
 

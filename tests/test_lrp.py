@@ -11,9 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from zennit.canonizers import SequentialMergeBatchNorm
 
-from lrp_core import lrp
-from lrp_core.graph import INPUT, fold_batchnorm, run, trace
-from lrp_core.heads import classifier
+from lrp_core.graph.batchnorm import fold_batchnorm
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.tracing import trace
+from lrp_core.relevance import lrp
+from lrp_core.repair.ridge_head import classifier
 
 
 def test_filter_relevance_of_a_network_by_hand(no_stabiliser):

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from lrp_core.heads import draw_folds, fit_heads, pooled_features
-from lrp_core.study import datasets, experiment, pipeline
-from lrp_core.study.curves import GRID
-from lrp_core.study.datasets import Dataset
-from lrp_core.study.splits import split_dataset
+from lrp_core.repair.ridge_head import draw_folds, fit_heads, pooled_features
+from lrp_core.study.data import datasets
+from lrp_core.study.data.datasets import Dataset
+from lrp_core.study.data.splits import split_dataset
+from lrp_core.study.runs import pipeline
+from lrp_core.study.runs import runner as experiment
+from lrp_core.study.runs.measuring import GRID
 
 PAPER = pipeline.read_params("paper")
 

@@ -18,18 +18,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lrp_core import methods
-from lrp_core.controller import Settings
-from lrp_core.evaluation import filters_at
-from lrp_core.heads import CrossFit, Heads, fit_heads, pooled_features, with_copies
-from lrp_core.network import PrunedNetwork
-from lrp_core.signals import signal_accuracies
-from lrp_core.study import datasets, experiment, paths, pipeline
-from lrp_core.study.curves import GRID
-from lrp_core.study.datasets import Dataset
-from lrp_core.study.files import write_csv
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings
+from lrp_core.control.monitored import signal_accuracies
+from lrp_core.metrics.accuracy import filters_at
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.ridge_head import CrossFit, Heads, fit_heads, pooled_features, with_copies
+from lrp_core.study import paths
+from lrp_core.study.data import datasets
+from lrp_core.study.data.datasets import Dataset
+from lrp_core.study.data.files import write_csv
+from lrp_core.study.data.splits import split_dataset
 from lrp_core.study.paths import ROOT
-from lrp_core.study.splits import split_dataset
+from lrp_core.study.runs import pipeline
+from lrp_core.study.runs import runner as experiment
+from lrp_core.study.runs.measuring import GRID
 
 PARAMS = pipeline.read_params()
 PROFILES = list(PARAMS["profiles"])
@@ -42,7 +45,7 @@ def test_every_notebook_is_a_stage_and_a_section():
         backbones = stage.get("matrix", {}).get("backbone", [])
         assert backbones == (list(PARAMS["base"]["weights"]) if "backbone" in pipeline.defaults(name) else [])
         each = " --backbone ${item.backbone}" if backbones else ""
-        assert stage["cmd"] == f"python -m lrp_core.study.pipeline {name}{each}"
+        assert stage["cmd"] == f"python -m lrp_core.study.runs.pipeline {name}{each}"
         assert set(stage["params"]) == {"base", name}
         assert f"notebooks/{name}.ipynb" in stage["deps"]
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lrp_core
-from lrp_core.heads import fit_heads
-from lrp_core.joint import joint_order
-from lrp_core.methods import class_shares
+from lrp_core.importance.by_class import class_shares
+from lrp_core.importance.joint import joint_order
+from lrp_core.repair.ridge_head import fit_heads
 
 PLACES = 3
 METHODS = (

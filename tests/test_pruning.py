@@ -8,12 +8,13 @@ from conftest import miniature_vgg
 from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle
 from torch import nn
 
-from lrp_core.coupling import couple
-from lrp_core.evaluation import multiply_adds, n_parameters
-from lrp_core.graph import INPUT, Concat, trace
-from lrp_core.heads import classifier
-from lrp_core.network import PrunedNetwork
-from lrp_core.pruning import remove_filters
+from lrp_core.graph.layers import INPUT, Concat
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.cost import multiply_adds, n_parameters
+from lrp_core.pruning.dependency import couple
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.pruning.surgery import remove_filters
+from lrp_core.repair.ridge_head import classifier
 
 
 def masked_output(model, filters, images):

@@ -10,9 +10,9 @@ from networks import depthwise_network, draw_images, network
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from lrp_core import reconstruction
-from lrp_core.network import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair import reconstruction
+from lrp_core.repair.reconstruction import Reconstruction
 
 
 def pruned(model, images, filters, strength=1e-3, reconstruct=True):

@@ -8,13 +8,13 @@ import torch
 from conftest import miniature_vgg
 from networks import Branches, network, settle
 
-from lrp_core.criteria import criterion
-from lrp_core.heads import fit_heads, with_copies
-from lrp_core.network import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
-from lrp_core.refit import Refit
-from lrp_core.signals import signal_accuracies
-from lrp_core.tasks import ScarceTask
+from lrp_core.control.calibration import ScarceTask
+from lrp_core.control.monitored import signal_accuracies
+from lrp_core.importance.registry import criterion
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.repair.refit import Refit
+from lrp_core.repair.ridge_head import fit_heads, with_copies
 
 LABELS, FOLD = torch.arange(60) % 4, torch.arange(60) // 4 % 3
 

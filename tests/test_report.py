@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lrp_core.study import report
+from lrp_core.study.show import report
 
 webdriver = pytest.importorskip("selenium.webdriver")
 needs_browser = pytest.mark.skipif(

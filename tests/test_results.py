@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrp_core.methods import method
-from lrp_core.study.curves import choose
+from lrp_core.control.methods import method
 from lrp_core.study.paths import ROOT
+from lrp_core.study.runs.measuring import choose
 
 RUNS = ["results", "results/full", "results/cifar10", "results/vgg16"]
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lrp_core.files import atomic
-from lrp_core.study import files, inputs, pipeline
+from lrp_core.study.data import files
+from lrp_core.study.data.downloads import Wheel
 from lrp_core.study.paths import ROOT, SMALL
-from lrp_core.study.wheels import Wheel
+from lrp_core.study.runs import inputs, pipeline
+from lrp_core.utils.files import atomic
 
 FULL = """
 import resource, signal, sys, torch

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core import rules
+from lrp_core.relevance import rules
 
 LAYERS = {
     "dense": (nn.Linear(7, 5), (7,)),

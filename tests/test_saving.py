@@ -5,9 +5,9 @@ from networks import Branches, draw_images, network, settle
 from safetensors.torch import save_file
 from torch import nn
 
-from lrp_core.network import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
-from lrp_core.saving import load_pruned, read_recipe, save_pruned
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.pruning.saving import load_pruned, read_recipe, save_pruned
+from lrp_core.repair.reconstruction import Reconstruction
 
 
 def save(path, pruned):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrp_core.signals import signal_accuracies
+from lrp_core.control.monitored import signal_accuracies
 
 
 def test_signals_by_hand():

@@ -8,8 +8,7 @@ from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from lrp_core.study.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm
-from lrp_core.study.tables import robustness_table
+from lrp_core.study.analysis.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm, robustness_table
 
 _NOISE = gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 3)), (2, 2, 0))
 PHOTOGRAPH = (300 * _NOISE + 128).clip(0, 255).astype(np.uint8)

@@ -13,11 +13,11 @@ import nbformat
 import pytest
 import yaml
 
-from lrp_core.study import experiment
 from lrp_core.study.paths import ROOT
+from lrp_core.study.runs import cache as experiment
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-SHOWS = {"lrp_core.study.plotting", "lrp_core.study.tables"}  # what notebooks 1 to 4 only show
+SHOWS = {"lrp_core.study.show", "lrp_core.study.analysis"}  # what notebooks 1 to 4 only show
 
 
 def behind(modules: set[str], without: set[str]) -> set[str]:
@@ -47,26 +47,29 @@ def file_of(module: str) -> Path:
 def test_a_stage_depends_on_what_its_notebook_runs(stage):
     cells = nbformat.read(ROOT / "notebooks" / f"{stage}.ipynb", as_version=4).cells
     source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    without = {"lrp_core.study.inputs"} | (set() if stage == list(STAGES)[-1] else SHOWS)
+    without = {"lrp_core.study.runs.inputs"} | (set() if stage == list(STAGES)[-1] else SHOWS)
     expected = {str(file_of(module).relative_to(ROOT)) for module in behind(imported(source), without)}
     assert {dep for dep in STAGES[stage]["deps"] if dep.startswith("lrp_core")} == expected
 
 
 def test_a_finished_run_depends_on_what_it_computed():
     # The workspace hands images and heads on; a run's key has what it handed.
-    files_and_words = {"lrp_core.errors", "lrp_core.files"} | {
+    files_and_words = {"lrp_core.utils.errors", "lrp_core.utils.files"} | {
         f"lrp_core.study.{name}" for name in ("files", "paths", "wheels", "workspace")
     }
-    computed = behind({"lrp_core.levers", "lrp_core.study.backbones", "lrp_core.study.curves"}, set())
+    computed = behind(
+        {"lrp_core.control.budget_search", "lrp_core.study.data.pretrained", "lrp_core.study.runs.measuring"}, set()
+    )
     assert set(experiment.CODE) == computed - files_and_words
 
 
 def test_comments_and_docstrings_change_no_meaning(tmp_path):
-    source = file_of("lrp_core.rules").read_text()
+    source = file_of("lrp_core.relevance.rules").read_text()
     (tmp_path / "words.py").write_text("# a comment\n" + source.replace('"""Return R / z', '"""R / z'))
     (tmp_path / "sign.py").write_text(source.replace("z.add_(sign * EPSILON", "z.sub_(sign * EPSILON"))
     same, words, sign = (
-        experiment.meaning(path) for path in (file_of("lrp_core.rules"), tmp_path / "words.py", tmp_path / "sign.py")
+        experiment.meaning(path)
+        for path in (file_of("lrp_core.relevance.rules"), tmp_path / "words.py", tmp_path / "sign.py")
     )
     assert words == same != sign
 

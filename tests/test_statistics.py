@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from lrp_core.study.statistics import holm, paired_interval
+from lrp_core.study.analysis.statistics import holm, paired_interval
 
 
 @pytest.mark.parametrize("n_seeds", [5, 10])

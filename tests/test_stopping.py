@@ -38,10 +38,10 @@ import sys
 from pathlib import Path
 from lrp_core.study import pipeline
 pipeline.ROOT, pipeline.NOTEBOOKS, pipeline.OUTPUTS = Path.cwd(), Path.cwd(), {"01_busy": ()}
-sys.exit(pipeline.main(sys.argv[3:]))  # after -m lrp_core.study.pipeline
+sys.exit(pipeline.main(sys.argv[3:]))  # after -m lrp_core.study.runs.pipeline
 """
 PARAMS = "base: {workspace: data, results: results, weights: {}}\n01_busy: {}\nprofiles: {}\n"
-STAGE = "python -m lrp_core.study.pipeline 01_busy"
+STAGE = "python -m lrp_core.study.runs.pipeline 01_busy"
 
 
 @pytest.fixture(autouse=True)

@@ -3,25 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from lrp_core.study.tables import BUDGETS
 
-from lrp_core.study.statistics import above_chance
-from lrp_core.study.tables import (
-    BUDGETS,
-    areas,
+from lrp_core.study.analysis.areas import areas, by_budget, class_table, metrics
+from lrp_core.study.analysis.comparisons import (
     auc_table,
-    by_budget,
     chance_note,
     claim,
-    class_table,
     collapse_table,
     comparisons,
     ingredient_table,
-    metrics,
-    price_table,
-    smallest_table,
-    time_spent,
     where_both_have_networks,
 )
+from lrp_core.study.analysis.costs import price_table, smallest_table, time_spent
+from lrp_core.study.analysis.statistics import above_chance
 
 
 @pytest.fixture

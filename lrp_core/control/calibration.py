@@ -1,0 +1,148 @@
+"""A network at work on scarce images: what a pruning method may see and do, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.control.monitored import SIGNALS, signal_accuracies
+from lrp_core.graph.execution import batched, run_together
+from lrp_core.graph.layers import Layer
+from lrp_core.importance.criterion import Criterion, Scores
+from lrp_core.metrics.accuracy import predict
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.utils.devices import device_of
+from lrp_core.utils.errors import check_choice
+from lrp_core.utils.sites import Add, alone
+
+_Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the layers behind it read
+
+
+@dataclass(frozen=True)
+class _Try:
+    """What would be there if these filters went: the network, and by batch what the next tries would start from."""
+
+    filters: np.ndarray
+    network: nn.Module
+    activations: list[_Activations]
+
+
+class ScarceTask:
+    """A classifier that is being pruned, with the scarce images that judge it.
+
+    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.ridge_head.with_copies`), so that one
+    forward pass gives the logits of all: relevance comes from the head that knows all scarce images, accuracy from
+    those that do not.
+
+    This is also where all that is worth remembering between two calls is kept: the scores and activations of the
+    present network, and the last try, since what was tried last is most often what goes.
+    """
+
+    def __init__(
+        self,
+        network: PrunedNetwork,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        n_outputs: int,
+        fold: torch.Tensor | None,
+        criterion: Criterion,
+        signal: str = "cross-fitted",
+        add: Add = alone,
+    ):
+        """Take the network to prune and what judges it.
+
+        Args:
+            network: a classifier, with copies of its head beside it where the signal asks for them.
+            images: (N, C, H, W), normalised.
+            targets: their classes, (N,).
+            n_outputs: logits of the classifier itself.
+            fold: each image's fold, (N,); None without copies.
+            criterion: what scores filters.
+            signal: what accuracy is (:func:`lrp_core.control.monitored.signal_accuracies`).
+            add: sums over images, over all places; where there are several, scores and logits are those of one.
+
+        Raises:
+            ValueError: unknown signal.
+        """
+        self.network, self.add = network, add
+        self._images, self._targets, self._fold, self._criterion = images, targets, fold, criterion
+        self._n_outputs, self._signal = n_outputs, check_choice("signal", signal, SIGNALS)
+        layers = pairwise(network.layers(network.model))
+        self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
+        self._scores: Scores | None = None
+        self._activations: list[_Activations] | None = None
+        self._try: _Try | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The images' classes, (N,), counted from 0 among those that have images."""
+        return self._targets.unique(return_inverse=True)[1].numpy()
+
+    def scores(self) -> np.ndarray:
+        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is gone.
+
+        Of a criterion that scores by class, (N, n_classes, n_filters).
+        """
+        return self.network.flat(self._scored().filters)
+
+    def logits(self) -> np.ndarray:
+        """Return what the classifier itself gives now for the classes that have images, (N, n_classes), float64."""
+        return self._scored().logits[:, self._targets.unique()].double().numpy()
+
+    def _scored(self) -> Scores:
+        if self._scores is None:
+            self._scores = self._criterion(self.network.model, self._images, self._targets)
+        return self._scores
+
+    def accuracy(self, filters: np.ndarray) -> np.ndarray:
+        """Return the class accuracies, as the signal has them, without these filters, (n_classes,); the network stays.
+
+        With no filters, they come from the pass that scored the present network, if it has been. Otherwise only what
+        lies behind the first convolution that loses filters is run, on the outputs that it has in the present network.
+        """
+        if len(filters) == 0:
+            scored = self._scores is not None
+            return self._accuracies(self._scores.logits if scored else predict(self.network.model, self._images))
+        self._try = None  # frees its memory
+        first, present = self.network.first_of(filters), self._present()
+        # What is before that convolution stays as it is; what is behind it is kept, in case these filters go.
+        names = self.network.layer_names[: self.network.layer_names.index(first)]
+        tried = [{name: values[name] for name in names} for values in present]
+        smaller, logits = self.network.outputs_without(
+            filters, [values[first] for values in present], self._keep_in(tried)
+        )
+        self._try = _Try(filters.copy(), smaller, tried)
+        return self._accuracies(torch.cat(logits).cpu())
+
+    def prune(self, filters: np.ndarray) -> None:
+        """Remove these filters from the network."""
+        tried = self._try if self._try is not None and np.array_equal(self._try.filters, filters) else None
+        self.network.remove(filters, tried and tried.network)
+        self._activations = tried and tried.activations
+        self._scores = self._try = None
+
+    def _present(self) -> list[_Activations]:
+        """By batch, what the layers behind each convolution read of the present network."""
+        if self._activations is None:
+            layers = self.network.layers(self.network.model)
+            batches = batched(self._images, device_of(self.network.model))
+            self._activations = [{} for _ in batches]
+            with torch.no_grad():
+                run_together(layers, batches, self._keep_in(self._activations))
+        return self._activations
+
+    def _keep_in(self, kept: list[_Activations]) -> Callable[[Layer, list[dict]], None]:
+        """Return what keeps the values behind each convolution while layers are run."""
+
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            if (name := self._before.get(layer.name)) is not None:
+                for values, live in zip(kept, lives, strict=True):
+                    values[name] = live
+
+        return visit
+
+    def _accuracies(self, logits: torch.Tensor) -> np.ndarray:
+        return signal_accuracies(logits, self._targets, self._fold, self._n_outputs, self._signal, self.add)

@@ -1,0 +1,236 @@
+"""The controller: pruning rate and order steered by the harmonic mean of the class accuracies.
+
+Our reading of the idea in Yasui, Matsuki and Sato (arXiv 2511.10861), of which only the abstract is at hand. That
+relevance is re-evaluated as pruning goes on, and that rate and order follow the harmonic mean A of the class
+accuracies, is the paper's; the rules below are ours.
+
+1. Order. Filters go by the class-weighted relevance sum_c w_c R_cf, with w_c proportional to dA/da_c, which is
+   proportional to 1/a_c^2: what serves the weak classes goes last.
+2. Rate. The next ``batch`` filters in that order go together if A stays above the bound of the present level. If not,
+   the batch is taken apart by layer: parts that break the bound alone are put off; the others go together, best
+   first, as many as keep the bound, and the rest is put off.
+3. Levels. When too little of a batch could go, or everything left was put off, the level relaxes: the bound sinks, and
+   what was put off comes back, but for parts that would break the new bound too by what was measured without them.
+
+The controller is logic alone. It sees a network through three callables and never the test images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean
+
+_NOTHING = np.array([], dtype=np.int64)
+LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the controller works.
+
+    Attributes:
+        batch: filters tried at once, as a fraction of all filters at the start.
+        taper: at most this fraction of those that are left.
+        least: a level is over when less than this fraction of a batch could go.
+        levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may go.
+        order: weigh classes by 1/a_c^2; if not, all alike.
+        rate: check each batch and take it apart if it fails; if not, every batch goes. With ``order`` and ``rate`` both
+            off the controller is ``px-iterative`` (Yeom et al. 2021).
+        accuracy_floor: the least class accuracy that the weights know, so that a class at 0 does not take all weight.
+    """
+
+    batch: float = 0.05
+    taper: float = 0.5
+    least: float = 0.25
+    levels: tuple[float, ...] = LEVELS
+    order: bool = True
+    rate: bool = True
+    accuracy_floor: float = 0.05
+
+    def __post_init__(self):
+        """Refuse impossible settings."""
+        for name in ("batch", "taper"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {value}")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least must lie in [0, 1], got {self.least}")
+        if list(self.levels) != sorted(set(self.levels), reverse=True) or not all(
+            0 < level <= 1 for level in self.levels
+        ):
+            raise ValueError(f"levels must descend within (0, 1], got {self.levels}")
+        if not 0 < self.accuracy_floor < 1:
+            raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
+
+    def largest_step(self, n_filters: int, gone: int) -> int:
+        """Return how many filters are tried at once when so many of them are gone."""
+        return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - gone))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of pruning did.
+
+    Attributes:
+        step: 0, 1, ...
+        level: index of the level; ``len(levels)`` once everything may go.
+        bound: the least harmonic mean that this level accepts.
+        requested: filters tried.
+        removed: the filters that went, by number, in the order in which they go.
+        deferred: filters put off until the level relaxes.
+        rate: achieved fraction of filters removed, after the step.
+        before, after: harmonic mean of the class accuracies before and after the step.
+        accuracies: class accuracies after the step, (n_classes,).
+        evaluations: tries measured so far, each at most one forward pass over the scarce images. The accuracy of the
+            present network comes with its relevance and is not counted.
+    """
+
+    step: int
+    level: int
+    bound: float
+    requested: int
+    removed: np.ndarray
+    deferred: int
+    rate: float
+    before: float
+    after: float
+    accuracies: np.ndarray
+    evaluations: int
+
+
+def take(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Return the first ``size`` filters of ``order`` that can go without a layer losing its last filter.
+
+    Args:
+        order: filter numbers, first to go first.
+        size: how many to take, at most.
+        layer_of: each filter's layer, (n_filters,).
+        active: whether each filter is still there, (n_filters,).
+    """
+    left = np.bincount(layer_of[active], minlength=layer_of.max() + 1)
+    taken = []
+    for filter_ in order:
+        if len(taken) == size:
+            break
+        if left[layer_of[filter_]] > 1:
+            left[layer_of[filter_]] -= 1
+            taken.append(filter_)
+    return np.array(taken, dtype=np.int64)
+
+
+def greatest_rate(layer_of: np.ndarray) -> float:
+    """Return the fraction of all filters that can go if each layer keeps one; ``layer_of`` (n_filters,)."""
+    return 1 - len(np.unique(layer_of)) / len(layer_of)
+
+
+def class_weights(accuracies: np.ndarray, floor: float) -> np.ndarray:
+    """Return weights proportional to dA/da_c of the harmonic mean A, that is to 1/a_c^2, with mean 1, (n_classes,)."""
+    weights = 1 / np.maximum(accuracies, floor) ** 2
+    return weights / weights.mean()
+
+
+def control(
+    layer_of: np.ndarray,
+    relevance: Callable[[], np.ndarray],
+    accuracy: Callable[[np.ndarray], np.ndarray],
+    prune: Callable[[np.ndarray], None],
+    settings: Settings = Settings(),
+    until: float = MAX_RATE,
+) -> Iterator[Step]:
+    """Prune a network until a fraction of its filters is gone, and yield a record of each step.
+
+    Args:
+        layer_of: each filter's layer, (n_filters,).
+        relevance: the present relevance by class, (n_classes, n_filters); of filters that are gone, anything. Without
+            ``order`` classes are only summed over, and there may be any number of rows.
+        accuracy: the class accuracies, (n_classes,), of the present network without the given filters; cheap for none.
+        prune: removes the given filters for good.
+        settings: see :class:`Settings`.
+        until: the fraction.
+
+    Raises:
+        ValueError: there are too few filters for so many to go with one left in each layer.
+    """
+    n_filters = len(layer_of)
+    target = filters_at(until, n_filters)
+    if target > filters_at(most := greatest_rate(layer_of), n_filters):
+        raise ValueError(
+            f"{n_filters} filters in {len(np.unique(layer_of))} layers cannot lose {until:.1%} and leave one in each "
+            f"layer; the most that can go is {most:.1%}"
+        )
+    active = np.ones(n_filters, dtype=bool)
+    left = np.full(n_filters, np.inf)  # by filter that was put off, the A that was left without its part
+    evaluations = 0
+
+    def harmonic_without(filters: np.ndarray) -> float:
+        nonlocal evaluations
+        evaluations += 1
+        return harmonic_mean(accuracy(filters))
+
+    shares, now = relevance(), accuracy(_NOTHING)
+    bounds = [level * harmonic_mean(now) for level in settings.levels] if settings.rate else []
+    level = step = 0
+    while (gone := int((~active).sum())) < target:
+        weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(shares))
+        score = weights @ shares
+        while True:
+            bound = bounds[level] if level < len(bounds) else 0.0
+            candidates = np.flatnonzero(active & (left >= bound))
+            order = candidates[np.argsort(score[candidates], kind="stable")]
+            size = min(settings.largest_step(n_filters, gone), target - gone)
+            batch = take(order, size, layer_of, active)
+            if len(batch):
+                break
+            level += 1
+        goes, without = _sort_out(batch, layer_of[batch], harmonic_without, bound)
+        removed, off = batch[goes], batch[~goes]
+        before = now
+        if len(removed):
+            prune(removed)
+            active[removed] = False
+            shares, now = relevance(), accuracy(_NOTHING)
+        left[off] = np.minimum(without[~goes], np.nextafter(bound, 0))  # not again at this level
+        yield Step(
+            step=step,
+            level=level,
+            bound=bound,
+            requested=len(batch),
+            removed=removed,
+            deferred=len(off),
+            rate=(gone + len(removed)) / n_filters,
+            before=harmonic_mean(before),
+            after=harmonic_mean(now),
+            accuracies=now,
+            evaluations=evaluations,
+        )
+        step += 1
+        if len(removed) < settings.least * len(batch):
+            level += 1
+
+
+def _sort_out(
+    batch: np.ndarray, layers: np.ndarray, harmonic_without: Callable[[np.ndarray], float], bound: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the part of a batch that keeps the bound: all of it, or of some layers, or nothing.
+
+    Returns:
+        By filter of the batch, whether it goes, and the A that was left without its part alone.
+    """
+    if not bound:
+        return np.ones(len(batch), dtype=bool), np.zeros(len(batch))
+    whole = harmonic_without(batch)
+    names, part_of = np.unique(layers, return_inverse=True)
+    if whole >= bound or len(names) == 1:
+        return np.full(len(batch), whole >= bound), np.full(len(batch), whole)
+    alone = np.array([harmonic_without(batch[part_of == part]) for part in range(len(names))])
+    good = [part for part in np.argsort(alone, kind="stable")[::-1] if alone[part] >= bound]
+    # The longest run of parts, best first, that keeps the bound together: found by bisection.
+    few, many = min(1, len(good)), len(good)
+    while few < many:
+        middle = (few + many + 1) // 2
+        if harmonic_without(batch[np.isin(part_of, good[:middle])]) >= bound:
+            few = middle
+        else:
+            many = middle - 1
+    return np.isin(part_of, good[:few]), alone[part_of]

@@ -1,0 +1,101 @@
+"""Early exits: a backbone may end earlier, with a head on what its layers give there.
+
+The plainest way to a smaller network, and the first to try where a task needs less depth than the one that the trunk
+was trained for: linear heads on the layers of a frozen network (Alain and Bengio, Understanding intermediate layers
+using linear classifier probes, 2016).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth
+from lrp_core.metrics.accuracy import class_accuracies
+from lrp_core.repair.ridge_head import Heads, crossfitted_logits, fit_heads, squared_error
+
+
+@dataclass(frozen=True)
+class End:
+    """A place where a trunk may end.
+
+    Attributes:
+        name: the layer behind which it ends.
+        heads: fitted to the features there.
+        accuracy: class-averaged, of the heads' copies on the images that they have not seen.
+        error: standard error of that accuracy.
+        squared_error: of those outputs (:func:`lrp_core.repair.ridge_head.squared_error`).
+        multiply_adds: of one image, with the head.
+    """
+
+    name: str
+    heads: Heads
+    accuracy: float
+    error: float
+    squared_error: float
+    multiply_adds: int
+
+
+def ends(trunk: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> list[End]:
+    """Fit heads wherever a trunk may end, from the input to the output.
+
+    Args:
+        trunk: images to feature maps, made of supported layers.
+        images: scarce ones, (N, C, H, W), normalised.
+        labels: (N,), in 0..n_classes-1, each class present.
+        fold: of the images, (N,) (:func:`lrp_core.repair.ridge_head.draw_folds`).
+    """
+    found, n_classes = [], int(labels.max()) + 1
+    costs = multiply_adds_by_depth(trunk, images[:1])
+    for name, features in features_by_depth(trunk, images).items():
+        heads = fit_heads(features, labels, fold)
+        logits = crossfitted_logits(features @ heads.copies.weight.flatten(0, 1).T, fold, n_classes)
+        by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
+        error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
+        cost = costs[name] + heads.weight.numel()
+        found.append(End(name, heads, by_class.mean().item(), error.item(), squared_error(logits, labels), cost))
+    return found
+
+
+def cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return how alike two representations of the same images are, within 0..1: linear centered kernel alignment.
+
+    Sources: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, sec. 3; as an order in
+    which layers are left out, Pons et al., Effective Layer Pruning Through Similarity Metric Perspective, 2024 (arXiv
+    2405.17081).
+
+    Args:
+        x: (N, C).
+        y: (N, D).
+
+    Returns:
+        0 where one of them is the same for all images.
+    """
+    x, y = (part.double() - part.double().mean(dim=0) for part in (x, y))
+    x, y = x @ x.T, y @ y.T  # (N, N); there are fewer images than features
+    scale = x.norm() * y.norm()
+    return ((x * y).sum() / scale).item() if scale else 0.0
+
+
+def earliest(ends: Sequence[End]) -> End:
+    """Return the first end whose accuracy is within one standard error of the best.
+
+    The rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of models that cannot be told
+    apart, the smallest.
+    """
+    best = max(ends, key=lambda end: end.accuracy)
+    return next(end for end in ends if end.accuracy >= best.accuracy - best.error)
+
+
+def halving(ends: Sequence[End]) -> list[End]:
+    """Return the :func:`earliest` end, the earliest of those with at most half of its multiply-adds, and so on.
+
+    These are where it pays to prune from: with few multiply-adds to spend, a shorter trunk that keeps more filters may
+    be better than a longer one that keeps few. Each costs at most half of the one before, all at most twice the first.
+    """
+    chosen = []
+    while ends:
+        chosen.append(earliest(ends))
+        ends = [end for end in ends if end.multiply_adds <= chosen[-1].multiply_adds / 2]
+    return chosen

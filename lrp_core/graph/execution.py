@@ -1,0 +1,52 @@
+"""Runs a traced network, whole or from some layer on, on one batch or on several layer by layer."""
+
+from collections.abc import Callable
+
+import torch
+
+from lrp_core.graph.layers import INPUT, Layer
+
+
+def batched(images: torch.Tensor, device: torch.device, size: int = 40) -> list[dict[str, torch.Tensor]]:
+    """Return images (N, C, H, W) as batches for :func:`run_together`, on a device."""
+    return [{INPUT: images[i : i + size].to(device)} for i in range(0, len(images), size)]
+
+
+def run(
+    layers: list[Layer], values: dict[str, torch.Tensor], visit: Callable[[Layer, dict], None] | None = None
+) -> torch.Tensor:
+    """Run the layers and return the last one's output.
+
+    Args:
+        layers: a trace, or the end of one.
+        values: the tensors that these layers read from outside, by name; ``{"input": images}`` for a whole trace.
+        visit: called before each layer with it and all values that it or a later layer still reads.
+    """
+    (output,) = run_together(layers, [values], visit and (lambda layer, lives: visit(layer, lives[0])))
+    return output
+
+
+def run_together(
+    layers: list[Layer],
+    batches: list[dict[str, torch.Tensor]],
+    visit: Callable[[Layer, list[dict]], None] | None = None,
+) -> list[torch.Tensor]:
+    """Run the layers on several batches, layer by layer, and return the last one's outputs.
+
+    Args:
+        layers: a trace, or the end of one.
+        batches: of each, the tensors that these layers read from outside, by name.
+        visit: called before each layer with it and, of each batch, all values that it or a later layer still reads. It
+            may change the layer.
+    """
+    last_use = {source: i for i, layer in enumerate(layers) for source in layer.inputs}
+    lives = [{name: value for name, value in values.items() if name in last_use} for values in batches]
+    for i, layer in enumerate(layers):
+        if visit is not None:
+            visit(layer, lives)
+        outputs = []
+        for k, live in enumerate(lives):
+            outputs.append(layer.module(*(live[source] for source in layer.inputs)))
+            lives[k] = {name: value for name, value in live.items() if last_use[name] > i} | {layer.name: outputs[-1]}
+            del live
+    return outputs

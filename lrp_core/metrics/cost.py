@@ -1,0 +1,67 @@
+"""What a network costs: filters, parameters, multiply-adds, latency."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lrp_core.utils.devices import device_of
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs.
+
+    Attributes:
+        filters: output channels of all convolutions.
+        parameters: of all layers.
+        multiply_adds: of one forward pass, as torch's own counter sees them.
+        latency: median time of one forward pass, in seconds, measured here, on the CPU or whatever holds the model.
+    """
+
+    filters: int
+    parameters: int
+    multiply_adds: int
+    latency: float
+
+
+def size(model: nn.Module, example_input: torch.Tensor) -> Size:
+    """Return what a network costs on one input (1, C, H, W)."""
+    filters = sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    counted = n_parameters(model), multiply_adds(model, example_input)
+    return Size(filters, *counted, latency(model, example_input))
+
+
+def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
+    """Return the multiply-adds of one forward pass, as torch's own counter sees them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():  # in inference mode torch 2.5 counts nothing
+        model(example_input.to(device_of(model)))
+    return counter.get_total_flops() // 2
+
+
+def multiply_adds_by_layer(model: nn.Module, example_input: torch.Tensor) -> dict[str, int]:
+    """Return the multiply-adds of one forward pass by name of the convolution or dense layer that needs them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(example_input.to(device_of(model)))
+    counts, kind = counter.get_flop_counts(), type(model).__name__
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return {name: sum(counts[f"{kind}.{name}"].values()) // 2 for name in layers}
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def latency(model: nn.Module, example_input: torch.Tensor, repeats: int = 15) -> float:
+    """Return the median time of one forward pass in seconds, after two passes to warm up."""
+    example_input, seconds = example_input.to(device_of(model)), []
+    with torch.inference_mode():
+        for _ in range(repeats + 2):
+            start = time.perf_counter()
+            model(example_input).cpu()  # a GPU is done when its result is here
+            seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[2:]))

@@ -1,0 +1,1 @@
+"""Filters that only go together, their removal, a network that loses filters step by step, and its file."""

@@ -1,0 +1,217 @@
+"""A network that loses filters step by step, and the layers of each smaller network."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.graph.execution import batched, run_together
+from lrp_core.graph.layers import WEIGHTED, Layer, shallow_copy
+from lrp_core.graph.tracing import rebind, trace
+from lrp_core.pruning.dependency import Coupling, couple
+from lrp_core.pruning.surgery import cut, take_over
+from lrp_core.utils.devices import device_of
+
+_Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
+
+
+class Mender(Protocol):
+    """What makes up for filters that are gone (:mod:`lrp_core.repair.reconstruction`, :mod:`lrp_core.repair.refit`)."""
+
+    def mender(self, coupling: Coupling, stays: np.ndarray) -> _Visit:
+        """Return what changes layers of a smaller network, in place, when they are about to be run on the images.
+
+        Args:
+            coupling: of the unpruned network.
+            stays: which groups are left, (n_groups,), boolean.
+        """
+
+
+class PrunedNetwork:
+    """A network that loses filters step by step, numbered 0..n_filters-1 from input to output.
+
+    Filters that only go together (see :class:`Coupling`) count as one; where no two are coupled, as in VGG, a number is
+    one filter. A layer, here, is the set of convolutions that a group has filters in.
+
+    Attributes:
+        model: the network as it is now.
+        example_shape: of one input, (1, C, H, W).
+        coupling: which filters go together, in the network before any was removed.
+        layer_names: by layer, the name of its first convolution, from input to output.
+        layer_of: by filter number, the index of its layer in ``layer_names``, (n_filters,).
+        active: by filter number, whether it is still there, (n_filters,).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        menders: Sequence[Mender] = (),
+    ):
+        """Take a network.
+
+        Args:
+            model: made of supported layers; untouched, and expected not to change.
+            images: inputs (N, C, H, W), one or more; with menders, those that they were made with.
+            menders: what makes up for what is gone, in every smaller network, in this order.
+        """
+        self.model = self._full = model
+        self._layers = trace(model)
+        self._images, self._menders = images, tuple(menders)
+        self.example_shape = tuple(images[:1].shape)
+        self.coupling = couple(model, images[:1])
+        members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
+        for name, groups in self.coupling.filters.items():
+            for group in np.unique(groups[groups >= 0]):
+                members[group].append(name)
+        layers = list(dict.fromkeys(tuple(names) for names in members))
+        self.layer_names = [names[0] for names in layers]
+        self.layer_of = np.array([layers.index(tuple(names)) for names in members])
+        self.active = np.ones(self.coupling.n_groups, dtype=bool)
+
+    @property
+    def n_filters(self) -> int:
+        """The number of filters before any was removed, coupled ones counted once."""
+        return len(self.active)
+
+    def without(self, filters: np.ndarray) -> nn.Module:
+        """Return the present network without these filters (by number); the present one stays.
+
+        Raises:
+            ValueError: a filter is removed already, or a layer would lose its last one.
+        """
+        return self.mended_without(filters)[0] if self._menders else self._cut(self._stays(filters))
+
+    def mended_without(self, filters: np.ndarray) -> tuple[nn.Module, list[torch.Tensor]]:
+        """Return the present network without these filters (by number), and what it gives for the images, by batch.
+
+        Raises:
+            ValueError: as :meth:`without`.
+        """
+        stays = self._stays(filters)
+        smaller = self._cut(stays)
+        batches = batched(self._images, device_of(smaller))
+        with torch.no_grad():
+            return smaller, run_together(self.layers(smaller), batches, self._mending(stays))
+
+    def first_of(self, filters: np.ndarray) -> str:
+        """Return the name of the first convolution that loses one of these filters (by number)."""
+        return self.layer_names[self.layer_of[filters].min()]
+
+    def outputs_without(
+        self,
+        filters: np.ndarray,
+        values: list[dict[str, torch.Tensor]],
+        visit: _Visit | None = None,
+    ) -> tuple[nn.Module, list[torch.Tensor]]:
+        """Return the present network without these filters (by number), and what it gives, batch by batch.
+
+        Only what lies behind the first convolution that loses filters is run. The network is that of :meth:`without`.
+
+        Args:
+            filters: one or more that are there.
+            values: by batch, what the layers behind that convolution read of the present network; with
+                menders, for the images that they were made with.
+            visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is mended.
+
+        Raises:
+            ValueError: as :meth:`without`.
+        """
+        stays, first = self._stays(filters), self.first_of(filters)
+        smaller = self._cut(stays)
+        layers = self.layers(smaller)
+        behind = [layer.name for layer in layers].index(first) + 1
+        groups = self.coupling.filters[first]
+        left = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
+        values = [live | {first: _channels(live[first], left)} for live in values]
+        if self._menders:  # what lies before is mended already
+            for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
+                if isinstance(layer.module, WEIGHTED):
+                    take_over(layer.module, present.module, left if layer.name == first else slice(None))
+        with torch.no_grad():
+            return smaller, run_together(layers[behind:], values, self._mending(stays, visit))
+
+    def _mending(self, stays: np.ndarray, first: _Visit | None = None) -> _Visit:
+        """Return what does all that is to be done before a layer of a smaller network is run."""
+        visits = [first] if first is not None else []
+        visits += [mender.mender(self.coupling, stays) for mender in self._menders]
+
+        def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+            for each in visits:
+                each(layer, lives)
+
+        return visit
+
+    def _stays(self, filters: np.ndarray) -> np.ndarray:
+        """Return which filters would be left without these."""
+        filters = np.asarray(filters, dtype=int)
+        if len(lost := filters[~self.active[filters]]):
+            names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in lost})
+            raise ValueError(f"filters {lost.tolist()} of {', '.join(map(repr, names))} are removed already")
+        stays = self.active.copy()
+        stays[filters] = False
+        for layer in np.unique(self.layer_of[filters]):
+            if not stays[self.layer_of == layer].any():
+                raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
+        return stays
+
+    def _cut(self, stays: np.ndarray) -> nn.Module:
+        """Return the unpruned network without the filters that do not stay."""
+        smaller = shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
+        cut(smaller, self.coupling, stays)
+        return smaller
+
+    def layers(self, model: nn.Module) -> list[Layer]:
+        """Return the trace of a network that came from this one, without tracing it anew."""
+        return rebind(self._layers, model)
+
+    def remove(self, filters: np.ndarray, smaller: nn.Module | None = None) -> None:
+        """Take these filters (by number) out for good.
+
+        Args:
+            filters: that are there.
+            smaller: the present network without them, if it has been made already.
+        """
+        self.model = self.without(filters) if smaller is None else smaller
+        self.active[filters] = False
+
+    def smaller(self, filters: np.ndarray, model: nn.Module | None = None) -> "PrunedNetwork":
+        """Return this network without these filters (by number), ready to lose more; the present one stays.
+
+        Args:
+            filters: that are there.
+            model: the present network without them, if it has been made already.
+        """
+        other = copy.copy(self)
+        other.active = self.active.copy()
+        other.remove(filters, model)
+        return other
+
+    def flat(self, by_layer: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Lay values (..., C) of the present convolutions out by filter number, summed over coupled filters.
+
+        Returns:
+            (..., n_filters), float64; NaN where a filter is gone.
+        """
+        shape = next(iter(by_layer.values())).shape[:-1]
+        result = np.zeros((*shape, self.n_filters))
+        for name, groups in self.coupling.filters.items():
+            present = groups[(groups < 0) | self.active[groups]]
+            values = by_layer[name].double().cpu().numpy()
+            np.add.at(result, (..., present[present >= 0]), values[..., present >= 0])
+        result[..., ~self.active] = np.nan
+        return result
+
+    def kept(self) -> dict[str, list[int]]:
+        """By convolution, which of its filters are left, by their numbers in the unpruned network."""
+        groups = self.coupling.filters
+        return {name: np.flatnonzero((of < 0) | self.active[of]).tolist() for name, of in groups.items()}
+
+
+def _channels(maps: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
+    last = maps.is_contiguous(memory_format=torch.channels_last)
+    return maps[:, left].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

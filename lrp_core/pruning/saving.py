@@ -1,0 +1,95 @@
+"""Pruned networks on disk: one safetensors file holds the weights and says which filters were kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from lrp_core.pruning.surgery import remove_filters
+from lrp_core.utils.files import atomic
+
+
+def save_pruned(
+    path: Path,
+    model: nn.Module,
+    kept: dict[str, list[int]],
+    example_shape: tuple[int, ...],
+    recipe: dict | None = None,
+) -> None:
+    """Write a pruned network, whole or not at all.
+
+    Args:
+        path: the file to write, ``.safetensors``.
+        model: as pruned.
+        kept: by convolution, the filters that are left, by their numbers in the unpruned network
+            (:meth:`lrp_core.pruning.network.PrunedNetwork.kept`).
+        example_shape: of one input, (1, C, H, W).
+        recipe: a note for whoever builds the unpruned network again; whatever JSON holds.
+    """
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    description = {
+        "recipe": recipe,
+        "kept": kept,
+        "example_shape": list(example_shape),
+        "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {"pruned": json.dumps(description)})
+
+
+def read_recipe(path: Path) -> dict | None:
+    """Return the note that a pruned network was saved with.
+
+    Raises:
+        ValueError: the file was not written by :func:`save_pruned`.
+    """
+    return _read(path)[0]["recipe"]
+
+
+def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """Read a pruned network, in eval mode and frozen; its outputs are those of the saved one, bit by bit.
+
+    Args:
+        path: a file that :func:`save_pruned` wrote.
+        build: makes the unpruned network, with any weights.
+
+    Raises:
+        ValueError: the file was not written by :func:`save_pruned`, or is of another network than ``build`` makes.
+    """
+    description, tensors = _read(path)
+    model = build().eval()
+    try:
+        gone = {
+            name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
+            for name, kept in description["kept"].items()
+        }
+        smaller = remove_filters(model, gone, torch.zeros(description["example_shape"]))
+        _add_biases(smaller, tensors)
+        smaller.load_state_dict(tensors)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
+    if description["channels_last"]:
+        smaller.to(memory_format=torch.channels_last)
+    return smaller.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            description = json.loads(file.metadata()["pruned"])
+            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no pruned network; expected a file written by save_pruned") from error
+
+
+def _add_biases(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Give the layers a bias for which one was saved: reconstruction adds them."""
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias" and model.get_submodule(layer).bias is None:
+            model.get_submodule(layer).bias = nn.Parameter(torch.zeros_like(tensor))

@@ -1,0 +1,106 @@
+"""Removal of filters: the pruned network is a smaller network, not a masked one."""
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.pruning.dependency import Coupling, couple
+
+
+def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
+    """Return a copy of the network without some filters, and without those that go with them.
+
+    Whatever reads their channels shrinks too: convolutions, batch normalisations, dense layers.
+
+    Args:
+        model: made of supported layers; untouched.
+        filters: by name of a convolution, the indices of its output channels to remove.
+        example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
+
+    Raises:
+        ValueError: an unknown layer, an index out of range, a filter that has to stay (its channel is the network's
+            input or output), a layer that would lose its last filter, or an unsupported layer.
+    """
+    coupling = couple(model, example_input)
+    gone = np.zeros(coupling.n_groups, dtype=bool)
+    for name, indices in filters.items():
+        if name not in coupling.filters:
+            raise ValueError(f"{name!r} is no convolution of this network; it has: {', '.join(coupling.filters)}")
+        groups = coupling.filters[name]
+        for index in indices:
+            if not 0 <= index < len(groups):
+                raise ValueError(f"layer {name!r} has filters 0..{len(groups) - 1}, not {index}")
+            if groups[index] < 0:
+                raise ValueError(
+                    f"filter {index} of {name!r} has to stay: its channel is the network's input or output"
+                )
+            gone[groups[index]] = True
+    for name, groups in coupling.filters.items():
+        if (gone[groups] & (groups >= 0)).all():
+            raise ValueError(f"layer {name!r} would lose all of its {len(groups)} filters; leave at least one")
+    # What is about to be cut is shared with the copy until then, not copied whole.
+    modules = [model.get_submodule(name) for name in coupling.channels]
+    tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
+    smaller = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if tensor is not None})
+    cut(smaller, coupling, ~gone)
+    return smaller
+
+
+_TENSORS = ("weight", "bias", "running_mean", "running_var")  # of the layers that shrink
+
+
+def cut(model: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
+    """Leave these groups only, (n_groups,), boolean, in an unpruned network, in place."""
+    stays = np.append(stays, True)  # group -1
+    for name, channels in coupling.channels.items():
+        module = model.get_submodule(name)
+        filters = torch.from_numpy(stays[coupling.filters[name]]) if name in coupling.filters else None
+        _keep(module, filters, torch.from_numpy(stays[channels]))
+
+
+def take_over(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
+    """Give a layer the weights of these outputs of another one."""
+    replace_tensor(module, "weight", other.weight.detach()[outputs], other.weight)
+    module.bias = None if other.bias is None else nn.Parameter(other.bias.detach()[outputs], requires_grad=False)
+
+
+def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
+    """Keep these outputs (None: all) and inputs, boolean masks, of a layer, in place."""
+    if isinstance(module, nn.BatchNorm2d):
+        for name in _TENSORS:
+            if (tensor := getattr(module, name)) is not None:
+                replace_tensor(module, name, tensor.detach()[inputs])
+        module.num_features = int(inputs.sum())
+        return
+    if outputs is None:
+        outputs = torch.ones(len(module.weight), dtype=torch.bool)
+    weight = module.weight.detach()[outputs]
+    if isinstance(module, nn.Linear):
+        weight = weight[:, inputs]
+        module.in_features = weight.shape[1]
+    else:
+        if module.groups == module.in_channels:  # depthwise, or one input channel
+            module.groups = int(inputs.sum()) if module.groups > 1 else 1
+        else:
+            weight = weight[:, inputs.view(module.groups, -1)[0]]
+        module.out_channels, module.in_channels = len(weight), int(inputs.sum())
+    if module.bias is not None:
+        replace_tensor(module, "bias", module.bias.detach()[outputs])
+    replace_tensor(module, "weight", weight)
+
+
+def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor, like: torch.Tensor | None = None) -> None:
+    """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was, or as ``like`` is.
+
+    Of a kernel with one input channel the layout cannot be told: ``like`` is that of the unpruned network.
+    """
+    old = getattr(module, name)
+    like = old if like is None else like
+    last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    # A clone sets all strides, of 1 x 1 kernels too, as they will be when the tensor comes back from a file.
+    tensor = tensor.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)

@@ -1,0 +1,360 @@
+"""The rules of Layer-wise Relevance Propagation (LRP), and composites: which rule goes to which layer.
+
+A rule redistributes the relevance R_k of a layer's outputs to its inputs a_j. With z_k the denominator that the rule
+sums its contributions to, R_j = a_j * sum_k w'_jk R_k / z_k for some weights w'. Biases take no relevance and stay out
+of z, so that relevance is conserved. Each rule takes as few convolutions as its arithmetic needs: what the forward pass
+computed is not computed again, and behind a ReLU, where no input is negative, half of the terms are absent.
+
+Sources: Bach et al., PLOS ONE 2015 (epsilon, alpha-beta); Montavon et al., Pattern Recognition 2017 (z+, w^2, z-box);
+Lapuschkin et al., Nature Communications 2019 (flat); Montavon et al., in Explainable AI, LNCS 11700, 2019 (gamma,
+composites by depth); Andeol et al., 2021 (gamma for signed inputs).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lrp_core.utils.errors import check_choice
+
+Box = tuple[float | torch.Tensor, float | torch.Tensor]
+EPSILON = 1e-6  # keeps a denominator from 0; small beside any pre-activation that carries relevance
+
+
+class LinearMap:
+    """A convolution or dense layer as rules see it: without its bias, and with the signs of what passes through it.
+
+    Attributes:
+        weight, positive, negative: the weight, its positive and its negative part; the parts are made once, when asked.
+        bias: (C_out,) or None.
+        signed: whether inputs can be negative.
+        rectified: whether an activation follows, behind which negative outputs carry no relevance.
+    """
+
+    def __init__(self, layer: nn.Module, signed: bool, rectified: bool):
+        """Take a convolution or dense layer; nothing is copied."""
+        self._layer, self.signed, self.rectified = layer, signed, rectified
+        self.weight = layer.weight.detach()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    @cached_property
+    def positive(self) -> torch.Tensor:
+        """Its positive part."""
+        return self.weight.clamp(min=0)
+
+    @cached_property
+    def negative(self) -> torch.Tensor:
+        """Its negative part."""
+        return self.weight.clamp(max=0)
+
+    def __call__(self, weight: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Map inputs to outputs with these weights."""
+        if isinstance(self._layer, nn.Linear):
+            return F.linear(a, weight)
+        padding, extra = self._padding(a)
+        return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=padding, **self._geometry)
+
+    def transposed(self, weight: torch.Tensor, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Map outputs back to inputs of the shape of ``a``, with these weights."""
+        if isinstance(self._layer, nn.Linear):
+            return s @ weight
+        padding, (left, right, top, bottom) = self._padding(a)
+        height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
+        # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
+        rest = [
+            size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
+            for size, pad, dilation, kernel, outputs, stride in zip(
+                (height, width),
+                padding,
+                self._layer.dilation,
+                self._layer.kernel_size,
+                s.shape[2:],
+                self._layer.stride,
+                strict=True,
+            )
+        ]
+        back = F.conv_transpose2d(s, weight, None, padding=padding, output_padding=rest, **self._geometry)
+        return back[:, :, top : height - bottom, left : width - right]
+
+    def unbiased(self, output: torch.Tensor) -> torch.Tensor:
+        """Take the bias off the layer's output again; always a new tensor."""
+        if self.bias is None:
+            return output.clone()
+        return output - (self.bias if output.dim() == 2 else self.bias.view(-1, 1, 1))
+
+    @property
+    def _geometry(self) -> dict:
+        return {"stride": self._layer.stride, "dilation": self._layer.dilation, "groups": self._layer.groups}
+
+    def _padding(self, a: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """Return the padding that is alike on both sides, and what else is needed (left, right, top, bottom)."""
+        layer = self._layer
+        if isinstance(layer.padding, tuple) and type(layer) is nn.Conv2d:
+            return layer.padding, (0, 0, 0, 0)
+        extra = []
+        for axis in (1, 0):  # the width first, as F.pad wants it
+            reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+            if layer.padding == "valid":
+                total = 0
+            else:  # as many outputs as strides fit into the input
+                size, stride = a.shape[2 + axis], layer.stride[axis]
+                total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+            extra += [total // 2, total - total // 2]
+        return (0, 0), tuple(extra)
+
+
+def share(relevance: torch.Tensor, z: torch.Tensor, sign: int = 0) -> torch.Tensor:
+    """Return R / z, with z kept away from 0 on its own side (``sign`` says which it is, if known); overwrites z."""
+    z.add_(sign * EPSILON if sign else torch.copysign(z.new_tensor(EPSILON), z))
+    return torch.div(relevance, z, out=z)
+
+
+class Rule:
+    """How the relevance of a layer's outputs goes to its inputs.
+
+    Attributes:
+        uses_output: the rule reads the layer's output (bias included).
+    """
+
+    uses_output = False
+
+    def __call__(
+        self, layer: LinearMap, a: torch.Tensor, output: torch.Tensor | None, relevance: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the relevance of the inputs, in the shape of ``a``.
+
+        Args:
+            layer: the convolution or dense layer.
+            a: its inputs, (N, C, H, W) or (N, C).
+            output: its outputs, if the rule uses them; read only.
+            relevance: of the outputs, in their shape; read only.
+        """
+        raise NotImplementedError
+
+
+def _split(layer: LinearMap, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the inputs' positive part, and the negative one if there can be one."""
+    return (a.clamp(min=0), a.clamp(max=0)) if layer.signed else (a, None)
+
+
+def _positive_terms(layer: LinearMap, up: torch.Tensor, down: torch.Tensor | None) -> torch.Tensor:
+    """Sum the contributions a_j w_jk > 0: positive inputs by positive weights, negative ones by negative weights."""
+    z = layer(layer.positive, up)
+    return z if down is None else z.add_(layer(layer.negative, down))
+
+
+def _gather(
+    layer: LinearMap,
+    ratio: torch.Tensor,
+    for_up: torch.Tensor,
+    for_down: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return a_j * sum_k w_jk ratio_k, with one weight for positive inputs and one for negative inputs."""
+    relevance = layer.transposed(for_up, ratio, up).mul_(up)
+    return relevance if down is None else relevance.add_(layer.transposed(for_down, ratio, down).mul_(down))
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """Epsilon rule (Bach et al. 2015, eq. 58): every contribution a_j w_jk; LRP-0 but for the stabiliser."""
+
+    uses_output = True
+
+    def __call__(self, layer, a, output, relevance):
+        """Two passes with the forward one: z is the output without its bias."""
+        return layer.transposed(layer.weight, share(relevance, layer.unbiased(output)), a).mul_(a)
+
+
+@dataclass(frozen=True)
+class ZPlus(Rule):
+    """z+ rule (Montavon et al. 2017, sec. 4.1): positive contributions only, which for a < 0 are those of w < 0."""
+
+    def __call__(self, layer, a, output, relevance):
+        """Three passes with the forward one behind a ReLU."""
+        up, down = _split(layer, a)
+        ratio = share(relevance, _positive_terms(layer, up, down), 1)
+        return _gather(layer, ratio, layer.positive, layer.negative, up, down)
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """Alpha-beta rule (Bach et al. 2015, eq. 60): positive contributions times alpha, negative ones times -beta."""
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    uses_output = True
+
+    def __post_init__(self):
+        """Refuse parameters that do not conserve relevance."""
+        if self.beta < 0 or not math.isclose(self.alpha - self.beta, 1):
+            raise ValueError(f"alpha - beta must be 1 and beta not negative, got alpha={self.alpha}, beta={self.beta}")
+
+    def __call__(self, layer, a, output, relevance):
+        """Four passes with the forward one behind a ReLU: the negative part of z is z less the positive part."""
+        up, down = _split(layer, a)
+        positive = _positive_terms(layer, up, down)
+        negative = layer.unbiased(output).sub_(positive).clamp_(max=0)
+        positive = share(relevance, positive, 1).mul_(self.alpha)
+        negative = share(relevance, negative, -1).mul_(-self.beta)
+        result = _gather(layer, positive, layer.positive, layer.negative, up, down)
+        return result.add_(_gather(layer, negative, layer.negative, layer.positive, up, down))
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """Gamma rule (Montavon et al. 2019, table 1.1): contributions that agree with the output's sign count 1 + gamma.
+
+    The form for signed inputs and outputs is that of Andeol et al. 2021. Outputs that an activation cuts off at 0 carry
+    no relevance.
+    """
+
+    gamma: float = 0.25
+    uses_output = True
+
+    def __call__(self, layer, a, output, relevance):
+        """Three passes with the forward one between activations, four if negative outputs carry relevance too."""
+        up, down = _split(layer, a)
+        raised = torch.add(layer.weight, layer.positive, alpha=self.gamma)
+        lowered = torch.add(layer.weight, layer.negative, alpha=self.gamma)
+        positive, z = _positive_terms(layer, up, down), layer.unbiased(output)
+        if not layer.rectified:
+            below = z.mul(1 + self.gamma).sub_(
+                positive, alpha=self.gamma
+            )  # negative terms are z less the positive ones
+        ratio = share(relevance, z.add_(positive, alpha=self.gamma)).mul_(output > 0)
+        result = _gather(layer, ratio, raised, lowered, up, down)
+        if layer.rectified:
+            return result
+        ratio = share(relevance, below).mul_(output < 0)
+        return result.add_(_gather(layer, ratio, lowered, raised, up, down))
+
+
+@dataclass(frozen=True)
+class WSquare(Rule):
+    """w^2 rule (Montavon et al. 2017, sec. 4.1): by squared weight, whatever the input; for unbounded pixels."""
+
+    def __call__(self, layer, a, output, relevance):
+        """Share by squared weight."""
+        return _by_weight(layer, layer.weight**2, a, relevance)
+
+
+@dataclass(frozen=True)
+class Flat(Rule):
+    """Flat rule (Lapuschkin et al. 2019): evenly over all inputs that an output reads."""
+
+    def __call__(self, layer, a, output, relevance):
+        """Share evenly."""
+        return _by_weight(layer, torch.ones_like(layer.weight), a, relevance)
+
+
+def _by_weight(layer: LinearMap, weight: torch.Tensor, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+    z = layer(weight, torch.ones_like(a[:1]))
+    return layer.transposed(weight, relevance / z.add_(EPSILON), a)
+
+
+@dataclass(frozen=True, eq=False)
+class ZBox(Rule):
+    """z-box rule (Montavon et al. 2017, sec. 4.1): for pixels that lie between bounds.
+
+    Attributes:
+        bounds: the least and the greatest possible pixel, normalised like the images; numbers or (C,).
+    """
+
+    bounds: Box
+    uses_output = True
+
+    def __call__(self, layer, a, output, relevance):
+        """Contributions a w less those of the bounds that would lower the output."""
+        low, high = (torch.as_tensor(bound).to(a).reshape(-1, 1, 1).expand(a[:1].shape) for bound in self.bounds)
+        z = layer.unbiased(output) - layer(layer.positive, low) - layer(layer.negative, high)
+        ratio = share(relevance, z)
+        result = layer.transposed(layer.weight, ratio, a) * a
+        result -= layer.transposed(layer.positive, ratio, a) * low
+        return result - layer.transposed(layer.negative, ratio, a) * high
+
+
+RULES: dict[str, Rule] = {
+    "epsilon": Epsilon(),
+    "zplus": ZPlus(),
+    "gamma": Gamma(),
+    "alpha2-beta1": AlphaBeta(2.0, 1.0),
+    "wsquare": WSquare(),
+    "flat": Flat(),
+}
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule goes to which layer: to dense layers, to the low, middle and high third of the convolutions.
+
+    Attributes:
+        low, mid, high: for convolutions, the low third being next to the pixels.
+        dense: for dense layers.
+        first: for the first convolution, instead of ``low``; only the relevance of pixels depends on it.
+    """
+
+    low: Rule
+    mid: Rule
+    high: Rule
+    dense: Rule = Epsilon()
+    first: Rule | None = None
+
+    def assign(self, layers: Mapping[str, nn.Module]) -> dict[str, Rule]:
+        """Return the rule of each layer, given convolutions and dense layers by name in the order of the network."""
+        convolutions = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
+        thirds = (self.low, self.mid, self.high)
+        rules = {name: thirds[3 * i // len(convolutions)] for i, name in enumerate(convolutions)}
+        if self.first is not None and convolutions:
+            rules[convolutions[0]] = self.first
+        return {name: rules.get(name, self.dense) for name in layers}
+
+
+COMPOSITES: dict[str, Callable[[Box | None], Composite]] = {
+    "epsilon-zplus": lambda box: Composite(ZPlus(), ZPlus(), ZPlus()),
+    "epsilon-alpha2-beta1": lambda box: Composite(*[AlphaBeta(2.0, 1.0)] * 3),
+    "epsilon-gamma-box": lambda box: Composite(Gamma(), Gamma(), Gamma(), first=_box(box)),
+}
+
+
+class _Unbounded(Rule):
+    """Stands for z-box as long as nobody asks for pixels."""
+
+    def __call__(self, layer, a, output, relevance):
+        raise ValueError("this composite ends with the z-box rule: give box=(low, high), the bounds of the pixels")
+
+
+def _box(box: Box | None) -> Rule:
+    return _Unbounded() if box is None else ZBox(box)
+
+
+def composite(choice: str | Mapping[str, str | Rule] | Composite, box: Box | None = None) -> Composite:
+    """Return a composite.
+
+    Args:
+        choice: a name (``"epsilon-zplus"``, ``"epsilon-alpha2-beta1"``, ``"epsilon-gamma-box"``), a composite, or a
+            rule, itself or by name, for each of ``low``, ``mid`` and ``high``, and if wanted ``dense`` and ``first``.
+        box: bounds of the normalised pixels, for the z-box rule.
+
+    Raises:
+        ValueError: an unknown composite, rule or depth, or a missing one.
+    """
+    if isinstance(choice, Composite):
+        return choice
+    if isinstance(choice, str):
+        return COMPOSITES[check_choice("composite", choice, COMPOSITES)](box)
+    for depth in choice:
+        check_choice("depth of a composite", depth, ("low", "mid", "high", "dense", "first"))
+    if missing := [depth for depth in ("low", "mid", "high") if depth not in choice]:
+        raise ValueError(f"a composite needs a rule for each of low, mid and high; missing: {', '.join(missing)}")
+    return Composite(
+        **{
+            depth: rule if isinstance(rule, Rule) else RULES[check_choice(f"rule for {depth}", rule, RULES)]
+            for depth, rule in choice.items()
+        }
+    )

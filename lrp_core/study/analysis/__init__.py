@@ -1,0 +1,1 @@
+"""From measured networks to areas, comparisons, costs, statistics and robustness."""

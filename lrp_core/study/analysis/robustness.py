@@ -1,0 +1,167 @@
+"""Does a network that keeps its accuracy keep its robustness? Accuracy on test images that are spoilt.
+
+Corruptions: one of each group of Hendrycks and Dietterich (Benchmarking Neural Network Robustness to Common Corruptions
+and Perturbations, ICLR 2019, sec. 3), at the strongest of the five strengths that their code has for images of 32
+pixels; the blur grows with the image. Attack: one step of the fast gradient sign method, which knows the network
+(Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015, sec. 4). No network is chosen by them.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import delayed
+from PIL import Image, ImageFilter
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from lrp_core.importance.criterion import BATCH
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
+from lrp_core.study.analysis.statistics import paired_interval
+from lrp_core.study.data.pretrained import normalise
+from lrp_core.study.runs.processes import side_by_side
+from lrp_core.study.runs.runner import Experiment
+from lrp_core.utils.devices import device_of
+
+NOISE, BLUR, BRIGHTNESS, JPEG = 0.1, 1 / 32, 0.3, 40  # of the grey values, of the side, of the grey values, quality
+STEP = 1  # of the attack, in grey values of 0 to 255: the smallest that there is, since 2 break nearly everything
+UNPRUNED, CLEAN, ATTACK = "unpruned", "clean", "fgsm"
+
+
+def noise(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Add Gaussian noise to an image (H, W, 3), uint8."""
+    return (image + generator.normal(scale=255 * NOISE, size=image.shape)).round().clip(0, 255).astype(np.uint8)
+
+
+def blur(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Blur an image (H, W, 3), uint8, by a Gaussian."""
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(BLUR * max(image.shape))))
+
+
+def brightness(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Raise the value (of hue, saturation, value) of an image (H, W, 3), uint8."""
+    hue, saturation, value = Image.fromarray(image).convert("HSV").split()
+    value = value.point(lambda grey: min(255, round(grey + 255 * BRIGHTNESS)))
+    return np.array(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
+
+
+def jpeg(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Compress an image (H, W, 3), uint8."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG)
+    return np.array(Image.open(file))
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "noise": noise,
+    "blur": blur,
+    "brightness": brightness,
+    "JPEG": jpeg,
+}
+
+
+def spoilt(pixels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return images (N, H, W, 3), uint8, with each of the :data:`CORRUPTIONS`."""
+    generator = np.random.default_rng(seed)
+    return {kind: np.stack([corrupt(image, generator) for image in pixels]) for kind, corrupt in CORRUPTIONS.items()}
+
+
+def fgsm(
+    model: nn.Module, pixels: np.ndarray, labels: torch.Tensor, prepare: Callable[[np.ndarray], torch.Tensor]
+) -> np.ndarray:
+    """Move every grey value by :data:`STEP` in the direction that raises the cross-entropy.
+
+    Args:
+        model: images to logits (N, K).
+        pixels: (N, H, W, 3), uint8.
+        labels: (N,), in 0..K-1.
+        prepare: from pixels to what the model reads, (N, 3, H, W); rising in each of them.
+
+    Returns:
+        The attacked images, as ``pixels``.
+    """
+    signs = []
+    for images, targets in zip(prepare(pixels).split(BATCH), labels.split(BATCH), strict=True):
+        images = images.to(device_of(model)).requires_grad_(True)
+        loss = F.cross_entropy(model(images), targets.to(images.device), reduction="sum")
+        signs.append(torch.autograd.grad(loss, images)[0].sign().cpu())
+    direction = torch.cat(signs).permute(0, 2, 3, 1).numpy().astype(int)
+    return (pixels + STEP * direction).clip(0, 255).astype(np.uint8)
+
+
+def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], budgets: Iterable[float]) -> pd.DataFrame:
+    """Measure the networks that finished runs offer for budgets, and the unpruned one, on spoilt test images.
+
+    Args:
+        work: where the runs were made.
+        names: of the methods.
+        seeds: of the runs.
+        budgets: of multiply-adds, as fractions of the unpruned network's.
+
+    Returns:
+        One row a seed, network and kind of images: backbone, method ("unpruned" for the whole network), seed, budget,
+        images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean. A method
+        without a network that small has no row.
+    """
+    with side_by_side(work.jobs) as parallel:
+        parts = parallel(delayed(_of_seed)(work, names, seed, list(budgets)) for seed in seeds)
+        progress = tqdm(parts, f"spoiling {work.backbone_name}", total=len(seeds), unit="seed")
+        return pd.DataFrame([row for rows in progress for row in rows])
+
+
+def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[float]) -> list[dict]:
+    torch.set_num_threads(work.threads)
+    test = work.samples(seed, "test")
+    pixels = work.pixels(test.index)
+    looked_at = {CLEAN: pixels} | spoilt(pixels, seed)
+
+    def prepare(pixels: np.ndarray) -> torch.Tensor:
+        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), work.backbone_name, work.weights)
+        return images.to(memory_format=torch.channels_last)
+
+    rows, networks = [], [(UNPRUNED, 1.0, work.network(seed).model)]
+    networks += [(name, budget, found.model) for name in names for budget, found in work.within(name, seed, budgets)]
+    for name, budget, model in networks:
+        for kind, images in (looked_at | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
+            predicted = predict(model, prepare(images)).argmax(dim=1)
+            accuracies = class_accuracies(predicted, test.labels, len(work.class_names)).numpy()
+            row = {"backbone": work.backbone_name, "method": name, "seed": seed, "budget": budget, "images": kind}
+            rows.append(row | {"accuracy": accuracies.mean(), "harmonic_mean": harmonic_mean(accuracies)})
+    return rows
+
+
+def robustness_table(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.DataFrame:
+    """Tell whether networks lose more on spoilt images than on clean ones.
+
+    Args:
+        rows: as :func:`lrp_core.study.analysis.robustness.robustness` returns them, of one or more backbones.
+        corruptions: kinds of images that are averaged; of the others each stands for itself.
+
+    Returns:
+        One row a backbone, kind of spoilt images ("corrupted" for the average), method and budget, the unpruned network
+        first: backbone, images, method, budget, clean and spoilt (class-averaged accuracies, means over seeds),
+        harmonic_mean (of the spoilt), clean_lost and spoilt_lost (against the unpruned network on the same images),
+        more_lost (spoilt_lost less clean_lost: what is lost of robustness, beside what is lost of accuracy), low, high
+        (its 95 % interval; none of one seed), seeds. A network that guesses has nothing to lose, whatever is spoilt.
+    """
+    kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
+    network = ["backbone", "method", "budget", "seed"]
+    means = rows.assign(images=kinds).groupby([*network, "images"], sort=False)[["accuracy", "harmonic_mean"]].mean()
+    wide = means.unstack("images", sort=False)
+    clean, found = wide["accuracy", "clean"], []
+    for kind in [name for name in dict.fromkeys(kinds) if name != "clean"]:
+        spoilt = wide["accuracy", kind]
+        table = pd.DataFrame({"clean": clean, "spoilt": spoilt, "harmonic_mean": wide["harmonic_mean", kind]})
+        whole = table.xs("unpruned", level="method").droplevel("budget")
+        table = table.join(whole[["clean", "spoilt"]].add_prefix("whole_"), on=["backbone", "seed"])
+        table["clean_lost"], table["spoilt_lost"] = table.whole_clean - table.clean, table.whole_spoilt - table.spoilt
+        for (backbone, method, budget), some in table.groupby(network[:3], sort=False):
+            more = some["spoilt_lost"] - some["clean_lost"]
+            low, high, _ = paired_interval(more) if len(more) > 1 else (np.nan, np.nan, np.nan)
+            row = {"backbone": backbone, "images": kind, "method": method, "budget": budget}
+            row |= some[["clean", "spoilt", "harmonic_mean", "clean_lost", "spoilt_lost"]].mean().to_dict()
+            found.append(row | {"more_lost": more.mean(), "low": low, "high": high, "seeds": len(more)})
+    return pd.DataFrame(found)

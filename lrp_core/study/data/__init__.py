@@ -1,0 +1,1 @@
+"""Data sets and their splits, pre-trained networks, downloads, and the files that stages hand on."""

@@ -1,0 +1,1 @@
+"""Devices, errors, files, and sums over several sites."""
