@@ -1,4 +1,4 @@
-"""What corrupted copies of the scarce images are worth, and for what: AUC on clean and corrupted test images.
+"""What corrupted copies of the calibration images are worth, and for what: AUC on clean and corrupted test images.
 
 Solar cells and, where ``data/cifar10`` has its class folders, CIFAR-10 (SqueezeNet); development seeds; ``dynamic``: no
 reconstruction. There is one copy of each image, with noise or brighter, by turns; test images also have what no copy
@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from lrp_core.control import methods
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict, pruning_auc
-from lrp_core.repair.ridge_head import CrossFit, classifier, fit_heads, pooled_features
-from lrp_core.control.monitored import signal_accuracies
+from lrp_core.repair.ridge_head import OutOfFoldHeads, classifier, fit_heads, pooled_features
+from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.study.data.pretrained import load_backbone
 from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.processes import side_by_side
-from lrp_core.study.analysis.robustness import CORRUPTIONS, spoilt
-from lrp_core.control.calibration import ScarceTask
+from lrp_core.study.analysis.robustness import CORRUPTIONS, corrupted
+from lrp_core.control.calibration import CalibrationTask
 
-PER_CLASS = {"elpv": 40, "data/cifar10": 20}  # scarce images
+PER_CLASS = {"elpv": 40, "data/cifar10": 20}  # calibration images
 TASKS = ("elpv", "squeezenet1_1"), ("elpv", "efficientnet-lite0"), ("data/cifar10", "squeezenet1_1")
 SEEDS = 100, 101, 102, 103
 SEEN = "noise", "brightness"  # by copies; of the four kinds
@@ -44,7 +44,7 @@ ROWS = (  # which copies there are, what they are used for, the method
 )
 
 
-def corrupted(pixels: np.ndarray, labels: torch.Tensor, seed: int) -> np.ndarray:
+def with_corrupted_copies(pixels: np.ndarray, labels: torch.Tensor, seed: int) -> np.ndarray:
     """Return images (N, H, W, 3), uint8, each with one of the kinds that are seen, by turns in each class."""
     generator, turns = np.random.default_rng(seed), pd.Series(labels).groupby(labels.numpy()).cumcount()
     kinds = [CORRUPTIONS[SEEN[turn % len(SEEN)]] for turn in turns]
@@ -54,16 +54,16 @@ def corrupted(pixels: np.ndarray, labels: torch.Tensor, seed: int) -> np.ndarray
 def tests(at: Prepared, seed: int) -> dict[str, list[torch.Tensor]]:
     """Return the test images as they are, with the kinds that copies have, and with the others."""
     pixels = at.images["test"][0]
-    kinds = {kind: at.normalised(images) for kind, images in spoilt(pixels, seed).items()}
+    kinds = {kind: at.normalised(images) for kind, images in corrupted(pixels, seed).items()}
     unseen = [images for kind, images in kinds.items() if kind not in SEEN]
     return {"clean": [at.normalised(pixels)], "seen": [kinds[kind] for kind in SEEN], "unseen": unseen}
 
 
-def watching(task: ScarceTask, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Watching:
+def watching(task: CalibrationTask, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Watching:
     """Return a task that watches other images than those that score filters."""
     n_classes = int(labels.max()) + 1
     return Watching(
-        task, lambda model: signal_accuracies(predict(model, images), labels, fold, n_classes, "cross-fitted")
+        task, lambda model: monitored_accuracies(predict(model, images), labels, fold, n_classes, "cross-fitted")
     )
 
 
@@ -71,24 +71,24 @@ def run(data: str, backbone: str, seed: int) -> list[dict]:
     """Prune in every way on one seed, and return what each came to."""
     torch.set_num_threads(1)
     at, results = prepared(backbone, seed, data=data, per_class=PER_CLASS[data]), []
-    (pixels, labels), (_, targets) = at.images["scarce"], at.images["test"]
-    scarce, n_classes, test = at.normalised(pixels), int(labels.max()) + 1, tests(at, seed)
-    copies = {CORRUPTED: at.normalised(corrupted(pixels, labels, seed)), MIRRORED: scarce.flip(-1)}
-    both = {kind: (torch.cat([scarce, images]), labels.repeat(2)) for kind, images in copies.items()}
-    twice = at.copies.fold.repeat(2)  # an image and its copy
-    trunk = load_backbone(backbone, NETWORKS[backbone]).to(memory_format=torch.channels_last)
-    heads = {kind: fit_heads(pooled_features(trunk, images), twos, twice) for kind, (images, twos) in both.items()}
+    (pixels, labels), (_, targets) = at.images["calibration"], at.images["test"]
+    calibration, n_classes, test = at.normalised(pixels), int(labels.max()) + 1, tests(at, seed)
+    copies = {CORRUPTED: at.normalised(with_corrupted_copies(pixels, labels, seed)), MIRRORED: calibration.flip(-1)}
+    both = {kind: (torch.cat([calibration, images]), labels.repeat(2)) for kind, images in copies.items()}
+    twice = at.out_of_fold.fold.repeat(2)  # an image and its copy
+    backbone = load_backbone(backbone, NETWORKS[backbone]).to(memory_format=torch.channels_last)
+    heads = {kind: fit_heads(pooled_features(backbone, images), twos, twice) for kind, (images, twos) in both.items()}
     for kind, use, name in ROWS:
-        how, model, crossfit = methods.method(name), at.model, at.copies
+        how, model, crossfit = methods.method(name), at.model, at.out_of_fold
         if use in (HEAD, ALL):
-            model, crossfit = classifier(trunk, heads[kind].weight), heads[kind].copies
-        images = both[kind] if use == ALL else (scarce, labels)
-        fold = twice if use == ALL else at.copies.fold
-        task = methods.task(model, CrossFit(crossfit.weight, fold), *images, how, seed)
+            model, crossfit = classifier(backbone, heads[kind].weight), heads[kind].out_of_fold
+        images = both[kind] if use == ALL else (calibration, labels)
+        fold = twice if use == ALL else at.out_of_fold.fold
+        task = methods.task(model, OutOfFoldHeads(crossfit.weight, fold), *images, how, seed)
         task = watching(task, *both[kind], twice) if use == WATCHED else task
         steps = list(methods.steps(task, how))
         order, measured = np.concatenate([step.removed for step in steps]), {shown: [] for shown in test}
-        for network in along(order, model, scarce):
+        for network in along(order, model, calibration):
             for shown, parts in test.items():
                 predicted = [predict(network, images).argmax(dim=1) for images in parts]
                 classes = [class_accuracies(one, targets, n_classes) for one in predicted]

@@ -33,24 +33,30 @@ GRID = (
 def run(network: str, images: int, px: int, rows: list[dict]) -> None:
     """Time the methods on one network with so many images a class of a size."""
     dataset = load_dataset("elpv", px)
-    split = split_dataset(dataset, 0, images, 10, 32).query("split == 'scarce'")
+    split = split_dataset(dataset, 0, images, 10, 32).query("split == 'calibration'")
     index = split["index"].to_numpy(copy=True)
     labels = torch.from_numpy(split["label"].to_numpy(copy=True))
     torch.manual_seed(0)
     backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
-    scarce = normalise(dataset.images[index], network, NETWORKS[network]).to(memory_format=torch.channels_last)
+    calibration = normalise(dataset.images[index], network, NETWORKS[network]).to(memory_format=torch.channels_last)
     fold = draw_folds(labels, split["block"].to_numpy(), 5, 0)
-    heads = fit_heads(pooled_features(backbone, scarce), labels, fold)
+    heads = fit_heads(pooled_features(backbone, calibration), labels, fold)
     model = classifier(backbone, heads.weight)
 
     def timed(name: str, settings: Settings, steps: str) -> int:
         how = methods.method(name)
         start = time.perf_counter()
-        task = methods.task(model, heads.copies, scarce, labels, how, 0)
+        task = methods.task(model, heads.out_of_fold, calibration, labels, how, 0)
         trace = list(methods.steps(task, how, settings))
         seconds = time.perf_counter() - start
         rows.append(
-            {"network": network, "filters": task.network.n_filters, "images": len(scarce), "px": px, "method": name}
+            {
+                "network": network,
+                "filters": task.network.n_filters,
+                "images": len(calibration),
+                "px": px,
+                "method": name,
+            }
             | {"steps": steps, "n_steps": len(trace), "evaluations": trace[-1].evaluations, "seconds": seconds}
         )
         return len(trace)

@@ -23,12 +23,12 @@ from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mea
 from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.files import write_csv
-from lrp_core.repair.ridge_head import CrossFit, classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.repair.ridge_head import OutOfFoldHeads, classifier, draw_folds, fit_heads, pooled_features
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.processes import side_by_side
 from lrp_core.study.data.splits import split_dataset
-from lrp_core.control.calibration import ScarceTask
+from lrp_core.control.calibration import CalibrationTask
 
 NETWORKS = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}
 SEEDS = 100, 101
@@ -54,7 +54,7 @@ Signal = Callable[[nn.Module], np.ndarray]  # from a network with copies of its 
 class Watching:
     """A task whose accuracy is another signal; all else is the task's."""
 
-    def __init__(self, task: ScarceTask, signal: Signal):
+    def __init__(self, task: CalibrationTask, signal: Signal):
         self._task, self._signal = task, signal
 
     def __getattr__(self, name: str) -> object:
@@ -75,7 +75,7 @@ class Prepared:
 
     network: str
     model: nn.Module
-    copies: CrossFit
+    out_of_fold: OutOfFoldHeads
     images: dict[str, tuple[np.ndarray, torch.Tensor]]
 
     def normalised(self, pixels: np.ndarray) -> torch.Tensor:
@@ -85,7 +85,7 @@ class Prepared:
 
 
 def prepared(network: str, seed: int, n_unlabelled: int = 0, data: str = "elpv", per_class: int = 40) -> Prepared:
-    """Draw so many scarce images a class of a data set, and fit a head."""
+    """Draw so many calibration images a class of a data set, and fit a head."""
     dataset = load_dataset(data, 48)
     splits = split_dataset(dataset, seed, per_class, 40, dataset.block, n_unlabelled)
     images = {
@@ -96,11 +96,11 @@ def prepared(network: str, seed: int, n_unlabelled: int = 0, data: str = "elpv",
         for split, rows in splits.groupby("split")
     }
     backbone = load_backbone(network, NETWORKS[network]).to(memory_format=torch.channels_last)
-    pixels, labels = images["scarce"]
-    fold = draw_folds(labels, splits.query("split == 'scarce'")["block"].to_numpy(), 5, seed)
+    pixels, labels = images["calibration"]
+    fold = draw_folds(labels, splits.query("split == 'calibration'")["block"].to_numpy(), 5, seed)
     bare = Prepared(network, backbone, None, images)
     heads = fit_heads(pooled_features(backbone, bare.normalised(pixels)), labels, fold)
-    return replace(bare, model=classifier(backbone, heads.weight), copies=heads.copies)
+    return replace(bare, model=classifier(backbone, heads.weight), out_of_fold=heads.out_of_fold)
 
 
 def along(order: np.ndarray, model: nn.Module, images: torch.Tensor) -> Iterator[nn.Module]:
@@ -115,8 +115,8 @@ def run(network: str, seed: int, rows: tuple) -> list[dict]:
     """Prune with all rows on one seed, and return what each came to."""
     torch.set_num_threads(1)
     at, results = prepared(network, seed), []
-    (scarce, labels), (test, targets) = (
-        (at.normalised(pixels), labels) for pixels, labels in (at.images["scarce"], at.images["test"])
+    (calibration, labels), (test, targets) = (
+        (at.normalised(pixels), labels) for pixels, labels in (at.images["calibration"], at.images["test"])
     )
     n_classes = int(labels.max()) + 1
 
@@ -125,11 +125,11 @@ def run(network: str, seed: int, rows: tuple) -> list[dict]:
 
     for name, settings, oracle in rows:
         how = methods.method(name)
-        task = methods.task(at.model, at.copies, scarce, labels, how, seed)
+        task = methods.task(at.model, at.out_of_fold, calibration, labels, how, seed)
         task = Watching(task, on_test) if oracle else task
         steps = list(methods.steps(task, how, SETTINGS[settings]))
         order = np.concatenate([step.removed for step in steps])
-        accuracies = [on_test(model) for model in along(order, at.model, scarce)]
+        accuracies = [on_test(model) for model in along(order, at.model, calibration)]
         auc = pruning_auc(GRID, [classes.mean() for classes in accuracies])
         harmonic = pruning_auc(GRID, [harmonic_mean(classes) for classes in accuracies])
         row = {"network": network, "method": f"{name} (oracle)" if oracle else name, "settings": settings, "seed": seed}

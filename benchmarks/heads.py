@@ -1,7 +1,7 @@
 """What a head costs to fit and what it is worth: the ridge in closed form against logistic regression, by depth.
 
 Development seeds, which no result uses. Both fits choose their strength on the same folds. Writes
-results/benchmarks/heads.csv: seconds of each fit and of the forward pass of the scarce images through the whole trunk,
+results/benchmarks/heads.csv: seconds of each fit and of the forward pass of the calibration images through the whole backbone,
 on one thread, and test accuracies.
 """
 
@@ -23,7 +23,7 @@ from lrp_core.study.paths import ROOT
 from lrp_core.study.data.splits import split_dataset
 
 NETWORKS = {"efficientnet-lite0": "imagenet", "squeezenet1_1": "imagenet-caffe"}
-TASKS = {"elpv": 40, "data/cifar10": 20}  # scarce images a class
+TASKS = {"elpv": 40, "data/cifar10": 20}  # calibration images a class
 SEEDS = (100, 101)
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of logistic regression, on features scaled to unit deviation
 
@@ -41,8 +41,8 @@ def logistic(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
     coordinates = triangle.T
     hits = {}
     for strength in STRENGTHS:
-        copies = np.stack([fit(strength, fold != k) for k in range(fold.max() + 1)])
-        hits[strength] = (np.einsum("nf,ncf->nc", coordinates, copies[fold]).argmax(axis=1) == y).mean()
+        out_of_fold = np.stack([fit(strength, fold != k) for k in range(fold.max() + 1)])
+        hits[strength] = (np.einsum("nf,ncf->nc", coordinates, out_of_fold[fold]).argmax(axis=1) == y).mean()
     return fit(max(hits, key=hits.get), fold >= 0) @ basis.T / scale
 
 
@@ -50,29 +50,35 @@ def main() -> None:
     """Measure and write the table; print its means."""
     torch.set_num_threads(1)
     rows = []
-    for task, n_scarce in TASKS.items():
+    for task, n_calibration in TASKS.items():
         dataset = load_dataset(task, 48)
         for network, weights in NETWORKS.items():
-            trunk = load_backbone(network, weights).to(memory_format=torch.channels_last)
+            backbone = load_backbone(network, weights).to(memory_format=torch.channels_last)
             for seed in tqdm(SEEDS, f"{task} {network}"):
-                split = split_dataset(dataset, seed, n_scarce, 40, dataset.block)
-                parts = [split[split["split"] == name] for name in ("scarce", "test")]
+                split = split_dataset(dataset, seed, n_calibration, 40, dataset.block)
+                parts = [split[split["split"] == name] for name in ("calibration", "test")]
                 images = [normalise(dataset.images[part["index"].to_numpy()], network, weights) for part in parts]
                 y, test = (part["label"].to_numpy(copy=True) for part in parts)
                 fold = draw_folds(torch.from_numpy(y), parts[0]["block"].to_numpy(), 5, seed)
                 start = time.perf_counter()
-                predict(trunk, images[0].to(memory_format=torch.channels_last))
+                predict(backbone, images[0].to(memory_format=torch.channels_last))
                 forward = time.perf_counter() - start
-                scarce, unseen = (features_by_depth(trunk, some) for some in images)
-                for depth, name in list(enumerate(scarce))[::4]:
+                calibration, unseen = (features_by_depth(backbone, some) for some in images)
+                for depth, name in list(enumerate(calibration))[::4]:
                     start = time.perf_counter()
-                    ridge = fit_heads(scarce[name], torch.from_numpy(y), fold).weight.double().numpy()
+                    ridge = fit_heads(calibration[name], torch.from_numpy(y), fold).weight.double().numpy()
                     middle = time.perf_counter()
-                    other = logistic(scarce[name].double().numpy(), y, fold.numpy())
+                    other = logistic(calibration[name].double().numpy(), y, fold.numpy())
                     seconds = {"forward": forward, "ridge": middle - start, "logistic": time.perf_counter() - middle}
                     right = [(unseen[name].numpy() @ head.T).argmax(axis=1) == test for head in (ridge, other)]
                     accuracies = {"ridge_accuracy": right[0].mean(), "logistic_accuracy": right[1].mean()}
-                    row = {"task": task, "network": network, "seed": seed, "end": name, "depth": depth / len(scarce)}
+                    row = {
+                        "task": task,
+                        "network": network,
+                        "seed": seed,
+                        "end": name,
+                        "depth": depth / len(calibration),
+                    }
                     rows.append(row | {"features": ridge.shape[1]} | seconds | accuracies)
     table = pd.DataFrame(rows)
     write_csv(ROOT / "results" / "benchmarks" / "heads.csv", table)

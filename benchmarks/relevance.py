@@ -76,9 +76,9 @@ def prepare(name: str, size: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor
     """Return a network with random parameters and a head for 4 classes, channels last, and images of one size."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    trunk = load_backbone(name, "random")
-    channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
-    model = classifier(trunk, torch.randn(4, channels)).to(memory_format=torch.channels_last)
+    backbone = load_backbone(name, "random")
+    channels = backbone(torch.zeros(1, 3, 64, 64)).shape[1]
+    model = classifier(backbone, torch.randn(4, channels)).to(memory_format=torch.channels_last)
     images = torch.randn(IMAGES[size], 3, size, size).clamp(-3, 3).contiguous(memory_format=torch.channels_last)
     return model, images, torch.arange(len(images)) % 4
 

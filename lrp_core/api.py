@@ -16,8 +16,8 @@ from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean, predict
 from lrp_core.metrics.cost import Size, size
 from lrp_core.pruning.saving import save_pruned
-from lrp_core.repair.ridge_head import CrossFit, draw_folds, fit_heads
-from lrp_core.utils.sites import Add, alone
+from lrp_core.repair.ridge_head import OutOfFoldHeads, draw_folds, fit_heads
+from lrp_core.utils.sites import AllReduce, single_site
 
 FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
 
@@ -28,9 +28,9 @@ class Pruned:
 
     Attributes:
         model: the smaller network, in eval mode and frozen; ``model.requires_grad_(True)`` lets it be trained on.
-        rate: the fraction of the filters that is gone; filters that only go together count as one.
+        pruning_ratio: the fraction of the filters that is gone; filters that only go together count as one.
         steps: what the method did, step by step.
-        signal: which accuracy was watched on the images: ``"cross-fitted"`` by copies of the last layer, each judging a
+        monitored: which accuracy was watched on the images: ``"cross-fitted"`` by copies of the last layer, each judging a
             fold that it was not fitted on, or ``"training"``, the network's own. It is in ``steps``.
         before, after: what the network costs without and with pruning.
         kept: by convolution, the filters that are left, by their numbers in the unpruned network.
@@ -38,9 +38,9 @@ class Pruned:
     """
 
     model: nn.Module = field(repr=False)
-    rate: float
+    pruning_ratio: float
     steps: list[Step] = field(repr=False)
-    signal: str
+    monitored: str
     before: Size
     after: Size
     kept: dict[str, list[int]] = field(repr=False)
@@ -60,12 +60,12 @@ def prune(
     labels: torch.Tensor | None = None,
     *,
     method: str = "dynamic+reconstruction",
-    rate: float | None = None,
-    points: float = 2.0,
+    pruning_ratio: float | None = None,
+    max_accuracy_drop: float = 2.0,
     seed: int = 0,
     progress: bool = True,
     fold: torch.Tensor | None = None,
-    sum_over_places: Add | None = None,
+    all_reduce: AllReduce | None = None,
 ) -> Pruned:
     """Prune a trained classifier on a few labelled images, without training it.
 
@@ -80,14 +80,14 @@ def prune(
             the controller what every convolution gives for them, twice.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
         method: one of :data:`lrp_core.control.methods.METHODS`.
-        rate: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
-            harmonic mean of the class accuracies has fallen by more than ``points``.
-        points: of 100; used without a rate.
+        pruning_ratio: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
+            harmonic mean of the class accuracies has fallen by more than ``max_accuracy_drop``.
+        max_accuracy_drop: of 100; used without a rate.
         seed: of the folds, and of random draws.
         progress: show a progress bar.
         fold: of each image, (N,), in 0..k-1, where images that belong together (of one patient, say) are to share one;
             drawn if not given.
-        sum_over_places: where images are in several places, which all call this function on their own (with the same
+        all_reduce: where images are in several places, which all call this function on their own (with the same
             model and settings) and get the same network: from a tensor to the sum of all places' tensors, which may
             overwrite it. Nothing else is exchanged (``docs/several_places.md``).
 
@@ -97,34 +97,40 @@ def prune(
             place that has no image of a class that others have.
     """
     how = methods.method(method)
-    if rate is not None and not 0 < rate < 1:
-        raise ValueError(f"rate must lie between 0 and 1, got {rate}; None prunes as far as the accuracy holds")
-    if not 0 <= points < 100:
-        raise ValueError(f"points must lie in [0, 100), got {points}")
-    network = copy.deepcopy(model).eval().requires_grad_(False)
-    if how.cut or how.levers:
+    if pruning_ratio is not None and not 0 < pruning_ratio < 1:
         raise ValueError(
-            f"{method!r} is a method of the study, which knows where a trunk ends: lrp_core.depth and lrp_core.graph."
+            f"pruning_ratio must lie between 0 and 1, got {pruning_ratio}; None prunes as far as the accuracy holds"
+        )
+    if not 0 <= max_accuracy_drop < 100:
+        raise ValueError(f"max_accuracy_drop must lie in [0, 100), got {max_accuracy_drop}")
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    if how.early_exit or how.actions:
+        raise ValueError(
+            f"{method!r} is a method of the study, which knows where a backbone ends: lrp_core.depth and lrp_core.graph."
             "up_to cut a network of yours, and prune() takes it from there"
         )
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
     _check_labels(labels, logits := predict(network, images[:1]))
-    n_outputs, add = logits.shape[1], _adding(sum_over_places)
-    if add is not alone:
-        _check_places(labels, n_outputs, how, add)
-    copies = None if how.signal == "training" else _copies(network, images, labels, fold, seed, add)
-    if copies is None:
-        how = replace(how, signal="training")
-    if how.refit and (copies is None or len(labels.unique()) < n_outputs):
+    n_outputs, all_reduce = logits.shape[1], _on_host(all_reduce)
+    if all_reduce is not single_site:
+        _check_sites(labels, n_outputs, how, all_reduce)
+    out_of_fold = (
+        None if how.monitored == "training" else _out_of_fold_heads(network, images, labels, fold, seed, all_reduce)
+    )
+    if out_of_fold is None:
+        how = replace(how, monitored="training")
+    if how.refit and (out_of_fold is None or len(labels.unique()) < n_outputs):
         raise ValueError(
             f"{method!r} fits the last layer anew: it has to be dense, and each of its {n_outputs} classes needs images"
         )
-    task = methods.task(network, copies, images, labels, how, seed, add)
+    task = methods.task(network, out_of_fold, images, labels, how, seed, all_reduce)
     floor, settings = 0.0, Settings()
-    if rate is None:
-        floor, settings = _watch(harmonic_mean(task.accuracy(np.array([], dtype=int))), points, how.signal)
-    until = rate or min(MAX_RATE, greatest_rate(task.network.layer_of))
+    if pruning_ratio is None:
+        floor, settings = _watch(
+            harmonic_mean(task.accuracy(np.array([], dtype=int))), max_accuracy_drop, how.monitored
+        )
+    until = pruning_ratio or min(MAX_RATE, greatest_rate(task.network.layer_of))
     steps = []
     with tqdm(
         total=filters_at(until, task.network.n_filters), desc="pruning", unit="filter", disable=not progress
@@ -135,14 +141,14 @@ def prune(
             steps.append(step)
             bar.update(len(step.removed))
             bar.set_postfix(harmonic_mean=f"{step.after:.3f}")
-    pruned = methods.unpruned(network, images, labels, copies and copies.fold, how, add)
+    pruned = methods.unpruned(network, images, labels, out_of_fold and out_of_fold.fold, how, all_reduce)
     if removed := [filter_ for step in steps for filter_ in step.removed.tolist()]:
         pruned.remove(np.array(removed))
     return Pruned(
         model=pruned.model,
-        rate=len(removed) / pruned.n_filters,
+        pruning_ratio=len(removed) / pruned.n_filters,
         steps=steps,
-        signal=how.signal,
+        monitored=how.monitored,
         before=size(network, images[:1]),
         after=size(pruned.model, images[:1]),
         kept=pruned.kept(),
@@ -186,18 +192,21 @@ def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
         raise ValueError(f"two classes or more are needed, with two images or more of each; got {found}")
 
 
-def _adding(sum_over_places: Add | None) -> Add:
-    """Return what adds up over places, on the host, whatever device the sums are on."""
-    if sum_over_places is None:
-        return alone
-    return lambda part: sum_over_places(part.cpu().contiguous()).to(part.device)
+def _on_host(all_reduce: AllReduce | None) -> AllReduce:
+    """Return what adds up over sites, on the host, whatever device the sums are on."""
+    if all_reduce is None:
+        return single_site
+    return lambda part: all_reduce(part.cpu().contiguous()).to(part.device)
 
 
-def _check_places(labels: torch.Tensor, n_outputs: int, how: methods.Method, add: Add) -> None:
+def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_reduce: AllReduce) -> None:
     """Refuse, in all places alike, classes that some do not have, and a criterion that is no sum over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
-    having, places = add((labels.bincount(minlength=n_outputs) > 0).double()), int(add(torch.ones(1)).item())
+    having, places = (
+        all_reduce((labels.bincount(minlength=n_outputs) > 0).double()),
+        int(all_reduce(torch.ones(1)).item()),
+    )
     if lacking := ((having > 0) & (having < places)).nonzero().flatten().tolist():
         found = ", ".join(f"class {label}: {int(having[label])}" for label in lacking)
         raise ValueError(f"every place needs images of every class; so many of {places} places have some of {found}")
@@ -215,9 +224,14 @@ def _check_fold(fold: torch.Tensor, labels: torch.Tensor) -> None:
             raise ValueError(f"all images of class {missing[0]} are in fold {k}; spread them over two or more")
 
 
-def _copies(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor | None, seed: int, add: Add
-) -> CrossFit | None:
+def _out_of_fold_heads(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    fold: torch.Tensor | None,
+    seed: int,
+    all_reduce: AllReduce,
+) -> OutOfFoldHeads | None:
     """Fit copies of the last layer on folds of what it reads; None if it is no dense layer."""
     last = trace(network)[-1]
     if not isinstance(last.module, nn.Linear):
@@ -229,27 +243,27 @@ def _copies(
     if fold is None:
         able = torch.zeros(FOLDS + 1)
         able[min(FOLDS, int(numbers.bincount().min()))] = 1
-        n_folds = int(add(able).nonzero().min())  # as many as every place can have
+        n_folds = int(all_reduce(able).nonzero().min())  # as many as every place can have
         fold = draw_folds(numbers, np.arange(len(numbers)), n_folds, seed)
     else:
         _check_fold(fold := torch.as_tensor(fold).cpu(), labels)
     k = int(fold.max()) + 1
-    places, total, squares = add(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
+    places, total, squares = all_reduce(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
     if places * squares != total**2:
         raise ValueError(f"all places need as many folds; here there are {k}, and on average {total / places:.1f}")
-    return fit_heads(torch.cat(features), numbers, fold.long(), add).copies
+    return fit_heads(torch.cat(features), numbers, fold.long(), all_reduce).out_of_fold
 
 
-def _watch(unpruned: float, points: float, signal: str) -> tuple[float, Settings]:
+def _watch(unpruned: float, max_accuracy_drop: float, monitored: str) -> tuple[float, Settings]:
     """Return the least harmonic mean, and a controller that removes all that can go above it."""
     if unpruned == 0:
         raise ValueError(
-            f"the harmonic mean of the {signal} accuracies is 0 before anything is pruned: a class is never right, so "
+            f"the harmonic mean of the {monitored} accuracies is 0 before anything is pruned: a class is never right, so "
             "there is nothing to watch; give more images, or a rate"
         )
-    floor = unpruned - points / 100
+    floor = unpruned - max_accuracy_drop / 100
     if floor <= 0:
         raise ValueError(
-            f"the harmonic mean is {100 * unpruned:.1f} points before anything is pruned, it cannot fall by {points}"
+            f"the harmonic mean is {100 * unpruned:.1f} points before anything is pruned, it cannot fall by {max_accuracy_drop}"
         )
     return floor - 1e-12, Settings(levels=(floor / unpruned,), least=0.0)

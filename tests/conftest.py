@@ -52,5 +52,5 @@ def targets() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def vgg16() -> nn.Module:
-    """The pre-trained trunk, as users get it."""
+    """The pre-trained backbone, as users get it."""
     return load_backbone("vgg16", "hed-bsds500")

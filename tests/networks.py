@@ -59,9 +59,9 @@ def without_biases(model: nn.Module) -> nn.Module:
 def network(name: str, n_classes: int = 4) -> nn.Module:
     """A backbone with a linear head on pooled features, float32."""
     with torch.random.fork_rng():
-        trunk = load_backbone(name, "random")
-        size = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
-        return settle(classifier(trunk, torch.zeros(n_classes, size)))
+        backbone = load_backbone(name, "random")
+        size = backbone(torch.zeros(1, 3, 64, 64)).shape[1]
+        return settle(classifier(backbone, torch.zeros(n_classes, size)))
 
 
 def draw_images(name: str, n: int = 2) -> torch.Tensor:

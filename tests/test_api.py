@@ -20,10 +20,10 @@ from lrp_core.repair.ridge_head import draw_folds, fit_heads
 
 
 def build(n_classes: int = 3, dense_head: bool = True) -> nn.Module:
-    trunk = nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 40, 3), nn.ReLU()
+    backbone = nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 40, 3), nn.ReLU()
     pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     head = (*pool, nn.Linear(40, n_classes)) if dense_head else (nn.Conv2d(40, n_classes, 1), *pool)
-    return nn.Sequential(*trunk, *head)
+    return nn.Sequential(*backbone, *head)
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +75,16 @@ HEADS = {  # of torchvision's networks, what is watched
 }
 
 
-@pytest.mark.parametrize(("name", "signal"), HEADS.items())
-def test_torchvisions_networks_with_their_own_heads(name, signal):
+@pytest.mark.parametrize(("name", "monitored"), HEADS.items())
+def test_torchvisions_networks_with_their_own_heads(name, monitored):
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(8, 3, 64, 64, generator=generator), torch.arange(8) % 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = settle(get_model(name, weights=None, num_classes=5))  # one class has no image
-    pruned = prune(model, images, labels, method="px-static", rate=0.3)
-    assert pruned.signal == signal
-    assert 0.3 <= pruned.rate < 0.301
+    pruned = prune(model, images, labels, method="px-static", pruning_ratio=0.3)
+    assert pruned.monitored == monitored
+    assert 0.3 <= pruned.pruning_ratio < 0.301
     assert pruned.after.filters == sum(map(len, pruned.kept.values())) < pruned.before.filters
     assert pruned.after.multiply_adds < pruned.before.multiply_adds
     assert same_by_removal(model, pruned, images)
@@ -93,7 +93,7 @@ def test_torchvisions_networks_with_their_own_heads(name, signal):
 def test_the_model_comes_back_as_it_was(samples):
     model = trained(samples).train()
     before = copy.deepcopy(model.state_dict())
-    prune(model, *samples, rate=0.5)
+    prune(model, *samples, pruning_ratio=0.5)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -103,7 +103,7 @@ def test_the_model_comes_back_as_it_was(samples):
 
 def test_a_loader_gives_what_tensors_give(samples, model):
     loader = DataLoader(TensorDataset(*samples), batch_size=10)
-    one, other = prune(model, loader, rate=0.6), prune(model, *samples, rate=0.6)
+    one, other = prune(model, loader, pruning_ratio=0.6), prune(model, *samples, pruning_ratio=0.6)
     assert one.kept == other.kept
     assert torch.equal(one.model(samples[0]), other.model(samples[0]))
 
@@ -115,25 +115,28 @@ def accuracies(network: nn.Module, samples) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "px-iterative"])
-@pytest.mark.parametrize("points", [3.0, 20.0])
-def test_it_stops_where_the_watched_mean_has_fallen(samples, method, points):
+@pytest.mark.parametrize("max_accuracy_drop", [3.0, 20.0])
+def test_it_stops_where_the_watched_mean_has_fallen(samples, method, max_accuracy_drop):
     """A convolution as head: the training accuracy is watched, and can be counted on what came out."""
     model = trained(samples, dense_head=False)
-    pruned = prune(model, *samples, method=method, points=points)
+    pruned = prune(model, *samples, method=method, max_accuracy_drop=max_accuracy_drop)
     unpruned = harmonic_mean(accuracies(model, samples))
-    assert pruned.signal == "training"
+    assert pruned.monitored == "training"
     assert pruned.steps[0].before == pytest.approx(unpruned, abs=1e-6)
     watched = [step.after for step in pruned.steps]
-    assert all(after >= unpruned - points / 100 - 1e-9 for after in watched)
+    assert all(after >= unpruned - max_accuracy_drop / 100 - 1e-9 for after in watched)
     assert harmonic_mean(accuracies(pruned.model, samples)) == pytest.approx(watched[-1], abs=1e-6)
-    assert pruned.rate == pytest.approx(sum(len(step.removed) for step in pruned.steps) / 60)
+    assert pruned.pruning_ratio == pytest.approx(sum(len(step.removed) for step in pruned.steps) / 60)
     if method == "px-iterative":  # one step more would have been too many
-        further = prune(model, *samples, method=method, rate=pruned.rate + 0.05)
-        assert harmonic_mean(accuracies(further.model, samples)) < unpruned - points / 100
+        further = prune(model, *samples, method=method, pruning_ratio=pruned.pruning_ratio + 0.05)
+        assert harmonic_mean(accuracies(further.model, samples)) < unpruned - max_accuracy_drop / 100
 
 
 def test_more_points_let_more_go(samples, model):
-    rates = [prune(model, *samples, points=points).rate for points in (0.0, 10.0, 40.0)]
+    rates = [
+        prune(model, *samples, max_accuracy_drop=max_accuracy_drop).pruning_ratio
+        for max_accuracy_drop in (0.0, 10.0, 40.0)
+    ]
     assert rates == sorted(rates)
     assert rates[0] < rates[-1] <= 0.95
 
@@ -141,7 +144,7 @@ def test_more_points_let_more_go(samples, model):
 def test_classes_without_images_are_not_watched(samples):
     model = trained(samples, n_classes=6)
     few = samples[1] != 1
-    pruned = prune(model, samples[0][few], samples[1][few], rate=0.5)
+    pruned = prune(model, samples[0][few], samples[1][few], pruning_ratio=0.5)
     assert all(step.accuracies.shape == (2,) for step in pruned.steps)
     assert pruned.model(samples[0]).shape == (36, 6)
 
@@ -149,9 +152,9 @@ def test_classes_without_images_are_not_watched(samples):
 def test_the_artifacts_runs_are_these(tmp_path):
     """One code: a run of the artifact takes away the same filters in the same order."""
     work = Miniature(tmp_path)
-    scarce = work.samples(0, "scarce")
+    calibration = work.samples(0, "calibration")
     for method in ("dynamic-training", "px-static", "taylor"):
-        pruned = prune(work.classifier(0), scarce.images, scarce.labels, method=method, rate=0.95)
+        pruned = prune(work.classifier(0), calibration.images, calibration.labels, method=method, pruning_ratio=0.95)
         order = np.concatenate([step.removed for step in pruned.steps])
         assert (order == work.run(method, 0).orders[""][: len(order)]).all()  # they go on to 99 %
 
@@ -159,7 +162,7 @@ def test_the_artifacts_runs_are_these(tmp_path):
 @pytest.mark.parametrize("method", ["px-static+refit", "dynamic+reconstruction+refit"])
 def test_a_refitted_head_is_the_one_for_what_is_left(samples, model, method):
     images, labels = samples
-    pruned = prune(model, images, labels, method=method, rate=0.6)
+    pruned = prune(model, images, labels, method=method, pruning_ratio=0.6)
     with torch.no_grad():
         features = pruned.model[:-1](images)
     fold = draw_folds(labels, np.arange(36), 5, 0)
@@ -169,7 +172,7 @@ def test_a_refitted_head_is_the_one_for_what_is_left(samples, model, method):
 
 @pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "dynamic+refit"])
 def test_what_is_saved_is_what_is_loaded(samples, model, tmp_path, method):
-    pruned = prune(model, *samples, method=method, rate=0.6)
+    pruned = prune(model, *samples, method=method, pruning_ratio=0.6)
     pruned.save(tmp_path / "net.safetensors")
     assert torch.equal(load_pruned(tmp_path / "net.safetensors", build)(samples[0]), pruned.model(samples[0]))
 
@@ -200,8 +203,11 @@ BAD = {
     "more than can go": ({"rate": 0.99}, r"60 filters in 2 layers cannot lose 99\.0%.*can go is 96\.7%"),
     "no class known": ({}, "a class is never right, so there is nothing to watch; give more images, or a rate"),
     "a layer unknown": ({"model": nn.Sequential(build(), nn.GELU())}, "unsupported kind GELU"),
-    "a trunk to cut": ({"method": "cut+dynamic+refit"}, "'cut.dynamic.refit' is a method of the study.*cut a network"),
-    "a method that only cuts": ({"method": "cut"}, "'cut' is a method of the study"),
+    "a backbone to cut": (
+        {"method": "early-exit+dynamic+refit"},
+        "'cut.dynamic.refit' is a method of the study.*cut a network",
+    ),
+    "a method that only cuts": ({"method": "truncation"}, "'cut' is a method of the study"),
     "a head to refit that is a convolution": (
         {"model": build(dense_head=False), "method": "dynamic+refit"},
         "'dynamic.refit' fits the last layer anew: it has to be dense, and each of its 3 classes needs images",

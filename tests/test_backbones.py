@@ -92,25 +92,25 @@ def test_torchvision_is_importable_and_declared_once():
 @pytest.mark.parametrize("name", CHANNELS)
 def test_trunk_of_every_network(name, pixels):
     """From images to what its last activation lets through, frozen and in eval mode."""
-    trunk = load_backbone(name, "random")
-    features = trunk(normalise(pixels, name, "random"))
+    backbone = load_backbone(name, "random")
+    features = backbone(normalise(pixels, name, "random"))
     assert features.dim() == 4
     assert features.shape[:2] == (2, CHANNELS[name])
     assert features.min() >= 0
     assert features.max() > 0
-    assert not any(module.training for module in trunk.modules())
-    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "densenet121", "efficientnet-lite0"])
 def test_network_is_its_trunk_and_a_classifier(name, pixels):
-    """A trunk that ended too early or too late, or was wired otherwise, would give the classifier something else."""
+    """A backbone that ended too early or too late, or was wired otherwise, would give the classifier something else."""
     torch.manual_seed(0)
     network = load_network(name, "random")
     torch.manual_seed(0)
-    trunk = load_backbone(name, "random")
+    backbone = load_backbone(name, "random")
     images = normalise(pixels, name, "random")
-    features, head = trunk(images), list(network.children())[-1]
+    features, head = backbone(images), list(network.children())[-1]
     pooled = network.avgpool(features).flatten(1) if name == "alexnet" else features.mean((2, 3))
     logits = network(images)
     assert logits.shape == (2, 1000)
@@ -123,11 +123,11 @@ def test_network_is_its_trunk_and_a_classifier(name, pixels):
 def test_imagenet_weights_in_the_cache_need_no_network(name, prefix, checkpoints):
     saved = get_model(name, weights=None).state_dict()
     torch.save(saved, checkpoint(checkpoints, name))
-    network, trunk = (load(name, "imagenet").state_dict() for load in (load_network, load_backbone))
+    network, backbone = (load(name, "imagenet").state_dict() for load in (load_network, load_backbone))
     assert network.keys() == saved.keys()
     assert all(torch.equal(network[key], value) for key, value in saved.items())
-    assert {prefix + key for key in trunk} == {key for key in saved if not key.startswith(("fc.", "classifier."))}
-    assert all(torch.equal(value, saved[prefix + key]) for key, value in trunk.items())
+    assert {prefix + key for key in backbone} == {key for key in saved if not key.startswith(("fc.", "classifier."))}
+    assert all(torch.equal(value, saved[prefix + key]) for key, value in backbone.items())
 
 
 def test_imagenet_weights_without_a_network_say_what_to_do(checkpoints):
@@ -251,7 +251,7 @@ import torch
 from torch import nn
 
 
-def trunk():
+def backbone():
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU())
 
 
@@ -269,39 +269,47 @@ def own(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "own_network", raising=False)
     import own_network
 
-    trunk = own_network.trunk()
-    torch.save(trunk.state_dict(), tmp_path / "own.pt")
-    save_file(trunk.state_dict(), tmp_path / "own.safetensors")
-    return trunk
+    backbone = own_network.backbone()
+    torch.save(backbone.state_dict(), tmp_path / "own.pt")
+    save_file(backbone.state_dict(), tmp_path / "own.safetensors")
+    return backbone
 
 
 @pytest.mark.parametrize("weights", ["own.pt", "own.safetensors"])
 def test_own_network_with_own_weights(own, weights, pixels):
-    trunk = load_backbone("own_network.trunk", weights)
-    images = normalise(pixels, "own_network.trunk", weights)
-    assert not any(parameter.requires_grad for parameter in trunk.parameters())
-    torch.testing.assert_close(trunk(images), own(images).detach())
+    backbone = load_backbone("own_network.backbone", weights)
+    images = normalise(pixels, "own_network.backbone", weights)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    torch.testing.assert_close(backbone(images), own(images).detach())
     torch.testing.assert_close(images, normalise(pixels, "resnet18", "random"))
     folder = backbones.ROOT
-    assert own_files("own_network.trunk", weights) == [folder / "own_network.py", folder / weights]
-    assert own_files("own_network.trunk", "random") == [folder / "own_network.py"]
+    assert own_files("own_network.backbone", weights) == [folder / "own_network.py", folder / weights]
+    assert own_files("own_network.backbone", "random") == [folder / "own_network.py"]
     assert own_files("vgg16", "imagenet") == []
 
 
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("own_netwrok.trunk", "random", "cannot find the backbone 'own_netwrok.trunk' .No module named 'own_netwrok'"),
+        (
+            "own_netwrok.backbone",
+            "random",
+            "cannot find the backbone 'own_netwrok.backbone' .No module named 'own_netwrok'",
+        ),
         ("own_network.trnk", "random", "cannot find the backbone 'own_network.trnk' .module 'own_network' has no"),
         (
             "own_network.not_a_trunk",
             "random",
             "'own_network.not_a_trunk' must return a torch.nn.Module, it returned int",
         ),
-        ("own_network.trunk", "gone.pt", r"no weights .*gone\.pt for the backbone 'own_network\.trunk'; give a file"),
-        ("own_network.trunk", "other.pt", r"other\.pt holds no state_dict of the backbone [\s\S]*Missing key"),
-        ("own_network.trunk", "text.safetensors", r"text\.safetensors holds no state_dict of the backbone"),
-        ("own_network.trunk", "hostile.pt", r"hostile\.pt holds no state_dict of the backbone"),
+        (
+            "own_network.backbone",
+            "gone.pt",
+            r"no weights .*gone\.pt for the backbone 'own_network\.backbone'; give a file",
+        ),
+        ("own_network.backbone", "other.pt", r"other\.pt holds no state_dict of the backbone [\s\S]*Missing key"),
+        ("own_network.backbone", "text.safetensors", r"text\.safetensors holds no state_dict of the backbone"),
+        ("own_network.backbone", "hostile.pt", r"hostile\.pt holds no state_dict of the backbone"),
     ],
 )
 def test_own_networks_that_cannot_be_had(own, name, weights, message, monkeypatch):

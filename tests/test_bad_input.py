@@ -15,7 +15,7 @@ from torch import nn
 
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings
-from lrp_core.control.monitored import signal_accuracies
+from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics import accuracy as evaluation
@@ -66,7 +66,7 @@ def broken_photos(folder: Path) -> Path:
 
 def split_of(folder: Path, **changes):
     dataset = datasets.load_dataset(str(photos(folder)), 32)
-    return splits.split_dataset(dataset, **({"seed": 0, "n_scarce": 3, "n_test": 3, "block": 1} | changes))
+    return splits.split_dataset(dataset, **({"seed": 0, "n_calibration": 3, "n_test": 3, "block": 1} | changes))
 
 
 def profile(folder: Path, changes: dict):
@@ -161,9 +161,9 @@ TABLE = [
     ),
     (
         "more images asked for than there are",
-        lambda t: split_of(t, n_scarce=9),
+        lambda t: split_of(t, n_calibration=9),
         ValueError,
-        r"too few images for 9 scarce .*'cat': 6 and 6; 'dog': 6 and 6",
+        r"too few images for 9 calibration .*'cat': 6 and 6; 'dog': 6 and 6",
     ),
     ("blocks too long", lambda t: split_of(t, block=50), ValueError, "blocks of 50 images leave fewer than two blocks"),
     ("no block at all", lambda t: split_of(t, block=0), ValueError, "block must be 1 or more, got 0"),
@@ -206,10 +206,10 @@ TABLE = [
         r"w\.pt holds no state_dict of the backbone",
     ),
     (
-        "a trunk with a classifier behind it",
+        "a backbone with a classifier behind it",
         lambda t: heads.pooled_features(miniature_vgg(), IMAGES),
         ValueError,
-        r"a trunk gives feature maps \(N, C, H, W\), this one gave \(1, 4\) for one image",
+        r"a backbone gives feature maps \(N, C, H, W\), this one gave \(1, 4\) for one image",
     ),
     (
         "floating-point pixels",
@@ -227,7 +227,7 @@ TABLE = [
         "more folds than blocks",
         lambda t: heads.draw_folds(torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
         ValueError,
-        "the 12 scarce images are from 3 blocks, too few for 5 folds: choose a smaller block",
+        "the 12 calibration images are from 3 blocks, too few for 5 folds: choose a smaller block",
     ),
     # params.yaml and the command line
     (
@@ -379,7 +379,7 @@ TABLE = [
     ("a ridge of 0", lambda t: Reconstruction(miniature_vgg(), IMAGES, 0), ValueError, "a strength above 0, got 0"),
     (
         "a signal misspelt",
-        lambda t: signal_accuracies(torch.zeros(2, 6), TARGETS, TARGETS, 2, "test"),
+        lambda t: monitored_accuracies(torch.zeros(2, 6), TARGETS, TARGETS, 2, "test"),
         ValueError,
         "unknown signal 'test'; choose one of: cross-fitted, probability, training",
     ),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrp_core.control.controller import Settings, class_weights, control, take
+from lrp_core.control.controller import Settings, class_weights, control, first_removable
 from lrp_core.metrics.accuracy import harmonic_mean
 
 
@@ -68,7 +68,7 @@ def test_no_layer_is_emptied():
     script.run(batch=0.25)
     left = np.bincount(script.layer_of[np.setdiff1d(np.arange(80), script.gone)], minlength=4)
     assert left.tolist() == [1, 1, 1, 1]
-    assert (take(np.arange(4), 4, np.array([0, 0, 1, 1]), np.ones(4, dtype=bool)) == [0, 2]).all()
+    assert (first_removable(np.arange(4), 4, np.array([0, 0, 1, 1]), np.ones(4, dtype=bool)) == [0, 2]).all()
 
 
 def test_weights_follow_the_gradient_of_the_harmonic_mean():

@@ -15,7 +15,7 @@ from lrp_core.study.runs.measuring import GRID, TAIL, choose, on_grid
 
 
 def measured(*rows):
-    return pd.DataFrame(rows, columns=["rate", "squared_error", "multiply_adds", "accuracy"]).assign(cut="")
+    return pd.DataFrame(rows, columns=["rate", "squared_error", "multiply_adds", "accuracy"]).assign(truncation="")
 
 
 @pytest.mark.parametrize("refitted", [True, False])
@@ -68,55 +68,55 @@ def work(tmp_path_factory):
     work = Miniature(tmp_path_factory.mktemp("curves"))
     heads = {}
     for seed in (0, 1):
-        scarce = work.samples(seed, "scarce")
-        features = pooled_features(work.backbone, scarce.images)
-        heads[seed] = fit_heads(features, scarce.labels, torch.arange(36) % 3)
+        calibration = work.samples(seed, "calibration")
+        features = pooled_features(work.backbone, calibration.images)
+        heads[seed] = fit_heads(features, calibration.labels, torch.arange(36) % 3)
     work.write_heads(heads)
     return work
 
 
 def plainly(work, end, gone):
-    """Cut a trunk, remove filters, fit a head and measure, with nothing kept from anywhere."""
-    scarce, test, fold = work.samples(0, "scarce"), work.samples(0, "test"), work.copies(0).fold
-    trunk = up_to(work.backbone, end) if end else work.backbone
-    zeros = torch.zeros(3, pooled_features(trunk, test.images[:1]).shape[1])
-    network = PrunedNetwork(classifier(trunk, zeros), scarce.images)
+    """Cut a backbone, remove filters, fit a head and measure, with nothing kept from anywhere."""
+    calibration, test, fold = work.samples(0, "calibration"), work.samples(0, "test"), work.out_of_fold(0).fold
+    backbone = up_to(work.backbone, end) if end else work.backbone
+    zeros = torch.zeros(3, pooled_features(backbone, test.images[:1]).shape[1])
+    network = PrunedNetwork(classifier(backbone, zeros), calibration.images)
     network.remove(gone)
-    trunk = network.model.backbone
-    heads = fit_heads(features := pooled_features(trunk, scarce.images), scarce.labels, fold)
+    backbone = network.model.backbone
+    heads = fit_heads(features := pooled_features(backbone, calibration.images), calibration.labels, fold)
 
     def by_class(hits, labels):
         return [np.mean([hit for hit, label in zip(hits, labels, strict=True) if label == k]) for k in range(3)]
 
-    outputs = [heads.copies.weight[k] @ x for x, k in zip(features, fold, strict=True)]
-    judged = [output.argmax() == y for output, y in zip(outputs, scarce.labels, strict=True)]
-    missed = [(z + 1 / 3 - torch.eye(3)[y]).square().sum() for z, y in zip(outputs, scarce.labels, strict=True)]
-    predicted = (pooled_features(trunk, test.images) @ heads.weight.T).argmax(dim=1)
+    outputs = [heads.out_of_fold.weight[k] @ x for x, k in zip(features, fold, strict=True)]
+    judged = [output.argmax() == y for output, y in zip(outputs, calibration.labels, strict=True)]
+    missed = [(z + 1 / 3 - torch.eye(3)[y]).square().sum() for z, y in zip(outputs, calibration.labels, strict=True)]
+    predicted = (pooled_features(backbone, test.images) @ heads.weight.T).argmax(dim=1)
     return {
-        "crossfitted": np.mean(by_class(judged, scarce.labels)),
-        "squared_error": np.mean(by_class(missed, scarce.labels)),
+        "crossfitted": np.mean(by_class(judged, calibration.labels)),
+        "squared_error": np.mean(by_class(missed, calibration.labels)),
         "accuracy": np.mean(by_class(predicted == test.labels, test.labels)),
-        "multiply_adds": multiply_adds(classifier(trunk, heads.weight), test.images[:1]),
-        "parameters": sum(parameter.numel() for parameter in trunk.parameters()) + heads.weight.numel(),
-        "rate": 1 - sum(layer.out_channels for layer in trunk.modules() if isinstance(layer, nn.Conv2d)) / 80,
+        "multiply_adds": multiply_adds(classifier(backbone, heads.weight), test.images[:1]),
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()) + heads.weight.numel(),
+        "rate": 1 - sum(layer.out_channels for layer in backbone.modules() if isinstance(layer, nn.Conv2d)) / 80,
     }
 
 
-@pytest.mark.parametrize("name", ["px-static+refit", "cut+px-static+refit"])
+@pytest.mark.parametrize("name", ["px-static+refit", "early-exit+px-static+refit"])
 def test_measured_networks_are_those_that_plain_removal_gives(work, name, tmp_path):
     run = work.run(name, 0, SETTINGS)
-    cut = name.startswith("cut")
-    assert set(run.orders) <= ({"1", "3"} if cut else {""})
+    truncation = name.startswith("truncation")
+    assert set(run.orders) <= ({"1", "3"} if truncation else {""})
     assert run.curve["rate_requested"].dropna().tolist() == list(GRID)
-    for _, row in run.curve.iloc[:: 5 if cut else 6].iterrows():
-        order = run.orders[row["cut"]][: row["removed"]] if row["removed"] else np.array([], dtype=int)
-        for column, value in plainly(work, row["cut"], order).items():
-            assert row[column] == pytest.approx(value), (column, row["cut"], row["removed"])
+    for _, row in run.curve.iloc[:: 5 if truncation else 6].iterrows():
+        order = run.orders[row["truncation"]][: row["removed"]] if row["removed"] else np.array([], dtype=int)
+        for column, value in plainly(work, row["truncation"], order).items():
+            assert row[column] == pytest.approx(value), (column, row["truncation"], row["removed"])
     # Later stages find the same networks again.
     for stage, runs in (
         ("baseline", {(name, 0): run}),
         ("dynamic", {("dynamic", 0): work.run("dynamic", 0, SETTINGS)}),
-        ("levers", {("levers", 0): work.run("levers", 0, SETTINGS)}),
+        ("budget-search", {("budget-search", 0): work.run("budget-search", 0, SETTINGS)}),
     ):
         work.write_runs(stage, runs, tmp_path)
     test = work.samples(0, "test")

@@ -31,17 +31,17 @@ def made_up(counts=(60, 90, 40), seed=0) -> Dataset:
 @pytest.mark.parametrize("seed", range(5))
 def test_scarce_and_test_images_share_no_image_and_no_block(seed):
     dataset = made_up()
-    rows = split_dataset(dataset, seed, n_scarce=10, n_test=12, block=5)
-    scarce, test = rows[rows["split"] == "scarce"], rows[rows["split"] == "test"]
-    assert not set(scarce["index"]) & set(test["index"])
+    rows = split_dataset(dataset, seed, n_calibration=10, n_test=12, block=5)
+    calibration, test = rows[rows["split"] == "calibration"], rows[rows["split"] == "test"]
+    assert not set(calibration["index"]) & set(test["index"])
     blocks = dataset.positions.numpy() // 5
-    assert not set(blocks[scarce["index"]]) & set(blocks[test["index"]])
+    assert not set(blocks[calibration["index"]]) & set(blocks[test["index"]])
     assert rows["index"].is_unique
-    assert scarce["label"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
+    assert calibration["label"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
     assert test["label"].value_counts().max() == 12
     assert (dataset.labels.numpy()[rows["index"]] == rows["label"]).all()
     together = replace(dataset, positions=dataset.positions // 5)  # one number for all that belong together
-    assert split_dataset(together, seed, n_scarce=10, n_test=12, block=1).equals(rows)
+    assert split_dataset(together, seed, n_calibration=10, n_test=12, block=1).equals(rows)
 
 
 def test_unlabelled_images_are_of_the_scarce_side_and_change_nothing_else():
@@ -70,9 +70,9 @@ def test_seed_decides_the_split():
 def test_too_small_a_class_is_named():
     with pytest.raises(
         ValueError,
-        match=r"too few images for 25 scarce ones .* of 'c': 20 and 20: set scarce_per_class in params.yaml to 20 or",
+        match=r"too few images for 25 calibration ones .* of 'c': 20 and 20: set calibration_per_class in params.yaml to 20 or",
     ):
-        split_dataset(made_up(), 0, n_scarce=25, n_test=12, block=5)
+        split_dataset(made_up(), 0, n_calibration=25, n_test=12, block=5)
 
 
 def test_too_large_a_block_is_refused():

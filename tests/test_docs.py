@@ -62,7 +62,7 @@ def test_readme_shows_the_one_call_in_six_lines(readers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(block, readers)
     pruned = readers["pruned"]
-    assert pruned.signal == "cross-fitted"
+    assert pruned.monitored == "cross-fitted"
     assert 0 < pruned.after.parameters < pruned.before.parameters
     assert (tmp_path / "pruned.safetensors").is_file()
 
@@ -104,8 +104,8 @@ def test_api_page_is_that_of_the_code(tmp_path):
 
 
 P = "px-iterative-abs"
-BEST_CUT = f"cut+{P}+reconstruction+refit"
-PROPOSED = "levers"
+BEST_CUT = f"early-exit+{P}+reconstruction+refit"
+PROPOSED = "budget-search"
 FULL = ROOT / "results" / "full" / "tables"
 TASKS = [  # folder, data set, network
     ("full", "elpv", "efficientnet-lite0"),
@@ -122,17 +122,17 @@ def line(*cells):
 
 def main_rows():
     """README's main table: areas over multiply-adds, and what the proposed method has more than three others."""
-    areas = pd.read_csv(FULL / "areas.csv").groupby(["dataset", "backbone", "method"])["multiply_adds"].mean()
+    area_table = pd.read_csv(FULL / "areas.csv").groupby(["dataset", "backbone", "method"])["multiply_adds"].mean()
     compared = pd.read_csv(FULL / "comparisons.csv").query("measure == 'multiply_adds'")
     compared = compared.set_index(["dataset", "backbone", "other"])
     for folder, dataset, backbone in TASKS:
         curves = pd.read_csv(ROOT / "results" / folder / "curves.csv")
         whole = curves[(curves["rate"] == 0) & (curves["backbone"] == backbone)].drop_duplicates("seed")["accuracy"]
         cells = [dataset, backbone, f"{whole.mean():.3f}"]
-        for method in (P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
-            area = areas.get((dataset, backbone, method))
+        for method in (P, f"{P}+refit", f"{P}+reconstruction+refit", "truncation", BEST_CUT, PROPOSED):
+            area = area_table.get((dataset, backbone, method))
             cells.append("" if area is None else f"{area:.3f}")
-        for other in (f"{P}+reconstruction+refit", "cut", BEST_CUT):
+        for other in (f"{P}+reconstruction+refit", "truncation", BEST_CUT):
             if (dataset, backbone, other) not in compared.index:
                 cells.append("")
                 continue
@@ -148,7 +148,16 @@ def fixed_head_rows():
         auc = pd.read_csv(ROOT / "results" / folder / "tables" / "auc.csv").set_index(["backbone", "method"])
         auc = auc.loc[backbone]
         cells = [dataset, backbone]
-        for method in (P, "taylor-taper", "dynamic", "joint", "dynamic-joint", f"{P}+refit", "joint+refit", "cut"):
+        for method in (
+            P,
+            "taylor-taper",
+            "dynamic",
+            "joint",
+            "dynamic-joint",
+            f"{P}+refit",
+            "joint+refit",
+            "truncation",
+        ):
             if method not in auc.index:
                 cells.append("")
                 continue
@@ -175,9 +184,9 @@ INGREDIENTS = {  # what changes, without it, with it
     "a refitted head": (P, f"{P}+refit"),
     "reconstruction": (f"{P}+refit", f"{P}+reconstruction+refit"),
     "a cut": (f"{P}+reconstruction+refit", BEST_CUT),
-    "three levers": (f"{P}+reconstruction+refit", "levers"),
-    "the third of them, blocks": ("levers-filters-end", "levers"),
-    "blocks in the order of CKA": ("levers", "levers-cka"),
+    "three levers": (f"{P}+reconstruction+refit", "budget-search"),
+    "the third of them, blocks": ("budget-search-filters-exit", "budget-search"),
+    "blocks in the order of CKA": ("budget-search", "budget-search-cka"),
     "the controller, head as it was": (P, "dynamic"),
     "a refitted head, filters chosen together": ("joint", "joint+refit"),
     "the controller, filters chosen together": ("joint", "dynamic-joint"),
@@ -187,10 +196,8 @@ INGREDIENTS = {  # what changes, without it, with it
 def ingredient_rows():
     tables = {}
     for folder in ("full", "vgg16", "cifar10"):
-        worth = pd.read_csv(ROOT / "results" / folder / "tables" / "ingredients.csv").query(
-            "measure == 'multiply_adds'"
-        )
-        tables[folder] = worth.set_index(["backbone", "without", "with_ingredient"])
+        worth = pd.read_csv(ROOT / "results" / folder / "tables" / "ablations.csv").query("measure == 'multiply_adds'")
+        tables[folder] = worth.set_index(["backbone", "without", "with_ablation"])
     for words, (without, other) in INGREDIENTS.items():
         cells = []
         for folder, _, backbone in TASKS:
@@ -205,7 +212,7 @@ def ingredient_rows():
 def lever_rows():
     for folder, dataset, backbone in TASKS:
         trace = pd.read_csv(ROOT / "results" / folder / backbone / "trace_levers.csv").query("method == 'levers'")
-        taken = [int((trace["lever"] == lever).sum()) for lever in ("filters", "block", "end", "start")]
+        taken = [int((trace["action"] == lever).sum()) for lever in ("filters", "block", "end", "start")]
         yield line(f"{dataset}, {backbone}", str(trace["seed"].nunique()), *map(str, taken))
 
 
@@ -214,15 +221,15 @@ def robustness_rows():
         table = pd.read_csv(ROOT / "results" / folder / "tables" / "robustness.csv").query("backbone == @backbone")
         for (images, budget), rows in table[table["budget"] < 1].groupby(["images", "budget"], sort=False):
             whole = table[(table["method"] == "unpruned") & (table["images"] == images)].iloc[0]
-            cells = [f"{whole.clean:.2f} to {whole.spoilt:.2f}"]
-            for method in (f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
+            cells = [f"{whole.clean:.2f} to {whole.corrupted:.2f}"]
+            for method in (f"{P}+refit", f"{P}+reconstruction+refit", "truncation", BEST_CUT, PROPOSED):
                 found = rows[rows["method"] == method]
                 if found.empty:
                     cells.append("")
                     continue
                 row = found.iloc[0]
                 doubt = " (u)" if row["low"] <= 0 <= row["high"] else ""
-                cells.append(f"{row['clean']:.2f} to {row['spoilt']:.2f}, {row['more_lost']:+.2f}{doubt}")
+                cells.append(f"{row['clean']:.2f} to {row['corrupted']:.2f}, {row['more_lost']:+.2f}{doubt}")
             yield line(dataset, backbone, images, f"{budget:.0%}", *cells)
 
 
@@ -278,11 +285,11 @@ def controller_rows():
         curves = pd.read_csv(ROOT / "results" / folder / "curves.csv").query("backbone == @backbone")
         runs = curves.dropna(subset="rate_requested").groupby(["method", "seed"])
         measures = ["accuracy", "harmonic_mean"]
-        areas = {run: [pruning_auc(rows["rate_requested"], rows[name]) for name in measures] for run, rows in runs}
+        area_table = {run: [pruning_auc(rows["rate_requested"], rows[name]) for name in measures] for run, rows in runs}
         for method, without in (("dynamic", P), ("dynamic-joint", "joint")):
-            seeds = [seed for name, seed in areas if name == method]
-            more = np.array([np.subtract(areas[method, seed], areas[without, seed]) for seed in seeds])
-            before = np.mean([areas[without, seed] for seed in seeds], axis=0)
+            seeds = [seed for name, seed in area_table if name == method]
+            more = np.array([np.subtract(area_table[method, seed], area_table[without, seed]) for seed in seeds])
+            before = np.mean([area_table[without, seed] for seed in seeds], axis=0)
             cells = []
             for base, column in zip(before, more.T, strict=True):
                 low, high, _ = paired_interval(column)
@@ -314,7 +321,7 @@ def auc_rows():
 
 def smallest_rows():
     for row in pd.read_csv(FULL / "smallest.csv").itertuples():
-        if row.method in ("unpruned", P, f"{P}+refit", f"{P}+reconstruction+refit", "cut", BEST_CUT, PROPOSED):
+        if row.method in ("unpruned", P, f"{P}+refit", f"{P}+reconstruction+refit", "truncation", BEST_CUT, PROPOSED):
             near = "" if row.method == "unpruned" else f"{row.points:.2f}"
             cells = [row.dataset, f"`{row.method}`", near, f"{row.found} of {row.seeds}", row.backbone]
             cells += [f"{row.multiply_adds / 1e6:.2f} M", f"{row.parameters / 1e3:.0f} k", f"{row.accuracy:.3f}"]

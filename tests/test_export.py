@@ -15,12 +15,12 @@ from lrp_core.study.show import export
 def test_the_network_is_the_smallest_that_is_near_the_unpruned_one():
     rows = [(0.0, 0.80, 100), (0.2, 0.82, 70), (0.4, 0.79, 50), (0.5, 0.78, 50), (0.6, 0.70, 20)]
     networks = pd.DataFrame(rows, columns=["rate", "crossfitted", "multiply_adds"])
-    assert tables.smallest(networks, 0.0)["rate"] == 0.2
-    assert tables.smallest(networks, 0.02)["rate"] == 0.4  # of equal size the better one
-    assert tables.smallest(networks, 0.1)["rate"] == 0.6
+    assert tables.smallest_network(networks, 0.0)["rate"] == 0.2
+    assert tables.smallest_network(networks, 0.02)["rate"] == 0.4  # of equal size the better one
+    assert tables.smallest_network(networks, 0.1)["rate"] == 0.6
 
 
-METHODS = ["px-iterative-abs+reconstruction", "cut+px-static+refit", "levers"]
+METHODS = ["px-iterative-abs+reconstruction", "early-exit+px-static+refit", "budget-search"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     """A workspace of noise with one run of four methods."""
     folder = tmp_path_factory.mktemp("export")
     work = Miniature(folder / "data")
-    for stage, names in (("baseline", METHODS[:2]), ("dynamic", ["dynamic"]), ("levers", ["levers"])):
+    for stage, names in (("baseline", METHODS[:2]), ("dynamic", ["dynamic"]), ("budget-search", ["budget-search"])):
         work.write_runs(stage, {(name, 0): work.run(name, 0, SETTINGS) for name in names}, folder / "results")
     return work
 
@@ -39,10 +39,10 @@ def test_what_others_read_gives_the_same_logits(finished, name, tmp_path, monkey
     monkeypatch.setattr(export, "load_backbone", lambda name, weights: work.backbone)
     export.export(work, name, 0, 0.5, tmp_path)
     run = work.run(name, 0, SETTINGS)
-    row = tables.smallest(run.curve, 0.5)
+    row = tables.smallest_network(run.curve, 0.5)
     assert row["rate"] > 0.3
-    pruned = work.network(0, method(name), row["cut"])
-    pruned.remove(run.orders[row["cut"]][: row["removed"]])
+    pruned = work.network(0, method(name), row["truncation"])
+    pruned.remove(run.orders[row["truncation"]][: row["removed"]])
     network = pruned.model
     test = work.samples(0, "test")
     expected = network(test.images[:7])

@@ -77,7 +77,7 @@ def test_logits_stay_nearer_to_the_unpruned_networks_than_with_single_choices(na
     whole, drift = model(images), {}
     whole = whole - whole.mean(dim=1, keepdim=True)
     for method in ("joint", "taylor-taper", "px-iterative-abs-taper"):
-        how = replace(methods.method(method), signal="training")
+        how = replace(methods.method(method), monitored="training")
         task = methods.task(model, None, images, labels, how, seed=0)
         steps = list(methods.steps(task, how, until=0.3))
         assert steps[-1].rate == pytest.approx(0.3, abs=0.001)

@@ -153,9 +153,9 @@ def test_every_architecture_is_computed_and_conserved(name, no_stabiliser):
 
 def test_relevance_is_conserved_by_residual_block(no_stabiliser):
     """What arrives at the input of every block of a ResNet is all there was, each rest of the network for itself."""
-    trunk, pool, flatten, head = network("resnet18").double()
-    stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool)
-    blocks = [block for name in ("layer1", "layer2", "layer3", "layer4") for block in getattr(trunk, name)]
+    backbone, pool, flatten, head = network("resnet18").double()
+    stem = nn.Sequential(backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)
+    blocks = [block for name in ("layer1", "layer2", "layer3", "layer4") for block in getattr(backbone, name)]
     value = stem(draw_images("resnet18").double())
     for i, block in enumerate(blocks):
         rest = nn.Sequential(*blocks[i:], pool, flatten, head)

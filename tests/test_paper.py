@@ -38,9 +38,14 @@ def test_network_goes_from_torchvisions_file_to_a_curve(name, tmp_path, monkeypa
     datasets.write_dataset(tmp_path / "work", dataset, splits, "noise")
     work = experiment.Experiment(str(tmp_path / "work"), name, PAPER["base"]["weights"][name], device="cpu")
     work.runs = tmp_path / "runs"
-    scarce, features = work.samples(0, "scarce"), pooled_features(work.backbone, work.samples(0, "scarce").images)
+    calibration, features = (
+        work.samples(0, "calibration"),
+        pooled_features(work.backbone, work.samples(0, "calibration").images),
+    )
     file.unlink()  # large
-    work.write_heads({0: fit_heads(features, scarce.labels, draw_folds(scarce.labels, scarce.blocks, 2, 0))})
+    work.write_heads(
+        {0: fit_heads(features, calibration.labels, draw_folds(calibration.labels, calibration.blocks, 2, 0))}
+    )
     run = work.run("px-static", 0)
     assert run.curve["rate_requested"].dropna().tolist() == list(GRID)
     assert run.curve["parameters"].iloc[-1] < 0.2 * run.curve["parameters"].iloc[0]

@@ -20,10 +20,10 @@ from packaging.version import Version
 
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings
-from lrp_core.control.monitored import signal_accuracies
+from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.metrics.accuracy import filters_at
 from lrp_core.pruning.network import PrunedNetwork
-from lrp_core.repair.ridge_head import CrossFit, Heads, fit_heads, pooled_features, with_copies
+from lrp_core.repair.ridge_head import Heads, OutOfFoldHeads, fit_heads, pooled_features, with_out_of_fold_heads
 from lrp_core.study import paths
 from lrp_core.study.data import datasets
 from lrp_core.study.data.datasets import Dataset
@@ -174,7 +174,7 @@ def test_the_lock_file_alone_pins_and_what_it_pins_is_allowed():
 
 
 class Miniature(experiment.Experiment):
-    """An experiment on noise with class-dependent means and a random trunk: small, but everything runs for real."""
+    """An experiment on noise with class-dependent means and a random backbone: small, but everything runs for real."""
 
     def __init__(self, folder):
         """Write a workspace and open it."""
@@ -193,7 +193,7 @@ class Miniature(experiment.Experiment):
         self.backbone = torch.nn.Sequential(*layers).eval().requires_grad_(False)
         for seed in (0, 1):
             weight = torch.randn(4, 3, 50)
-            heads[seed] = Heads(weight[0], CrossFit(weight[1:], torch.arange(36) % 3), 0.1)
+            heads[seed] = Heads(weight[0], OutOfFoldHeads(weight[1:], torch.arange(36) % 3), 0.1)
         self.write_heads(heads)
 
 
@@ -323,15 +323,16 @@ def test_unknown_names_are_refused(tmp_path):
 def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, name):
     """The shortcuts (kept activations, logits from the scoring pass) against pruning for real and looking."""
     work = Miniature(tmp_path)
-    scarce, copies, how = work.samples(0, "scarce"), work.copies(0), methods.method(name)
+    calibration, out_of_fold, how = work.samples(0, "calibration"), work.out_of_fold(0), methods.method(name)
     for filters in (np.array([0, 5]), np.array([35, 79]), np.array([3, 40])):
         task, pruned = (
-            methods.task(work.classifier(0), copies, scarce.images, scarce.labels, how, 0) for _ in range(2)
+            methods.task(work.classifier(0), out_of_fold, calibration.images, calibration.labels, how, 0)
+            for _ in range(2)
         )
         pruned.prune(np.array([1, 60]))
         pruned.prune(filters)
-        logits = pruned.network.model(scarce.images)
-        expected = signal_accuracies(logits, scarce.labels, copies.fold, 3, how.signal)
+        logits = pruned.network.model(calibration.images)
+        expected = monitored_accuracies(logits, calibration.labels, out_of_fold.fold, 3, how.monitored)
         task.prune(np.array([1, 60]))
         np.testing.assert_allclose(task.accuracy(filters), expected, rtol=1e-5)
         np.testing.assert_allclose(pruned.accuracy(filters[:0]), expected, rtol=1e-5)
@@ -339,27 +340,34 @@ def test_accuracy_without_filters_equals_that_of_the_pruned_network(tmp_path, na
 
 def test_signals_by_hand_on_networks_made_one_by_one(tmp_path):
     work = Miniature(tmp_path)
-    known = work.samples(0, "scarce")
-    heads = fit_heads(pooled_features(work.backbone, known.images), known.labels, work.copies(0).fold)
-    for weight in heads.copies.weight:  # each copy errs in a way of its own
+    known = work.samples(0, "calibration")
+    heads = fit_heads(pooled_features(work.backbone, known.images), known.labels, work.out_of_fold(0).fold)
+    for weight in heads.out_of_fold.weight:  # each copy errs in a way of its own
         weight += 1.5 * weight.std() * torch.randn_like(weight)
     work.write_heads({0: heads})
     run = work.run("px-iterative-abs", 0)
     work.write_runs("baseline", {("px-iterative-abs", 0): run}, tmp_path)
-    table = work.signals("px-iterative-abs", [0], [20]).set_index(["signal", "rate_requested"])["value"]
-    scarce, others, copies = work.samples(0, "scarce"), work.samples(0, "unlabelled").images, work.copies(0)
+    table = work.monitoreds("px-iterative-abs", [0], [20]).set_index(["signal", "rate_requested"])["value"]
+    calibration, others, out_of_fold = (
+        work.samples(0, "calibration"),
+        work.samples(0, "unlabelled").images,
+        work.out_of_fold(0),
+    )
     others = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:20]]
     first, told = None, set()
     for rate in (GRID[0], GRID[6], GRID[-2]):
-        network = PrunedNetwork(with_copies(work.classifier(0), copies.weight), scarce.images)
+        network = PrunedNetwork(with_out_of_fold_heads(work.classifier(0), out_of_fold.weight), calibration.images)
         if gone := filters_at(rate, 80):
             network.remove(run.orders[""][:gone])
-        logits, said = network.model(scarce.images), network.model(others)[:, :3].argmax(dim=1)
-        judged = torch.stack([row[3 + 3 * k : 6 + 3 * k] for row, k in zip(logits, copies.fold.tolist(), strict=True)])
-        right = {"training": logits[:, :3].argmax(dim=1) == scarce.labels}
-        right["cross-fitted"] = judged.argmax(dim=1) == scarce.labels
+        logits, said = network.model(calibration.images), network.model(others)[:, :3].argmax(dim=1)
+        judged = torch.stack(
+            [row[3 + 3 * k : 6 + 3 * k] for row, k in zip(logits, out_of_fold.fold.tolist(), strict=True)]
+        )
+        right = {"training": logits[:, :3].argmax(dim=1) == calibration.labels}
+        right["cross-fitted"] = judged.argmax(dim=1) == calibration.labels
         classes = {
-            name: [hits[scarce.labels == c].double().mean().item() for c in range(3)] for name, hits in right.items()
+            name: [hits[calibration.labels == c].double().mean().item() for c in range(3)]
+            for name, hits in right.items()
         }
         first = first or (said, classes["cross-fitted"])
         still = [((said == c) & (first[0] == c)).sum().item() / max(1, (first[0] == c).sum().item()) for c in range(3)]

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lrp_core.study import plotting
+from lrp_core.study.show import comparisons, control
 
 TRACE = pd.DataFrame(
     {
@@ -22,7 +22,7 @@ TRACE = pd.DataFrame(
 
 
 def test_a_step_is_drawn_with_its_own_numbers():
-    figure = plotting.controller_step(TRACE, 2)
+    figure = control.controller_step(TRACE, 2)
     way, bars = figure.axes
     assert way.get_title() == "20 tried, 15 removed, 5 put off"
     (point,) = [line for line in way.lines if line.get_label() == "step 2"]
@@ -33,9 +33,9 @@ def test_a_step_is_drawn_with_its_own_numbers():
 
 
 def test_the_slider_draws_the_step_that_it_stands_at(monkeypatch):
-    shown, draw = [], plotting.controller_step
-    monkeypatch.setattr(plotting, "controller_step", lambda trace, step: shown.append(step) or draw(trace, step))
-    slider, picture = plotting.explore(TRACE).children
+    shown, draw = [], control.controller_step
+    monkeypatch.setattr(control, "controller_step", lambda trace, step: shown.append(step) or draw(trace, step))
+    slider, picture = control.explore(TRACE).children
     assert (slider.min, slider.max, slider.value) == (0, 2, 0)
     first = bytes(picture.value)
     slider.value = 1
@@ -47,7 +47,7 @@ def test_the_slider_draws_the_step_that_it_stands_at(monkeypatch):
 
 def test_each_of_twelve_classes_has_a_line_of_its_own():
     classes = {f"accuracy_{i}": [0.9, 0.5, i / 12] for i in range(12)}
-    figure = plotting.controller_trace(TRACE[[name for name in TRACE if "accuracy" not in name]].assign(**classes))
+    figure = control.controller_trace(TRACE[[name for name in TRACE if "accuracy" not in name]].assign(**classes))
     lines = figure.axes[2].lines
     assert [line.get_ydata()[2] for line in lines] == pytest.approx([i / 12 for i in range(12)])
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
@@ -57,11 +57,11 @@ def test_each_of_twelve_classes_has_a_line_of_its_own():
 
 def test_robustness_is_drawn_where_seeds_agree_and_where_there_is_one():
     """Two seeds with one difference have an interval of no length, which rounding may turn round; one seed has none."""
-    columns = ["backbone", "images", "method", "budget", "clean", "spoilt", "more_lost", "low", "high"]
+    columns = ["backbone", "images", "method", "budget", "clean", "corrupted", "more_lost", "low", "high"]
     rows = [("b", "corrupted", "unpruned", 1.0, 0.9, 0.6, 0.0, 0.0, 0.0)]
-    rows += [("b", "corrupted", "cut", 0.1, 0.8, 0.4, 0.1, 0.1 + 1e-12, 0.1 - 1e-12)]
-    rows += [("b", "corrupted", "levers", 0.1, 0.85, 0.5, 0.05, float("nan"), float("nan"))]
-    figure = plotting.robustness(pd.DataFrame(rows, columns=columns))
+    rows += [("b", "corrupted", "truncation", 0.1, 0.8, 0.4, 0.1, 0.1 + 1e-12, 0.1 - 1e-12)]
+    rows += [("b", "corrupted", "budget-search", 0.1, 0.85, 0.5, 0.05, float("nan"), float("nan"))]
+    figure = comparisons.robustness(pd.DataFrame(rows, columns=columns))
     figure.canvas.draw()
     points = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() in ("o", "*")}
     assert points == {(0.9, 0.6), (0.8, 0.4), (0.85, 0.5)}
@@ -70,10 +70,10 @@ def test_robustness_is_drawn_where_seeds_agree_and_where_there_is_one():
 
 def test_levers_are_drawn_of_networks_whose_layers_have_numbers_for_names():
     rows = [(1.0, "start", 28, 0.4), (0.5, "filters", 28, 0.5), (0.25, "end", 7, 0.6)]
-    trace = pd.DataFrame(rows, columns=["budget", "lever", "cut", "error"])
+    trace = pd.DataFrame(rows, columns=["budget", "action", "truncation", "error"])
     trace = trace.assign(offer_start=[0.4, 0.6, 0.7], offer_filters=[None, 0.5, 0.8], offer_end=0.6, offer_block=None)
-    errors, depth = plotting.levers(trace).axes
+    errors, depth = control.budget_search(trace).axes
     assert [label.get_text() for label in errors.get_legend().get_texts()] == ["start", "filters", "end", "block"]
     assert [label.get_text() for label in depth.get_yticklabels()] == ["28", "7"]
-    skipping = plotting.levers(trace.assign(cut=["add_2", "add_2 -add", "add_2 -add -add_1"]))
+    skipping = control.budget_search(trace.assign(truncation=["add_2", "add_2 -add", "add_2 -add -add_1"]))
     assert [text.get_text() for text in skipping.axes[1].texts] == ["", "1", "2"]

@@ -8,23 +8,23 @@ import torch
 from conftest import miniature_vgg
 from networks import Branches, network, settle
 
-from lrp_core.control.calibration import ScarceTask
-from lrp_core.control.monitored import signal_accuracies
+from lrp_core.control.calibration import CalibrationTask
+from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.importance.registry import criterion
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import fit_heads, with_copies
+from lrp_core.repair.ridge_head import fit_heads, with_out_of_fold_heads
 
 LABELS, FOLD = torch.arange(60) % 4, torch.arange(60) // 4 % 3
 
 
-def draw(model, images, reconstruct=False, copies=False):
-    """Return a network with its menders; with copies, three stand beside its head."""
-    if copies:
-        model = with_copies(model, torch.zeros(3, 4, model.head.in_features).to(images))
-    menders = [Reconstruction(model, images)] if reconstruct else []
-    return PrunedNetwork(model, images, [*menders, Refit("head", LABELS, FOLD)])
+def draw(model, images, reconstruct=False, out_of_fold=False):
+    """Return a network with its compensations; with copies, three stand beside its head."""
+    if out_of_fold:
+        model = with_out_of_fold_heads(model, torch.zeros(3, 4, model.head.in_features).to(images))
+    compensations = [Reconstruction(model, images)] if reconstruct else []
+    return PrunedNetwork(model, images, [*compensations, Refit("head", LABELS, FOLD)])
 
 
 def noise(dtype=torch.float32):
@@ -41,23 +41,23 @@ def read_by_head(model, images):
     return caught[0]
 
 
-def assert_refitted(model, images, copies, rtol=1e-4):
+def assert_refitted(model, images, out_of_fold, rtol=1e-4):
     heads = fit_heads(read_by_head(model, images), LABELS, FOLD)
-    want = torch.cat([heads.weight, *heads.copies.weight]) if copies else heads.weight
+    want = torch.cat([heads.weight, *heads.out_of_fold.weight]) if out_of_fold else heads.weight
     torch.testing.assert_close(model.head.weight, want.to(images), rtol=rtol, atol=rtol * want.abs().max().item())
     assert not model.head.weight.requires_grad
 
 
 @pytest.mark.parametrize("build", [miniature_vgg, lambda: settle(Branches()).double()])
-@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("out_of_fold", [False, True])
 @pytest.mark.parametrize("reconstruct", [False, True])
-def test_head_of_a_smaller_network_is_the_one_for_its_features(build, copies, reconstruct):
+def test_head_of_a_smaller_network_is_the_one_for_its_features(build, out_of_fold, reconstruct):
     model, images = build(), noise(torch.float64)
     before = copy.deepcopy(model.state_dict())
-    pruned = draw(model, images, reconstruct, copies)
+    pruned = draw(model, images, reconstruct, out_of_fold)
     for filters in ([1, 8, 15], [0, 20]):
         pruned.remove(np.array(filters))
-        assert_refitted(pruned.model, images, copies, rtol=1e-5)
+        assert_refitted(pruned.model, images, out_of_fold, rtol=1e-5)
         assert (pruned.model.head.bias == 0).all()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
@@ -86,17 +86,17 @@ def test_tries_are_judged_by_the_heads_that_the_smaller_network_would_have(name,
     """What is kept from try to try and step to step, against the whole network pruned in one go."""
     model = network(name)
     images = torch.nn.functional.interpolate(noise(), scale_factor=4)
-    pruned, rng = draw(model, images, reconstruct, copies=True), np.random.default_rng(0)
-    task = ScarceTask(pruned, images, LABELS, 4, FOLD, criterion("weight", 4, 0), "probability")
+    pruned, rng = draw(model, images, reconstruct, out_of_fold=True), np.random.default_rng(0)
+    task = CalibrationTask(pruned, images, LABELS, 4, FOLD, criterion("weight", 4, 0), "probability")
     for _ in range(2):
         left = np.flatnonzero(pruned.active)
         for filters in (left[1:20], rng.choice(left, len(left) // 5, replace=False)):
             got = task.accuracy(filters)
-            afresh = draw(model, images, reconstruct, copies=True)
+            afresh = draw(model, images, reconstruct, out_of_fold=True)
             afresh.remove(np.append(np.flatnonzero(~pruned.active), filters))
             with torch.no_grad():
-                want = signal_accuracies(afresh.model(images), LABELS, FOLD, 4, "probability")
+                want = monitored_accuracies(afresh.model(images), LABELS, FOLD, 4, "probability")
             np.testing.assert_allclose(got, want, rtol=1e-3)
         task.prune(filters)  # the last that were tried: the network of the try goes on
-        assert_refitted(task.network.model, images, copies=True, rtol=1e-3)
+        assert_refitted(task.network.model, images, out_of_fold=True, rtol=1e-3)
         np.testing.assert_allclose(task.accuracy(filters[:0]), want, rtol=1e-3)

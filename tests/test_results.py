@@ -38,7 +38,7 @@ def test_achieved_rates_reach_those_asked_for_and_networks_shrink(curves):
     assert (curves["rate"] >= curves["rate_requested"] - 1e-9).all()
     for (_, name, _), run in curves.groupby(["backbone", "method", "seed"]):
         assert len(run) == 20
-        if not (method(name).cut or method(name).levers):
+        if not (method(name).early_exit or method(name).actions):
             assert (run["rate"] <= run["rate_requested"] + 0.01).all()
             for size in ("parameters", "multiply_adds"):
                 assert run[size].is_monotonic_decreasing
@@ -48,7 +48,7 @@ def test_a_method_that_chooses_takes_the_least_error_of_all_that_have_lost_as_mu
     runs = ["backbone", "method", "seed"]
     measured = networks.set_index(runs).sort_index()
     for key, run in curves.groupby(runs):
-        if method(key[1]).cut or method(key[1]).levers:
+        if method(key[1]).early_exit or method(key[1]).actions:
             offered = measured.loc[key]
             for row in run.itertuples():
                 least = offered["squared_error"][offered["rate"] >= row.rate_requested - 1e-9].min()
@@ -57,9 +57,9 @@ def test_a_method_that_chooses_takes_the_least_error_of_all_that_have_lost_as_mu
 
 def test_networks_that_are_spoilt_are_those_of_the_curves(folder, networks):
     """Made again, on clean images, they are exactly as accurate as they were."""
-    spoilt = pd.read_csv(folder / "robustness.csv").query("images == 'clean'")
+    corrupted = pd.read_csv(folder / "robustness.csv").query("images == 'clean'")
     runs, compared = networks.set_index(["backbone", "method", "seed"]).sort_index(), 0
-    for row in spoilt[spoilt["method"] != "unpruned"].itertuples():
+    for row in corrupted[corrupted["method"] != "unpruned"].itertuples():
         run = runs.loc[(row.backbone, row.method, row.seed)]
         whole = run["multiply_adds"][run["rate"] == 0].iloc[0]
         offered = choose(run, run["multiply_adds"] <= row.budget * whole, method(row.method).refit)
@@ -84,7 +84,7 @@ def test_no_accepted_step_breaks_its_bound(folder, curves):
 
 def test_the_claim_rests_on_ten_seeds_and_two_tasks():
     table = pd.read_csv(ROOT / "results" / "full" / "tables" / "comparisons.csv")
-    others = table[table["other"].isin(["px-iterative-abs+refit", "cut"]) & (table["backbone"] != "vgg16")]
+    others = table[table["other"].isin(["px-iterative-abs+refit", "truncation"]) & (table["backbone"] != "vgg16")]
     assert set(others["dataset"]) == {"elpv", "cifar10"}
     assert (others["seeds"] >= 10).all()
 

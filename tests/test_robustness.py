@@ -26,7 +26,7 @@ from lrp_core.network import PrunedNetwork
 from lrp_core.saving import save_pruned
 from torch import nn
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+signal.monitored(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file can grow further, as on a full disk
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 network = PrunedNetwork(nn.Sequential(nn.Conv2d(3, 64, 9), nn.ReLU(), nn.Conv2d(64, 2, 1)), torch.zeros(1, 3, 16, 16))

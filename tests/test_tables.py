@@ -3,19 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
-from lrp_core.study.tables import BUDGETS
+from lrp_core.study.analysis.areas import area_table, budget_table, class_table, metrics
+from lrp_core.study.runs.measuring import BUDGETS
 
-from lrp_core.study.analysis.areas import areas, by_budget, class_table, metrics
 from lrp_core.study.analysis.comparisons import (
+    ablation_table,
     auc_table,
     chance_note,
     claim,
     collapse_table,
     comparisons,
-    ingredient_table,
     where_both_have_networks,
 )
-from lrp_core.study.analysis.costs import price_table, smallest_table, time_spent
+from lrp_core.study.analysis.costs import cost_table, smallest_networks, time_spent
 from lrp_core.study.analysis.statistics import above_chance
 
 
@@ -24,11 +24,13 @@ def networks():
     """Two backbones, three methods, two seeds; straight lines, so that areas over filters are means of their ends."""
     rows = []
     for backbone, offset in (("small", 0.0), ("large", 0.1)):
-        for method, end in (("px-static", 0.2), ("px-iterative", 0.1), ("levers", 0.4)):
+        for method, end in (("px-static", 0.2), ("px-iterative", 0.1), ("budget-search", 0.4)):
             for seed in (0, 1):
                 for rate in (0.0, 0.95):
                     accuracy = (
-                        0.8 + offset if rate == 0 else end + 0.02 * seed + (0.01 * seed if method == "levers" else 0)
+                        0.8 + offset
+                        if rate == 0
+                        else end + 0.02 * seed + (0.01 * seed if method == "budget-search" else 0)
                     )
                     rows.append(
                         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
@@ -41,7 +43,7 @@ def networks():
 
 
 def areas_of(networks):
-    return areas(networks, by_budget(networks))
+    return area_table(networks, budget_table(networks))
 
 
 @pytest.mark.parametrize(("method", "wrong"), [("px-static+refit", "crossfitted"), ("px-static", "squared_error")])
@@ -53,7 +55,7 @@ def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_ca
     measured[wrong] = 0.5  # says nothing
     measured = measured.assign(rate=[0, 0.5, 0.6, 0.9, 0.95], dataset="d", backbone="b", method=method, seed=3)
     measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, accuracy_other=np.nan)  # of another task
-    bought = by_budget(measured)
+    bought = budget_table(measured)
     assert bought["budget"].tolist() == pytest.approx(np.logspace(0, -2, 21))
     expected = [0.55] * 6 + [0.99] + [0.39] * 10 + [0.5] * 4
     assert bought["accuracy"].tolist() == expected  # 1000 to 316: .55; 251: .99; 200 to 25.1: .39; 20 and less
@@ -64,17 +66,17 @@ def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_ca
 def test_curves_of_an_earlier_version_are_refused(networks):
     of_old = networks.assign(squared_error=networks["squared_error"].where(networks["backbone"] != "large"))
     with pytest.raises(ValueError, match="curves of large on d lack crossfitted or squared_error: an earlier version"):
-        by_budget(of_old)
+        budget_table(of_old)
 
 
 def test_where_one_guesses_nothing_is_compared():
-    rows = [(100, 0.1, 0.8, "levers"), (50, 0.2, 0.7, "levers"), (2, 0.5, 0.6, "levers")]
+    rows = [(100, 0.1, 0.8, "budget-search"), (50, 0.2, 0.7, "budget-search"), (2, 0.5, 0.6, "budget-search")]
     rows += [(100, 0.1, 0.75, "px-static"), (50, 0.2, 0.6, "px-static")]
     measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy", "method"])
     measured = measured.assign(crossfitted=1 - measured["squared_error"])
     measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b")
     measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
-    table = where_both_have_networks(by_budget(measured), "levers", ["px-static", "absent"])
+    table = where_both_have_networks(budget_table(measured), "budget-search", ["px-static", "absent"])
     assert table[["other", "seeds"]].to_numpy().tolist() == [["px-static", 2]]
     assert table["down_to"][0] == pytest.approx(10**-0.3)  # 50.1 of 100 multiply-adds
     assert table["difference"][0] == pytest.approx((0.05 + 3 * 0.1) / 4)  # the whole network, then that of 50
@@ -82,7 +84,7 @@ def test_where_one_guesses_nothing_is_compared():
 
 def test_areas_by_hand(networks):
     table = areas_of(networks).set_index(["backbone", "method", "seed"])
-    one = table.loc[("small", "levers", 1)]
+    one = table.loc[("small", "budget-search", 1)]
     assert one["accuracy"] == pytest.approx((0.8 + 0.43) / 2)
     assert one["accuracy_a"] == pytest.approx((0.9 + 0.53) / 2)
     # 100 % of the multiply-adds: .8; then, down to 10 %, .43 (nine trapezoids after the first); then guessing.
@@ -92,9 +94,9 @@ def test_areas_by_hand(networks):
 def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
     table = auc_table(areas_of(networks), networks, ["px-static", "px-iterative"]).set_index(["backbone", "method"])
     assert list(table.index) == [
-        (name, method) for name in ("small", "large") for method in ("levers", "px-static", "px-iterative")
+        (name, method) for name in ("small", "large") for method in ("budget-search", "px-static", "px-iterative")
     ]
-    new, old = table.loc["small", "levers"], table.loc["small", "px-static"]
+    new, old = table.loc["small", "budget-search"], table.loc["small", "px-static"]
     assert old["verdict"] == "the best baseline"
     assert old["auc"] == pytest.approx((0.5 + 0.51) / 2)
     assert new["auc"] == pytest.approx((0.6 + 0.615) / 2)
@@ -105,16 +107,16 @@ def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
     assert new["seeds"] == 2
     assert new["verdict"] == "better: the interval lies above 0"
     assert table.loc[("small", "px-iterative"), "verdict"] == "worse: the interval lies below 0"
-    assert table.loc[("large", "levers"), "retention"] == pytest.approx(0.6575 / 0.9)
+    assert table.loc[("large", "budget-search"), "retention"] == pytest.approx(0.6575 / 0.9)
 
 
 def test_only_seeds_of_both_are_compared(networks):
     """A method that was run on more seeds than another is compared on those that both have."""
-    lone = networks[(networks["method"] == "levers") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
+    lone = networks[(networks["method"] == "budget-search") & (networks["seed"] == 1)].assign(seed=2, accuracy=0.0)
     together = pd.concat([networks, lone])
     table = auc_table(areas_of(together), together, ["px-static", "px-iterative"]).set_index(["backbone", "method"])
-    assert table.loc[("small", "levers"), "difference"] == pytest.approx(0.1025)
-    assert table.loc[("small", "levers"), "seeds"] == 2
+    assert table.loc[("small", "budget-search"), "difference"] == pytest.approx(0.1025)
+    assert table.loc[("small", "budget-search"), "seeds"] == 2
     assert table.loc[("small", "px-static"), "retention"] == pytest.approx(0.63125)  # of the seeds that it has
 
 
@@ -124,16 +126,16 @@ def test_comparisons_and_the_claim_in_words(networks):
         {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
         | {"accuracy": 0.5 + shift + 0.01 * rng.normal(), "multiply_adds": 0.4 + 10 * shift + 0.01 * rng.normal()}
         for backbone in ("small", "large")
-        for method, shift in (("levers", 0.01), ("px-static", 0.0))
+        for method, shift in (("budget-search", 0.01), ("px-static", 0.0))
         for seed in range(5)
     ]
-    table = comparisons(pd.DataFrame(rows), "levers", ["px-static", "absent"])
+    table = comparisons(pd.DataFrame(rows), "budget-search", ["px-static", "absent"])
     assert table["other"].tolist() == ["px-static"] * 4
     assert table["measure"].tolist() == ["accuracy", "multiply_adds"] * 2
     assert table["p_holm"].tolist() == pytest.approx(stepwise(table["p"].tolist()))
     verdicts = table.groupby("measure")["verdict"].unique()
     assert list(verdicts["multiply_adds"]) == ["better"]
-    words = claim(table, "levers")
+    words = claim(table, "budget-search")
     assert words.startswith("`levers`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:\n\n- **d, ")
     assert words.count("- **") == 2
     assert "against `px-static` +0.1" in words
@@ -168,7 +170,7 @@ def test_smallest_networks_are_chosen_without_the_test():
         rows += [("b", "other", seed, 0.0, 900, 0.80, 0.70), ("b", "other", seed, 0.9, 10, 0.2, 0.9)]
     columns = ["backbone", "method", "seed", "rate", "multiply_adds", "crossfitted", "accuracy"]
     measured = pd.DataFrame(rows, columns=columns).assign(dataset="d", parameters=lambda rows: rows["multiply_adds"])
-    table = smallest_table(measured, points=(0.0, 0.01, 0.05)).set_index(["method", "points"])
+    table = smallest_networks(measured, points=(0.0, 0.01, 0.05)).set_index(["method", "points"])
     assert table.loc[("unpruned", 0.0), ["backbone", "multiply_adds", "accuracy"]].tolist() == ["b", 900, 0.7]
     assert table.loc[("m", 0.0), "multiply_adds"] == 900
     near = table.loc[("m", 0.01)]
@@ -181,8 +183,8 @@ def test_smallest_networks_are_chosen_without_the_test():
 
 def test_ingredients_are_pairs_that_differ_in_nothing_else():
     worth = {"px-iterative-abs": 0.4, "dynamic-order": 0.45, "dynamic": 0.5, "taylor": 0.3, "dynamic-training": 0.2}
-    worth |= {"px-static": 0.1, "px-iterative": 0.2, "cut": 0.9, "px-iterative-abs+refit": 0.6}
-    worth |= {"cut+px-iterative-abs+refit": 0.7, "levers": 0.9, "levers-filters": 0.8}
+    worth |= {"px-static": 0.1, "px-iterative": 0.2, "truncation": 0.9, "px-iterative-abs+refit": 0.6}
+    worth |= {"early-exit+px-iterative-abs+refit": 0.7, "budget-search": 0.9, "budget-search-filters": 0.8}
     rows = [
         {
             "dataset": "d",
@@ -196,25 +198,28 @@ def test_ingredients_are_pairs_that_differ_in_nothing_else():
         for seed in (0, 1, 2)
         for name, value in worth.items()
     ]
-    table = ingredient_table(pd.DataFrame(rows))
+    table = ablation_table(pd.DataFrame(rows))
     assert len(table) == 2 * 2 * 9
-    pairs = table[table["measure"] == "accuracy"].set_index(["backbone", "without", "with_ingredient"])
+    pairs = table[table["measure"] == "accuracy"].set_index(["backbone", "without", "with_ablation"])
     assert set(pairs.loc["a"].index) == {
         ("px-iterative-abs", "dynamic-order"), ("dynamic-order", "dynamic"), ("px-iterative-abs", "taylor"),
         ("dynamic", "dynamic-training"), ("px-iterative-abs", "px-iterative"), ("px-iterative-abs", "dynamic"),
-        ("px-iterative-abs", "px-iterative-abs+refit"), ("px-iterative-abs+refit", "cut+px-iterative-abs+refit"),
-        ("levers-filters", "levers"),
+        ("px-iterative-abs", "px-iterative-abs+refit"), ("px-iterative-abs+refit", "early-exit+px-iterative-abs+refit"),
+        ("budget-search-filters", "budget-search"),
     }  # fmt: skip
-    assert pairs.loc[("a", "levers-filters", "levers"), ["ingredient", "value"]].tolist() == ["levers", "end+block"]
-    assert pairs.loc[("a", "px-iterative-abs", "dynamic"), "ingredient"] == "controller"
-    other = table[table["measure"] == "multiply_adds"].set_index(["backbone", "without", "with_ingredient"])
+    assert pairs.loc[("a", "budget-search-filters", "budget-search"), ["ablation", "value"]].tolist() == [
+        "budget-search",
+        "end+block",
+    ]
+    assert pairs.loc[("a", "px-iterative-abs", "dynamic"), "ablation"] == "controller"
+    other = table[table["measure"] == "multiply_adds"].set_index(["backbone", "without", "with_ablation"])
     assert other.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(0.1)
     rate = pairs.loc[("a", "dynamic-order", "dynamic")]
-    assert (rate["ingredient"], rate["value"]) == ("rate", True)
+    assert (rate["ablation"], rate["value"]) == ("rate", True)
     assert rate["difference"] == pytest.approx(0.05 + 0.02)
     assert rate["low"] < 0.07 < rate["high"]
     signal = pairs.loc[("a", "dynamic", "dynamic-training")]
-    assert (signal["ingredient"], signal["value"]) == ("signal", "training")
+    assert (signal["ablation"], signal["value"]) == ("signal", "training")
     assert signal["difference"] == pytest.approx(-0.32)
     assert signal["verdict"] == "worse: the interval lies below 0"
     assert pairs.loc[("a", "px-iterative-abs", "taylor"), "difference"] == pytest.approx(-0.1)
@@ -237,11 +242,17 @@ def test_how_much_of_a_collapse_is_the_heads():
 def test_price_is_what_a_run_spends(networks):
     auc = auc_table(areas_of(networks), networks, ["px-static", "px-iterative"])
     auc["method"] = auc["method"].replace(
-        {"levers": "dynamic", "px-static": "random", "px-iterative": "cut+px-static+refit"}
+        {"budget-search": "dynamic", "px-static": "random", "px-iterative": "early-exit+px-static+refit"}
     )
-    steps = [("dynamic", 0, 3), ("dynamic", 0, 8), ("dynamic", 1, 4), ("random", 0, 0), ("cut+px-static+refit", 0, 0)]
+    steps = [
+        ("dynamic", 0, 3),
+        ("dynamic", 0, 8),
+        ("dynamic", 1, 4),
+        ("random", 0, 0),
+        ("early-exit+px-static+refit", 0, 0),
+    ]
     traces = pd.DataFrame(steps, columns=["method", "seed", "evaluations"]).assign(backbone="small")
-    table = price_table(traces, auc).set_index("method")
+    table = cost_table(traces, auc).set_index("method")
     assert list(table.index) == ["random", "dynamic"]
     assert table.loc["dynamic", ["steps", "evaluations", "seeds"]].tolist() == [1.5, 6.0, 2]
     assert table.loc["dynamic", "difference"] == pytest.approx(0.1025)
@@ -250,27 +261,27 @@ def test_price_is_what_a_run_spends(networks):
 
 def test_class_table(networks):
     table = class_table(areas_of(networks)).set_index(["backbone", "method"])
-    assert table.loc[("small", "levers"), "a"] == pytest.approx(0.7075)
-    assert table.loc[("small", "levers"), "b"] == pytest.approx(0.5075)
+    assert table.loc[("small", "budget-search"), "a"] == pytest.approx(0.7075)
+    assert table.loc[("small", "budget-search"), "b"] == pytest.approx(0.5075)
 
 
 def test_metrics(networks):
     numbers = metrics(auc_table(areas_of(networks), networks, ["px-static", "px-iterative"]))
     assert list(numbers) == ["small", "large"]
     assert numbers["small"]["px-static"] == pytest.approx({"auc": 0.505, "retention": 0.63125})
-    assert numbers["large"]["levers"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
+    assert numbers["large"]["budget-search"] == pytest.approx({"auc": 0.6575, "retention": 0.6575 / 0.9}, abs=1e-6)
 
 
 def test_time_spent(tmp_path):
     for stage, rows in {
-        "dynamic": [("levers", 0, 10.0), ("levers", 1, 20.0)],
+        "dynamic": [("budget-search", 0, 10.0), ("budget-search", 1, 20.0)],
         "baseline": [("px-static", 0, 1.0), ("px-static", 1, 2.06)],
-        "levers": [("down", 0, 3.0)],
+        "budget-search": [("down", 0, 3.0)],
     }.items():
         (tmp_path / "x").mkdir(exist_ok=True)
         pd.DataFrame(rows, columns=["method", "seed", "seconds"]).to_csv(tmp_path / "x" / f"seconds_{stage}.csv")
     spent = time_spent(tmp_path, ["x"])
-    assert spent.set_index("method")["seconds"].to_dict() == {"down": 3.0, "levers": 15.0, "px-static": 1.53}
+    assert spent.set_index("method")["seconds"].to_dict() == {"down": 3.0, "budget-search": 15.0, "px-static": 1.53}
 
 
 @pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])

@@ -6,7 +6,7 @@ import torch
 
 from lrp_core.control.unlabelled import UNLABELLED, Agreement, ThresholdedConfidence
 
-# Scarce images that the unpruned network takes for class 0 (first three) and 1; of each group, two are right.
+# Calibration images that the unpruned network takes for class 0 (first three) and 1; of each group, two are right.
 JUDGED = torch.tensor([[0.9, 0.1], [0.5, 0.1], [0.3, 0.1], [0.2, 0.8], [0.2, 0.6]])
 LABELS = torch.tensor([0, 0, 1, 1, 1])
 OUTPUTS = torch.tensor([[0.6, 0.0], [0.5, 0.0], [0.4, 0.0], [0.0, 0.9], [0.0, 0.6], [0.0, 0.5]])

@@ -1,17 +1,17 @@
-"""The controller with three levers: filters go, the trunk ends earlier, residual blocks are skipped.
+"""The controller with three levers: filters go, the backbone ends earlier, residual blocks are skipped.
 
 It goes down a ladder of budgets of multiply-adds. Where the present network exceeds a budget, every lever offers one
 within it:
 
 1. Filters: those with the least relevance go, as many as the budget asks for.
-2. End: the trunk ends behind an earlier layer, the one with the least error of those within the budget.
+2. End: the backbone ends behind an earlier layer, the one with the least error of those within the budget.
 3. Block: the residual block whose branch adds least to its shortcut is skipped, or, if asked for, the one without
    which the features stay most alike (:func:`lrp_core.control.early_exit.cka`); then filters go as in 1.
 
-Lest early choices bind later ones, a start is offered, too: the trunk that has lost nothing but its end, the one with
+Lest early choices bind later ones, a start is offered, too: the backbone that has lost nothing but its end, the one with
 the least error of those that cost at most 1, 2 or 4 times the budget, less the filters that have to go.
 
-All networks are reconstructed towards what the whole trunk gives (:mod:`lrp_core.repair.reconstruction`), their heads are
+All networks are reconstructed towards what the whole backbone gives (:mod:`lrp_core.repair.reconstruction`), their heads are
 refitted (:mod:`lrp_core.repair.refit`), and relevance starts from the head that is there. The offer with the least
 cross-fitted error (:func:`lrp_core.repair.ridge_head.squared_error`) is taken: at one budget it is the one that keeps most for the
 multiply-adds that it saves.
@@ -30,61 +30,67 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.control.controller import take
-from lrp_core.control.early_exit import End, cka, ends
+from lrp_core.control.controller import first_removable
+from lrp_core.control.early_exit import Exit, cka, exits
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import Cut, identity_blocks, shortened, without_blocks
+from lrp_core.graph.truncation import Truncation, identity_blocks, truncated, without_blocks
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.cost import multiply_adds_by_layer
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import classifier, crossfitted_logits, pooled_features, squared_error, with_copies
+from lrp_core.repair.ridge_head import (
+    classifier,
+    out_of_fold_logits,
+    pooled_features,
+    squared_error,
+    with_out_of_fold_heads,
+)
 from lrp_core.utils.devices import device_of
 from lrp_core.utils.errors import check_choice
 
-SLACK = (1, 2, 4)  # so many times a budget may a trunk cost that starts anew; chosen on development seeds
+SLACK = (1, 2, 4)  # so many times a budget may a backbone cost that starts anew; chosen on development seeds
 _NOTHING = np.array([], dtype=int)
 _HEAD = "head"  # name of a classifier's last layer
-LEVERS = ("filters", "end", "block")
+ACTIONS = ("filters", "exit", "block")
 
 
 @dataclass(frozen=True)
-class Rung:
+class BudgetStep:
     """A network within a budget.
 
     Attributes:
         budget: of multiply-adds, as a fraction of the whole classifier's.
-        lever: which made it of the one before; "start" for a trunk that starts anew, "none" where the network of the
+        action: which made it of the one before; "start" for a backbone that starts anew, "none" where the network of the
             rung before is within this budget, too.
-        cut: what is left of the trunk's depth (:class:`lrp_core.graph.truncation.Cut`), as text.
+        truncation: what is left of the backbone's depth (:class:`lrp_core.graph.truncation.Cut`), as text.
         removed: the filters that are gone, numbered as in the network of that depth, in the order in which they went.
         multiply_adds: of one image, as a fraction of the whole classifier's.
         error: cross-fitted (:func:`lrp_core.repair.ridge_head.squared_error`).
-        offers: by lever, the error of what it offered.
+        candidates: by lever, the error of what it offered.
     """
 
     budget: float
-    lever: str
-    cut: str
+    action: str
+    truncation: str
     removed: np.ndarray
     multiply_adds: float
     error: float
-    offers: dict[str, float]
+    candidates: dict[str, float]
 
 
 @dataclass(frozen=True)
-class _Offer:
+class Candidate:
     """A network that a lever offers.
 
     ``whole``: by layer, the multiply-adds before filters went, and the groups of channels that they go with.
     """
 
-    lever: str
-    cut: str
+    action: str
+    truncation: str
     network: PrunedNetwork
     error: float
     whole: list[tuple[int, list[np.ndarray]]]
@@ -92,151 +98,165 @@ class _Offer:
 
     def multiply_adds(self, filters: np.ndarray = _NOTHING) -> int:
         """Return the multiply-adds of one image, without these filters more."""
-        stays, total = np.append(self.network.active, True), 0  # group -1 stays
-        stays[filters] = False
+        kept_groups, total = np.append(self.network.active, True), 0  # group -1 stays
+        kept_groups[filters] = False
         for cost, proportional in self.whole:
             for groups in proportional:
-                cost = cost * int(stays[groups].sum()) // len(groups)
+                cost = cost * int(kept_groups[groups].sum()) // len(groups)
             total += cost
         return total
 
 
-class Levers:
-    """A trunk under the controller, with the scarce images that judge it."""
+class BudgetSearch:
+    """A backbone under the controller, with the calibration images that judge it."""
 
     def __init__(
         self,
-        trunk: nn.Module,
+        backbone: nn.Module,
         images: torch.Tensor,
         labels: torch.Tensor,
         fold: torch.Tensor,
         criterion: Criterion,
-        levers: Sequence[str] = LEVERS,
+        actions: Sequence[str] = ACTIONS,
         blocks: str = "branch",
     ):
-        """Take the trunk.
+        """Take the backbone.
 
         Args:
-            trunk: images to feature maps, made of supported layers; untouched, and expected not to change.
+            backbone: images to feature maps, made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
             labels: (N,), in 0..n_classes-1, each class present.
             fold: of the images, (N,) (:func:`lrp_core.repair.ridge_head.draw_folds`).
             criterion: what scores filters (:mod:`lrp_core.importance`).
-            levers: which of :data:`LEVERS` there are.
+            actions: which of :data:`LEVERS` there are.
             blocks: which residual block is skipped next: the one whose branch adds least to its shortcut ("branch"), or
-                the one without which the trunk's features stay most alike ("cka").
+                the one without which the backbone's features stay most alike ("cka").
 
         Raises:
             ValueError: unknown lever, or order of blocks.
         """
-        pulls = {"filters": self._narrower, "end": self._earlier, "block": self._without_block}
-        self._pulls = {lever: pulls[check_choice("lever", lever, LEVERS)] for lever in levers}
+        pulls = {"filters": self._narrower, "exit": self._earlier_exit, "block": self._without_block}
+        self._pulls = {action: pulls[check_choice("action", action, ACTIONS)] for action in actions}
         orders = {"branch": self._branches, "cka": self._unlikeness}
         self._block_changes = orders[check_choice("order of blocks", blocks, orders)]
-        self._trunk, self._images, self._labels, self._fold = trunk, images, labels, fold
+        self._backbone, self._images, self._labels, self._fold = backbone, images, labels, fold
         self._criterion, self._n_classes = criterion, int(labels.max()) + 1
-        self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=trunk)), images)
-        self._unpruned: dict[str, _Offer] = {}  # trunks that a start may be, by their end
+        self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=backbone)), images)
+        self._unpruned: dict[str, Candidate] = {}  # backbones that a start may be, by their end
         self._orders: dict[str, np.ndarray] = {}  # of their filters
-        self._places = {layer.name: place for place, layer in enumerate(trace(trunk))}
+        self._depths = {layer.name: place for place, layer in enumerate(trace(backbone))}
 
     @cached_property
-    def _ends(self) -> list[End]:
-        every = ends(self._trunk, self._images, self._labels, self._fold)
-        return every if "end" in self._pulls else every[-1:]
+    def _exits(self) -> list[Exit]:
+        every = exits(self._backbone, self._images, self._labels, self._fold)
+        return every if "exit" in self._pulls else every[-1:]
 
-    def network(self, cut: str, copies: bool = False) -> PrunedNetwork:
+    def network(self, truncation: str, out_of_fold: bool = False) -> PrunedNetwork:
         """Return the classifier that a cut leaves (:class:`lrp_core.graph.truncation.Cut`), with its head fitted.
 
-        With ``copies``, those of its head stand beside it.
+        With ``out_of_fold``, those of its head stand beside it.
         """
-        return self._unfitted(cut, copies).smaller(_NOTHING)
+        return self._unfitted(truncation, out_of_fold).smaller(_NOTHING)
 
-    def _unfitted(self, cut: str, copies: bool) -> PrunedNetwork:
-        part = shortened(self._trunk, cut)
+    def _unfitted(self, truncation: str, out_of_fold: bool) -> PrunedNetwork:
+        part = truncated(self._backbone, truncation)
         n_features, n_outputs = pooled_features(part, self._images[:1]).shape[1], self._n_classes
         model = classifier(part, torch.zeros(n_outputs, n_features))
-        if copies:
-            model = with_copies(model, torch.zeros(int(self._fold.max()) + 1, n_outputs, n_features))
+        if out_of_fold:
+            model = with_out_of_fold_heads(model, torch.zeros(int(self._fold.max()) + 1, n_outputs, n_features))
         return PrunedNetwork(model, self._images, [self._reconstruction, Refit(_HEAD, self._labels, self._fold)])
 
-    def descend(self, budgets: Iterable[float]) -> Iterator[Rung]:
+    def descend(self, budgets: Iterable[float]) -> Iterator[BudgetStep]:
         """Go down a ladder of budgets, and yield the network of each rung, until one cannot be kept.
 
         Args:
             budgets: of multiply-adds, as fractions of the whole classifier's, descending.
         """
-        now, whole = self._start(self._ends), self._ends[-1].multiply_adds
-        been: set[str] = set()  # cuts; none is gone back to, so that at one cut filters only ever go
+        now, whole = self._start(self._exits), self._exits[-1].multiply_adds
+        visited: set[str] = set()  # cuts; none is gone back to, so that at one cut filters only ever go
         for budget in budgets:
-            limit, offers = int(budget * whole * (1 + 1e-9)), [now]
+            limit, candidates = int(budget * whole * (1 + 1e-9)), [now]
             if now.multiply_adds() > limit:
-                pulled = (offer for pull in self._pulls.values() for offer in pull(now, limit))
-                offers = [*self._starts(limit, been), *(offer for offer in pulled if offer.cut not in been - {now.cut})]
-            if not offers:
+                pulled = (candidate for pull in self._pulls.values() for candidate in pull(now, limit))
+                candidates = [
+                    *self._starts(limit, visited),
+                    *(candidate for candidate in pulled if candidate.truncation not in visited - {now.truncation}),
+                ]
+            if not candidates:
                 return
-            offers.sort(key=lambda offer: offer.error)
-            now, errors = offers[0], {offer.lever: offer.error for offer in reversed(offers)}
-            been.add(now.cut)
-            yield Rung(budget, now.lever, now.cut, now.removed, now.multiply_adds() / whole, now.error, errors)
-            now = replace(now, lever="none")
+            candidates.sort(key=lambda candidate: candidate.error)
+            now, errors = candidates[0], {candidate.action: candidate.error for candidate in reversed(candidates)}
+            visited.add(now.truncation)
+            yield BudgetStep(
+                budget, now.action, now.truncation, now.removed, now.multiply_adds() / whole, now.error, errors
+            )
+            now = replace(now, action="none")
 
-    def _starts(self, limit: int, been: Collection[str]) -> Iterator[_Offer]:
-        """Yield trunks within a limit that start anew."""
-        ends = [end for end in self._ends if end.name not in been]
-        within = [[end for end in ends if end.multiply_adds <= times * limit] for times in SLACK]
-        starts = {start.cut: start for start in map(self._start, filter(None, within))}
+    def _starts(self, limit: int, visited: Collection[str]) -> Iterator[Candidate]:
+        """Yield backbones within a limit that start anew."""
+        exits = [exit_ for exit_ in self._exits if exit_.name not in visited]
+        within = [[exit_ for exit_ in exits if exit_.multiply_adds <= times * limit] for times in SLACK]
+        starts = {start.truncation: start for start in map(self._start, filter(None, within))}
         for start in starts.values():
             if start.multiply_adds() <= limit:
                 yield start
             elif "filters" in self._pulls:
                 yield from self._narrower(start, limit, "start")
 
-    def _start(self, within: Sequence[End]) -> _Offer:
-        end = min(within, key=lambda end: end.squared_error).name
-        if end not in self._unpruned:
-            self._unpruned[end] = self._at("start", Cut(end), self._unfitted(end, copies=True), _NOTHING)
-        return self._unpruned[end]
+    def _start(self, within: Sequence[Exit]) -> Candidate:
+        exit_ = min(within, key=lambda exit_: exit_.squared_error).name
+        if exit_ not in self._unpruned:
+            self._unpruned[exit_] = self._at(
+                "start", Truncation(exit_), self._unfitted(exit_, out_of_fold=True), _NOTHING
+            )
+        return self._unpruned[exit_]
 
-    def _narrower(self, now: _Offer, limit: int, lever: str = "filters") -> Iterator[_Offer]:
+    def _narrower(self, now: Candidate, limit: int, action: str = "filters") -> Iterator[Candidate]:
         """Yield the network without its least relevant filters."""
         order = self._order(now)
         size = bisect_left(range(len(order)), -limit, key=lambda size: -now.multiply_adds(order[:size]))
-        if now.multiply_adds(gone := order[:size]) <= limit:
-            yield self._without(now, gone, lever)
+        if now.multiply_adds(pruned := order[:size]) <= limit:
+            yield self._without(now, pruned, action)
 
-    def _order(self, now: _Offer) -> np.ndarray:
+    def _order(self, now: Candidate) -> np.ndarray:
         """Return the filters that can go, those with the least relevance first."""
-        if len(now.removed) == 0 and now.cut in self._orders:
-            return self._orders[now.cut]
+        if len(now.removed) == 0 and now.truncation in self._orders:
+            return self._orders[now.truncation]
         network = now.network
         scores = network.flat(self._criterion(network.model, self._images, self._labels).filters)
         shares = class_shares(scores, self._labels.numpy(), network.layer_of).sum(axis=0)
         left = np.flatnonzero(network.active)
-        order = take(left[np.argsort(shares[left], kind="stable")], len(left), network.layer_of, network.active)
+        order = first_removable(
+            left[np.argsort(shares[left], kind="stable")], len(left), network.layer_of, network.active
+        )
         if len(now.removed) == 0:
-            self._orders[now.cut] = order
+            self._orders[now.truncation] = order
         return order
 
-    def _earlier(self, now: _Offer, limit: int) -> Iterator[_Offer]:
+    def _earlier_exit(self, now: Candidate, limit: int) -> Iterator[Candidate]:
         """Yield the best of the network's earlier ends."""
-        found = ends(now.network.model.backbone, self._images, self._labels, self._fold)[:-1]
-        if within := [end for end in found if end.multiply_adds <= limit]:
-            end, skipped = min(within, key=lambda end: end.squared_error).name, Cut.parse(now.cut).skipped
-            before = tuple(name for name in skipped if self._places[name] < self._places[end])
-            yield self._moved("end", now, Cut(end, before))
+        found = exits(now.network.model.backbone, self._images, self._labels, self._fold)[:-1]
+        if within := [exit_ for exit_ in found if exit_.multiply_adds <= limit]:
+            exit_, skipped = (
+                min(within, key=lambda exit_: exit_.squared_error).name,
+                Truncation.parse(now.truncation).skipped,
+            )
+            before = tuple(name for name in skipped if self._depths[name] < self._depths[exit_])
+            yield self._moved("exit", now, Truncation(exit_, before))
 
-    def _without_block(self, now: _Offer, limit: int) -> Iterator[_Offer]:
+    def _without_block(self, now: Candidate, limit: int) -> Iterator[Candidate]:
         """Yield the network without the residual block that changes least."""
-        trunk = now.network.model.backbone
-        layers = trace(trunk)
+        backbone = now.network.model.backbone
+        layers = trace(backbone)
         blocks = {name: branch for name, branch in identity_blocks(layers).items() if name != layers[-1].name}
         if blocks:
-            changes, cut = self._block_changes(trunk, blocks), Cut.parse(now.cut)
-            shorter = self._moved("block", now, Cut(cut.end, (*cut.skipped, min(changes, key=changes.get))))
+            changes, truncation = self._block_changes(backbone, blocks), Truncation.parse(now.truncation)
+            shorter = self._moved(
+                "block", now, Truncation(truncation.exit_, (*truncation.skipped, min(changes, key=changes.get)))
+            )
             yield from [shorter] if shorter.multiply_adds() <= limit else self._narrower(shorter, limit, "block")
 
-    def _branches(self, trunk: nn.Module, blocks: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    def _branches(self, backbone: nn.Module, blocks: dict[str, tuple[str, ...]]) -> dict[str, float]:
         """Return, by block, how much its branch adds to its shortcut."""
         changes = {}
 
@@ -248,26 +268,27 @@ class Levers:
                 changes[layer.name] = added / there if there else math.inf
 
         with torch.no_grad():
-            run_together(trace(trunk), batched(self._images, device_of(self._trunk)), visit)
+            run_together(trace(backbone), batched(self._images, device_of(self._backbone)), visit)
         return changes
 
-    def _unlikeness(self, trunk: nn.Module, blocks: dict[str, tuple[str, ...]]) -> dict[str, float]:
-        """Return, by block, how unlike the trunk's features are without it."""
-        features = pooled_features(trunk, self._images)
+    def _unlikeness(self, backbone: nn.Module, blocks: dict[str, tuple[str, ...]]) -> dict[str, float]:
+        """Return, by block, how unlike the backbone's features are without it."""
+        features = pooled_features(backbone, self._images)
         return {
-            block: 1 - cka(features, pooled_features(without_blocks(trunk, [block]), self._images)) for block in blocks
+            block: 1 - cka(features, pooled_features(without_blocks(backbone, [block]), self._images))
+            for block in blocks
         }
 
-    def _moved(self, lever: str, now: _Offer, cut: Cut) -> _Offer:
+    def _moved(self, action: str, now: Candidate, truncation: Truncation) -> Candidate:
         """Return the present network cut in another place, without the filters that it has lost."""
-        other = self._unfitted(str(cut), copies=True)
+        other = self._unfitted(str(truncation), out_of_fold=True)
         number = np.full(now.network.n_filters, -1)  # in the other network; -1 for filters that it has not
         for name, groups in other.coupling.filters.items():
             number[now.network.coupling.filters[name]] = groups
         removed = number[now.removed]
-        return self._at(lever, cut, other, removed[removed >= 0])
+        return self._at(action, truncation, other, removed[removed >= 0])
 
-    def _at(self, lever: str, cut: Cut, unfitted: PrunedNetwork, removed: np.ndarray) -> _Offer:
+    def _at(self, action: str, truncation: Truncation, unfitted: PrunedNetwork, removed: np.ndarray) -> Candidate:
         whole = []
         for name, cost in multiply_adds_by_layer(unfitted.model, self._images[:1]).items():
             module, reads = unfitted.model.get_submodule(name), unfitted.coupling.channels[name]
@@ -277,16 +298,16 @@ class Levers:
                 whole.append((cost, [unfitted.coupling.filters[name]]))
             else:
                 whole.append((cost, [reads, unfitted.coupling.filters[name]]))
-        return _Offer(lever, str(cut), *self._judged(unfitted, removed), whole, removed)
+        return Candidate(action, str(truncation), *self._judged(unfitted, removed), whole, removed)
 
-    def _without(self, now: _Offer, filters: np.ndarray, lever: str) -> _Offer:
+    def _without(self, now: Candidate, filters: np.ndarray, action: str) -> Candidate:
         network, error = self._judged(now.network, filters)
         removed = np.append(now.removed, filters)
-        return replace(now, lever=lever, network=network, error=error, removed=removed)
+        return replace(now, action=action, network=network, error=error, removed=removed)
 
     def _judged(self, network: PrunedNetwork, filters: np.ndarray) -> tuple[PrunedNetwork, float]:
         """Return a network without these filters, and its cross-fitted error."""
-        model, outputs = network.mended_without(filters)
-        copies = torch.cat(outputs)[:, self._n_classes :].to(self._labels.device)
-        error = squared_error(crossfitted_logits(copies, self._fold, self._n_classes), self._labels)
+        model, outputs = network.compensated_without(filters)
+        out_of_fold = torch.cat(outputs)[:, self._n_classes :].to(self._labels.device)
+        error = squared_error(out_of_fold_logits(out_of_fold, self._fold, self._n_classes), self._labels)
         return network.smaller(filters, model), error

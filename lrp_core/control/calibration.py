@@ -1,4 +1,4 @@
-"""A network at work on scarce images: what a pruning method may see and do, and nothing else."""
+"""A network at work on calibration images: what a pruning method may see and do, and nothing else."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.control.monitored import SIGNALS, signal_accuracies
+from lrp_core.control.monitored import MONITORED, monitored_accuracies
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer
 from lrp_core.importance.criterion import Criterion, Scores
@@ -16,7 +16,7 @@ from lrp_core.metrics.accuracy import predict
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.utils.devices import device_of
 from lrp_core.utils.errors import check_choice
-from lrp_core.utils.sites import Add, alone
+from lrp_core.utils.sites import AllReduce, single_site
 
 _Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the layers behind it read
 
@@ -30,11 +30,11 @@ class _Try:
     activations: list[_Activations]
 
 
-class ScarceTask:
-    """A classifier that is being pruned, with the scarce images that judge it.
+class CalibrationTask:
+    """A classifier that is being pruned, with the calibration images that judge it.
 
-    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.ridge_head.with_copies`), so that one
-    forward pass gives the logits of all: relevance comes from the head that knows all scarce images, accuracy from
+    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`), so that one
+    forward pass gives the logits of all: relevance comes from the head that knows all calibration images, accuracy from
     those that do not.
 
     This is also where all that is worth remembering between two calls is kept: the scores and activations of the
@@ -49,8 +49,8 @@ class ScarceTask:
         n_outputs: int,
         fold: torch.Tensor | None,
         criterion: Criterion,
-        signal: str = "cross-fitted",
-        add: Add = alone,
+        monitored: str = "cross-fitted",
+        all_reduce: AllReduce = single_site,
     ):
         """Take the network to prune and what judges it.
 
@@ -61,15 +61,15 @@ class ScarceTask:
             n_outputs: logits of the classifier itself.
             fold: each image's fold, (N,); None without copies.
             criterion: what scores filters.
-            signal: what accuracy is (:func:`lrp_core.control.monitored.signal_accuracies`).
-            add: sums over images, over all places; where there are several, scores and logits are those of one.
+            monitored: what accuracy is (:func:`lrp_core.control.monitored.monitored_accuracies`).
+            all_reduce: sums over images, over all places; where there are several, scores and logits are those of one.
 
         Raises:
             ValueError: unknown signal.
         """
-        self.network, self.add = network, add
+        self.network, self.all_reduce = network, all_reduce
         self._images, self._targets, self._fold, self._criterion = images, targets, fold, criterion
-        self._n_outputs, self._signal = n_outputs, check_choice("signal", signal, SIGNALS)
+        self._n_outputs, self._monitored = n_outputs, check_choice("monitored", monitored, MONITORED)
         layers = pairwise(network.layers(network.model))
         self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
         self._scores: Scores | None = None
@@ -145,4 +145,6 @@ class ScarceTask:
         return visit
 
     def _accuracies(self, logits: torch.Tensor) -> np.ndarray:
-        return signal_accuracies(logits, self._targets, self._fold, self._n_outputs, self._signal, self.add)
+        return monitored_accuracies(
+            logits, self._targets, self._fold, self._n_outputs, self._monitored, self.all_reduce
+        )

@@ -63,9 +63,9 @@ class Settings:
         if not 0 < self.accuracy_floor < 1:
             raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
 
-    def largest_step(self, n_filters: int, gone: int) -> int:
+    def largest_step(self, n_filters: int, n_pruned: int) -> int:
         """Return how many filters are tried at once when so many of them are gone."""
-        return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - gone))
+        return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - n_pruned))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Step:
         rate: achieved fraction of filters removed, after the step.
         before, after: harmonic mean of the class accuracies before and after the step.
         accuracies: class accuracies after the step, (n_classes,).
-        evaluations: tries measured so far, each at most one forward pass over the scarce images. The accuracy of the
+        evaluations: tries measured so far, each at most one forward pass over the calibration images. The accuracy of the
             present network comes with its relevance and is not counted.
     """
 
@@ -99,7 +99,7 @@ class Step:
     evaluations: int
 
 
-def take(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray) -> np.ndarray:
+def first_removable(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Return the first ``size`` filters of ``order`` that can go without a layer losing its last filter.
 
     Args:
@@ -171,15 +171,15 @@ def control(
     shares, now = relevance(), accuracy(_NOTHING)
     bounds = [level * harmonic_mean(now) for level in settings.levels] if settings.rate else []
     level = step = 0
-    while (gone := int((~active).sum())) < target:
+    while (n_pruned := int((~active).sum())) < target:
         weights = class_weights(now, settings.accuracy_floor) if settings.order else np.ones(len(shares))
         score = weights @ shares
         while True:
             bound = bounds[level] if level < len(bounds) else 0.0
             candidates = np.flatnonzero(active & (left >= bound))
             order = candidates[np.argsort(score[candidates], kind="stable")]
-            size = min(settings.largest_step(n_filters, gone), target - gone)
-            batch = take(order, size, layer_of, active)
+            size = min(settings.largest_step(n_filters, n_pruned), target - n_pruned)
+            batch = first_removable(order, size, layer_of, active)
             if len(batch):
                 break
             level += 1
@@ -198,7 +198,7 @@ def control(
             requested=len(batch),
             removed=removed,
             deferred=len(off),
-            rate=(gone + len(removed)) / n_filters,
+            rate=(n_pruned + len(removed)) / n_filters,
             before=harmonic_mean(before),
             after=harmonic_mean(now),
             accuracies=now,

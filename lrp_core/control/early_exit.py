@@ -1,6 +1,6 @@
 """Early exits: a backbone may end earlier, with a head on what its layers give there.
 
-The plainest way to a smaller network, and the first to try where a task needs less depth than the one that the trunk
+The plainest way to a smaller network, and the first to try where a task needs less depth than the one that the backbone
 was trained for: linear heads on the layers of a frozen network (Alain and Bengio, Understanding intermediate layers
 using linear classifier probes, 2016).
 """
@@ -13,12 +13,12 @@ from torch import nn
 
 from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth
 from lrp_core.metrics.accuracy import class_accuracies
-from lrp_core.repair.ridge_head import Heads, crossfitted_logits, fit_heads, squared_error
+from lrp_core.repair.ridge_head import Heads, fit_heads, out_of_fold_logits, squared_error
 
 
 @dataclass(frozen=True)
-class End:
-    """A place where a trunk may end.
+class Exit:
+    """A place where a backbone may end.
 
     Attributes:
         name: the layer behind which it ends.
@@ -37,24 +37,24 @@ class End:
     multiply_adds: int
 
 
-def ends(trunk: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> list[End]:
-    """Fit heads wherever a trunk may end, from the input to the output.
+def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> list[Exit]:
+    """Fit heads wherever a backbone may end, from the input to the output.
 
     Args:
-        trunk: images to feature maps, made of supported layers.
-        images: scarce ones, (N, C, H, W), normalised.
+        backbone: images to feature maps, made of supported layers.
+        images: calibration ones, (N, C, H, W), normalised.
         labels: (N,), in 0..n_classes-1, each class present.
         fold: of the images, (N,) (:func:`lrp_core.repair.ridge_head.draw_folds`).
     """
     found, n_classes = [], int(labels.max()) + 1
-    costs = multiply_adds_by_depth(trunk, images[:1])
-    for name, features in features_by_depth(trunk, images).items():
+    costs = multiply_adds_by_depth(backbone, images[:1])
+    for name, features in features_by_depth(backbone, images).items():
         heads = fit_heads(features, labels, fold)
-        logits = crossfitted_logits(features @ heads.copies.weight.flatten(0, 1).T, fold, n_classes)
+        logits = out_of_fold_logits(features @ heads.out_of_fold.weight.flatten(0, 1).T, fold, n_classes)
         by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
         error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
         cost = costs[name] + heads.weight.numel()
-        found.append(End(name, heads, by_class.mean().item(), error.item(), squared_error(logits, labels), cost))
+        found.append(Exit(name, heads, by_class.mean().item(), error.item(), squared_error(logits, labels), cost))
     return found
 
 
@@ -78,24 +78,24 @@ def cka(x: torch.Tensor, y: torch.Tensor) -> float:
     return ((x * y).sum() / scale).item() if scale else 0.0
 
 
-def earliest(ends: Sequence[End]) -> End:
+def earliest(exits: Sequence[Exit]) -> Exit:
     """Return the first end whose accuracy is within one standard error of the best.
 
     The rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of models that cannot be told
     apart, the smallest.
     """
-    best = max(ends, key=lambda end: end.accuracy)
-    return next(end for end in ends if end.accuracy >= best.accuracy - best.error)
+    best = max(exits, key=lambda exit_: exit_.accuracy)
+    return next(exit_ for exit_ in exits if exit_.accuracy >= best.accuracy - best.error)
 
 
-def halving(ends: Sequence[End]) -> list[End]:
+def halving(exits: Sequence[Exit]) -> list[Exit]:
     """Return the :func:`earliest` end, the earliest of those with at most half of its multiply-adds, and so on.
 
-    These are where it pays to prune from: with few multiply-adds to spend, a shorter trunk that keeps more filters may
+    These are where it pays to prune from: with few multiply-adds to spend, a shorter backbone that keeps more filters may
     be better than a longer one that keeps few. Each costs at most half of the one before, all at most twice the first.
     """
     chosen = []
-    while ends:
-        chosen.append(earliest(ends))
-        ends = [end for end in ends if end.multiply_adds <= chosen[-1].multiply_adds / 2]
+    while exits:
+        chosen.append(earliest(exits))
+        exits = [exit_ for exit_ in exits if exit_.multiply_adds <= chosen[-1].multiply_adds / 2]
     return chosen

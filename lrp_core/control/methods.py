@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.control.calibration import ScarceTask
+from lrp_core.control.calibration import CalibrationTask
 from lrp_core.control.controller import Settings, Step, control
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.by_class import class_shares
@@ -21,9 +21,9 @@ from lrp_core.metrics.accuracy import MAX_RATE, predict
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import CrossFit, with_copies
+from lrp_core.repair.ridge_head import OutOfFoldHeads, with_out_of_fold_heads
 from lrp_core.utils.errors import check_choice
-from lrp_core.utils.sites import Add, added, alone
+from lrp_core.utils.sites import AllReduce, reduced, single_site
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Method:
         taper: of the controller; the largest part of the filters left that a step takes.
         order, rate: of the controller (:class:`lrp_core.control.controller.Settings`); with both off it is the iterative
             schedule of Yeom et al. 2021.
-        signal: the accuracies that the controller watches (:mod:`lrp_core.control.monitored`).
+        monitored: the accuracies that the controller watches (:mod:`lrp_core.control.monitored`).
         reconstruct: what stays takes over the part of what is gone (:mod:`lrp_core.repair.reconstruction`).
         refit: the head and its copies are fitted anew to every smaller network (:mod:`lrp_core.repair.refit`).
-        cut: the trunk ends earlier first, where that costs nothing that can be measured (:mod:`lrp_core.depth`).
-        levers: of the controller that goes down a ladder of budgets (:mod:`lrp_core.control.budget_search`); none: another method.
+        early_exit: the backbone ends earlier first, where that costs nothing that can be measured (:mod:`lrp_core.depth`).
+        actions: of the controller that goes down a ladder of budgets (:mod:`lrp_core.control.budget_search`); none: another method.
         blocks: how the lever for depth tells which residual block is the next to be skipped.
     """
 
@@ -50,11 +50,11 @@ class Method:
     taper: float = 0.5
     order: bool = False
     rate: bool = False
-    signal: str = "cross-fitted"
+    monitored: str = "cross-fitted"
     reconstruct: bool = False
     refit: bool = False
-    cut: bool = False
-    levers: tuple[str, ...] = ()
+    early_exit: bool = False
+    actions: tuple[str, ...] = ()
     blocks: str = "branch"
 
 
@@ -74,8 +74,8 @@ DYNAMIC = {
     "dynamic": Method(order=True, rate=True),
     "dynamic-order": Method(order=True),
     "dynamic-rate": Method(rate=True),
-    "dynamic-training": Method(order=True, rate=True, signal="training"),
-    "dynamic-probability": Method(order=True, rate=True, signal="probability"),
+    "dynamic-training": Method(order=True, rate=True, monitored="training"),
+    "dynamic-probability": Method(order=True, rate=True, monitored="probability"),
 }
 # A joint choice, in steps that become smaller; single choices in such steps, which is the plainest that it may be
 # compared with; and the joint choice under the controller.
@@ -86,22 +86,22 @@ JOINT = {
     "dynamic-joint": Method("contribution", taper=0.1, rate=True),
 }
 # The controller with three levers, without some of them, and with blocks in the order of Pons et al. 2024.
-LEVERS = {
-    "levers": Method(reconstruct=True, refit=True, levers=("filters", "end", "block")),
-    "levers-filters-end": Method(reconstruct=True, refit=True, levers=("filters", "end")),
-    "levers-filters": Method(reconstruct=True, refit=True, levers=("filters",)),
-    "levers-cka": Method(reconstruct=True, refit=True, levers=("filters", "end", "block"), blocks="cka"),
+BUDGET_SEARCHES = {
+    "budget-search": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block")),
+    "budget-search-filters-exit": Method(reconstruct=True, refit=True, actions=("filters", "exit")),
+    "budget-search-filters": Method(reconstruct=True, refit=True, actions=("filters",)),
+    "budget-search-cka": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block"), blocks="cka"),
 }
-RECONSTRUCTION, REFIT, CUT = "+reconstruction", "+refit", "cut"
+RECONSTRUCTION, REFIT, EARLY_EXIT = "+reconstruction", "+refit", "early-exit"
 _PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT
 _MENDED = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
 _REFITTED = {name + REFIT: replace(method, refit=True) for name, method in _MENDED.items()}
 METHODS = {
     **_MENDED,
     **_REFITTED,
-    CUT: Method(criterion=None, refit=True, cut=True),  # a shorter trunk, and nothing else
-    **{f"{CUT}+{name}": replace(method, cut=True) for name, method in _REFITTED.items()},
-    **LEVERS,
+    EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True),  # a shorter backbone, and nothing else
+    **{f"{EARLY_EXIT}+{name}": replace(method, early_exit=True) for name, method in _REFITTED.items()},
+    **BUDGET_SEARCHES,
 }
 
 
@@ -120,9 +120,9 @@ def unpruned(
     targets: torch.Tensor,
     fold: torch.Tensor | None,
     how: Method,
-    add: Add = alone,
+    all_reduce: AllReduce = single_site,
 ) -> PrunedNetwork:
-    """Return a network that is ready to lose filters, and mends itself on the scarce images as the method does.
+    """Return a network that is ready to lose filters, and mends itself on the calibration images as the method does.
 
     Args:
         model: made of supported layers; untouched, and expected not to change.
@@ -130,45 +130,54 @@ def unpruned(
         targets: their classes, (N,), in 0..K-1.
         fold: of the images, (N,); read with ``refit`` alone.
         how: the method.
-        add: sums over images, over all places.
+        all_reduce: sums over images, over all places.
     """
-    menders = [Reconstruction(model, images, add=add)] if how.reconstruct else []
-    menders += [Refit(trace(model)[-1].name, targets, fold, add)] if how.refit else []
-    return PrunedNetwork(model, images, menders)
+    compensations = [Reconstruction(model, images, all_reduce=all_reduce)] if how.reconstruct else []
+    compensations += [Refit(trace(model)[-1].name, targets, fold, all_reduce)] if how.refit else []
+    return PrunedNetwork(model, images, compensations)
 
 
 def task(
     model: nn.Module,
-    copies: CrossFit | None,
+    out_of_fold: OutOfFoldHeads | None,
     images: torch.Tensor,
     targets: torch.Tensor,
     how: Method,
     seed: int,
-    add: Add = alone,
-) -> ScarceTask:
-    """Return an unpruned classifier at work on scarce images, as a method wants it.
+    all_reduce: AllReduce = single_site,
+) -> CalibrationTask:
+    """Return an unpruned classifier at work on calibration images, as a method wants it.
 
     Args:
         model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
-        copies: of its last layer, which then has to be a dense one; None for the signal "training" alone.
+        out_of_fold: of its last layer, which then has to be a dense one; None for the signal "training" alone.
         images: (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
         how: the method.
         seed: of random draws.
-        add: sums over images, over all places.
+        all_reduce: sums over images, over all places.
     """
     n_outputs = predict(model, images[:1]).shape[1]
-    fold = copies and copies.fold
-    network = unpruned(model if copies is None else with_copies(model, copies.weight), images, targets, fold, how, add)
+    fold = out_of_fold and out_of_fold.fold
+    network = unpruned(
+        model if out_of_fold is None else with_out_of_fold_heads(model, out_of_fold.weight),
+        images,
+        targets,
+        fold,
+        how,
+        all_reduce,
+    )
     score = criterion(how.criterion, n_outputs, seed)
-    return ScarceTask(network, images, targets, n_outputs, fold, score, how.signal, add)
+    return CalibrationTask(network, images, targets, n_outputs, fold, score, how.monitored, all_reduce)
 
 
-def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until: float = MAX_RATE) -> Iterator[Step]:
+def steps(
+    task: CalibrationTask, how: Method, settings: Settings = Settings(), until: float = MAX_RATE
+) -> Iterator[Step]:
     """Prune a network step by step, and yield a record of each.
 
     Args:
-        task: the network with its scarce images, made for the same method.
+        task: the network with its calibration images, made for the same method.
         how: the method.
         settings: of the controller; its ``order`` and ``rate`` are the method's.
         until: the fraction of the filters that goes.
@@ -177,7 +186,7 @@ def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until:
     layer_of = network.layer_of
     settings = replace(settings, order=how.order, rate=how.rate, taper=how.taper)
     if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
-        ranking = added(np.abs(task.scores()).sum(axis=0), task.add)[None]
+        ranking = reduced(np.abs(task.scores()).sum(axis=0), task.all_reduce)[None]
     elif how.criterion == "contribution":
         intact = task.logits()
 
@@ -186,7 +195,9 @@ def steps(task: ScarceTask, how: Method, settings: Settings = Settings(), until:
             return ranking
         if how.criterion == "contribution":
             size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some are put off
-            return joint_order(task.scores(), task.logits() - intact, layer_of, network.active, size, task.add)[None]
-        return class_shares(task.scores(), labels, layer_of, task.add)
+            return joint_order(task.scores(), task.logits() - intact, layer_of, network.active, size, task.all_reduce)[
+                None
+            ]
+        return class_shares(task.scores(), labels, layer_of, task.all_reduce)
 
     return control(layer_of, relevance, task.accuracy, task.prune, settings, until)

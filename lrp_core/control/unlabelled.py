@@ -14,7 +14,7 @@ from lrp_core.metrics.accuracy import class_accuracies
 class ThresholdedConfidence:
     """Average thresholded confidence (ATC), by class: as many are right as have an output above a threshold.
 
-    The confidence of an image is its greatest output. The threshold of a class leaves, of the scarce images that the
+    The confidence of an image is its greatest output. The threshold of a class leaves, of the calibration images that the
     unpruned network takes for that class, as many above it as are right. A class is as accurate as at the beginning,
     times the unlabelled images that are above its threshold now over those that were then, at most 1.
 
@@ -27,9 +27,9 @@ class ThresholdedConfidence:
         """Take what the unpruned network says.
 
         Args:
-            judged: of the scarce images, by copies of the head that have not seen them, (N, K)
-                (:func:`lrp_core.repair.ridge_head.crossfitted_logits`).
-            labels: of the scarce images, (N,), in 0..K-1, each class present.
+            judged: of the calibration images, by copies of the head that have not seen them, (N, K)
+                (:func:`lrp_core.repair.ridge_head.out_of_fold_logits`).
+            labels: of the calibration images, (N,), in 0..K-1, each class present.
             outputs: of the unlabelled images, (U, K).
         """
         n_classes, (confidence, predicted) = judged.shape[1], judged.max(dim=1)

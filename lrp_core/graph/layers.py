@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class Add(nn.Module):
+class Sum(nn.Module):
     """The sum of its inputs, as at the end of a residual block."""
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -44,9 +44,9 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6)  # not negative, by channel and position
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _STATEFUL = (*WEIGHTED, nn.BatchNorm2d)
 # Kinds behind which nothing is negative if nothing was before.
-_SIGN_KEEPING = (nn.Flatten, *POOLING, Add, Concat)
+_SIGN_KEEPING = (nn.Flatten, *POOLING, Sum, Concat)
 _NOTHING = (nn.Dropout, nn.Identity)  # in a network that predicts
-SUPPORTED = (*WEIGHTED, nn.BatchNorm2d, *ACTIVATIONS, *POOLING, nn.Flatten, Add, Concat, *_NOTHING)
+SUPPORTED = (*WEIGHTED, nn.BatchNorm2d, *ACTIVATIONS, *POOLING, nn.Flatten, Sum, Concat, *_NOTHING)
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from lrp_core.graph.layers import _NOTHING, _STATEFUL, ACTIVATIONS, INPUT, SUPPORTED, Add, Concat, Layer
+from lrp_core.graph.layers import _NOTHING, _STATEFUL, ACTIVATIONS, INPUT, SUPPORTED, Concat, Layer, Sum
 
 
 def _concat(tensors: object, dim: int = 0) -> nn.Module | None:
@@ -16,7 +16,7 @@ def _concat(tensors: object, dim: int = 0) -> nn.Module | None:
 
 
 def _add(*addends: object, alpha: int = 1) -> nn.Module | None:
-    return Add() if alpha == 1 and all(isinstance(addend, fx.Node) for addend in addends) else None
+    return Sum() if alpha == 1 and all(isinstance(addend, fx.Node) for addend in addends) else None
 
 
 def _mean(source: object, dim: object = None, keepdim: bool = False) -> nn.Module | None:

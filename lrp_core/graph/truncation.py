@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrp_core.graph.execution import batched, run_together
-from lrp_core.graph.layers import INPUT, Add, Layer, shallow_copy
+from lrp_core.graph.layers import INPUT, Layer, Sum, shallow_copy
 from lrp_core.graph.tracing import _traced, trace
 from lrp_core.utils.devices import device_of
 from lrp_core.utils.errors import check_choice
@@ -42,7 +42,7 @@ def identity_blocks(layers: list[Layer]) -> dict[str, tuple[str, ...]]:
     """
     by_name, blocks = {layer.name: layer for layer in layers}, {}
     for layer in layers:
-        if isinstance(layer.module, Add) and len(layer.inputs) == 2:
+        if isinstance(layer.module, Sum) and len(layer.inputs) == 2:
             for shortcut, name in (layer.inputs, layer.inputs[::-1]):
                 branch = []
                 while name != shortcut and name in by_name and len(by_name[name].inputs) == 1:
@@ -84,14 +84,14 @@ def without_blocks(model: nn.Module, blocks: Collection[str]) -> nn.Module:
     return fx.GraphModule(root, graph).eval()
 
 
-def features_by_depth(trunk: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what a head would read, had the trunk ended earlier: by layer, averaged over positions, (N, C).
+def features_by_depth(backbone: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a head would read, had the backbone ended earlier: by layer, averaged over positions, (N, C).
 
-    A trunk can end wherever one tensor is all that goes on, and a convolution reads it; and where it ends now, which
+    A backbone can end wherever one tensor is all that goes on, and a convolution reads it; and where it ends now, which
     comes last.
 
     Args:
-        trunk: images to feature maps, made of supported layers.
+        backbone: images to feature maps, made of supported layers.
         images: (N, C, H, W), normalised.
     """
     features = {}
@@ -100,61 +100,61 @@ def features_by_depth(trunk: nn.Module, images: torch.Tensor) -> dict[str, torch
         features[name] = torch.cat([part.mean(dim=(2, 3)) for part in maps]).cpu()
 
     with torch.no_grad():
-        _visit_ends(trunk, images, keep)
+        _visit_exits(backbone, images, keep)
     return features
 
 
-def multiply_adds_by_depth(trunk: nn.Module, image: torch.Tensor) -> dict[str, int]:
-    """Return the multiply-adds of one image (1, C, H, W) up to wherever the trunk may end, without a head."""
+def multiply_adds_by_depth(backbone: nn.Module, image: torch.Tensor) -> dict[str, int]:
+    """Return the multiply-adds of one image (1, C, H, W) up to wherever the backbone may end, without a head."""
     found = {}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _visit_ends(trunk, image, lambda name, _: found.update({name: counter.get_total_flops() // 2}))
+        _visit_exits(backbone, image, lambda name, _: found.update({name: counter.get_total_flops() // 2}))
     return found
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What is left of a trunk's depth; in tables, as text: the end, then each block that is skipped, after " -".
+class Truncation:
+    """What is left of a backbone's depth; in tables, as text: the end, then each block that is skipped, after " -".
 
     Attributes:
-        end: the name of the layer behind which the trunk ends, "" for its own end.
+        exit_: the name of the layer behind which the backbone ends, "" for its own end.
         skipped: those of the sums that end the residual blocks that are skipped
             (:func:`lrp_core.graph.truncation.without_blocks`).
     """
 
-    end: str
+    exit_: str
     skipped: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Cut":
+    def parse(cls, text: str) -> "Truncation":
         """Return the cut that a text says."""
-        end, *skipped = text.split(" -")
-        return cls(end, tuple(skipped))
+        exit_, *skipped = text.split(" -")
+        return cls(exit_, tuple(skipped))
 
     def __str__(self) -> str:
         """Return the text for :meth:`parse`."""
-        return " -".join([self.end, *self.skipped])
+        return " -".join([self.exit_, *self.skipped])
 
 
-def shortened(trunk: nn.Module, cut: str) -> nn.Module:
-    """Return the part of a trunk that a cut leaves; its layers are shared.
+def truncated(backbone: nn.Module, truncation: str) -> nn.Module:
+    """Return the part of a backbone that a cut leaves; its layers are shared.
 
     Args:
-        trunk: images to feature maps, made of supported layers; untouched.
-        cut: see :class:`Cut`.
+        backbone: images to feature maps, made of supported layers; untouched.
+        truncation: see :class:`Cut`.
     """
-    left = Cut.parse(cut)
-    part = without_blocks(trunk, left.skipped) if left.skipped else trunk
-    return up_to(part, left.end) if left.end else part
+    left = Truncation.parse(truncation)
+    part = without_blocks(backbone, left.skipped) if left.skipped else backbone
+    return up_to(part, left.exit_) if left.exit_ else part
 
 
-def _visit_ends(trunk: nn.Module, images: torch.Tensor, end: Callable[[str, list[torch.Tensor]], None]) -> None:
-    """Run a trunk, and show what it has wherever it may end: the layer's name and, by batch, its feature maps."""
-    layers = trace(trunk)
+def _visit_exits(backbone: nn.Module, images: torch.Tensor, exit_: Callable[[str, list[torch.Tensor]], None]) -> None:
+    """Run a backbone, and show what it has wherever it may end: the layer's name and, by batch, its feature maps."""
+    layers = trace(backbone)
 
     def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
-        alone = len(lives[0]) == 1 and layer.inputs[0] != INPUT
-        if alone and isinstance(layer.module, nn.Conv2d):
-            end(layer.inputs[0], [live[layer.inputs[0]] for live in lives])
+        single = len(lives[0]) == 1 and layer.inputs[0] != INPUT
+        if single and isinstance(layer.module, nn.Conv2d):
+            exit_(layer.inputs[0], [live[layer.inputs[0]] for live in lives])
 
-    end(layers[-1].name, run_together(layers, batched(images, device_of(trunk)), visit))
+    exit_(layers[-1].name, run_together(layers, batched(images, device_of(backbone)), visit))

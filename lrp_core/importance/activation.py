@@ -10,7 +10,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _ends, _in_batches, _loss
+from lrp_core.importance.criterion import Scores, _in_batches, _loss, activation_ends
 from lrp_core.utils.devices import device_of
 
 
@@ -31,7 +31,7 @@ class ByActivation:
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
         """Go forward and back once."""
         layers = fold_batchnorm(trace(model))
-        ends = _ends(layers)
+        ends = activation_ends(layers)
 
         def score(images: torch.Tensor, targets: torch.Tensor) -> Scores:
             kept: dict[str, torch.Tensor] = {}

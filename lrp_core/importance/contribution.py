@@ -7,7 +7,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _ends, _in_batches
+from lrp_core.importance.criterion import Scores, _in_batches, activation_ends
 from lrp_core.utils.devices import device_of
 
 
@@ -22,7 +22,7 @@ class Contribution:
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
         """Go forward once, and back once for each class; labels tell only which classes there are."""
         layers, classes = fold_batchnorm(trace(model)), targets.unique().tolist()
-        ends = _ends(layers)
+        ends = activation_ends(layers)
 
         def score(images: torch.Tensor, _: torch.Tensor) -> Scores:
             kept: dict[str, torch.Tensor] = {}

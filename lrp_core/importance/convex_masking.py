@@ -9,7 +9,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _ends, _in_batches
+from lrp_core.importance.criterion import Scores, _in_batches, activation_ends
 from lrp_core.utils.devices import device_of
 
 
@@ -23,7 +23,7 @@ def representative(model: nn.Module, images: torch.Tensor, targets: torch.Tensor
     kernel's width, what activations are divided by, and the step from dense layers to convolutions are our reading.
     """
     layers = fold_batchnorm(trace(model))
-    ends = _ends(layers)
+    ends = activation_ends(layers)
 
     def score(images: torch.Tensor, _: torch.Tensor) -> Scores:
         filters = {}

@@ -32,7 +32,7 @@ class Scores:
 Criterion = Callable[[nn.Module, torch.Tensor, torch.Tensor], Scores]
 
 
-def _ends(layers: list[Layer]) -> dict[str, str]:
+def activation_ends(layers: list[Layer]) -> dict[str, str]:
     """Return the convolutions by the layer whose output counts as theirs: an activation right behind, or themselves."""
     followed = rectified(layers)
     behind = {layer.inputs[0]: layer.name for layer in layers if layer.inputs[0] in followed}

@@ -10,7 +10,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _ends, _in_batches, _loss
+from lrp_core.importance.criterion import Scores, _in_batches, _loss, activation_ends
 from lrp_core.utils.devices import device_of
 
 
@@ -37,7 +37,7 @@ class IntegratedGradients:
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
         """Go forward once, then from each convolution to the end and back, once for each node."""
         layers = fold_batchnorm(trace(model))
-        ends = _ends(layers)
+        ends = activation_ends(layers)
         position = {layer.name: i for i, layer in enumerate(layers)}
         points, weights = np.polynomial.legendre.leggauss(self.nodes)
         path = [((1 + point) / 2, weight / 2) for point, weight in zip(points.tolist(), weights.tolist(), strict=True)]

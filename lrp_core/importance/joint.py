@@ -17,7 +17,7 @@ Combinatorial Brain Surgeon: Pruning Weights That Cancel One Another in Neural N
 
 import numpy as np
 
-from lrp_core.utils.sites import Add, added, alone
+from lrp_core.utils.sites import AllReduce, reduced, single_site
 
 SPREAD = 3.0  # chosen on development seeds, that no result uses
 _CANDIDATES = 2  # so many times the filters to choose: the best of them one by one
@@ -29,7 +29,7 @@ def joint_order(
     layer_of: np.ndarray,
     active: np.ndarray,
     size: int,
-    add: Add = alone,
+    all_reduce: AllReduce = single_site,
 ) -> np.ndarray:
     """Return each filter's place in the order in which they go, (n_filters,), 0 first; infinite where one is gone.
 
@@ -41,15 +41,18 @@ def joint_order(
         layer_of: each filter's layer, (n_filters,).
         active: whether each filter is still there, (n_filters,).
         size: how many to choose.
-        add: sums over images, over all places.
+        all_reduce: sums over images, over all places.
     """
     filters = np.flatnonzero(active)
     # What all logits of an image share changes no class's probability.
     c = (contributions - contributions.mean(axis=1, keepdims=True))[..., filters].reshape(-1, len(filters))
     d = (drift - drift.mean(axis=1, keepdims=True)).ravel()
-    growth, makes_good = (1 + SPREAD) * added((c**2).sum(axis=0), add), 2 * added(d @ c, add)  # of the objective
+    growth, makes_good = (
+        (1 + SPREAD) * reduced((c**2).sum(axis=0), all_reduce),
+        2 * reduced(d @ c, all_reduce),
+    )  # of the objective
     near = np.argsort(growth - makes_good, kind="stable")[: _CANDIDATES * size]
-    products, free = added(c[:, near].T @ c[:, near], add), np.ones(len(near), dtype=bool)
+    products, free = reduced(c[:, near].T @ c[:, near], all_reduce), np.ones(len(near), dtype=bool)
     left = np.bincount(layer_of[filters], minlength=layer_of.max() + 1)
     chosen = []
     while len(chosen) < size and free.any():
@@ -62,6 +65,6 @@ def joint_order(
             makes_good[near] -= 2 * products[best]
     order = np.argsort(growth - makes_good, kind="stable")
     order = np.concatenate([np.array(chosen, dtype=int), order[~np.isin(order, chosen)]])
-    places = np.full(len(active), np.inf)
-    places[filters[order]] = np.arange(len(order))
-    return places
+    ranks = np.full(len(active), np.inf)
+    ranks[filters[order]] = np.arange(len(order))
+    return ranks

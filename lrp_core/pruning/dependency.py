@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import INPUT, WEIGHTED, Add, Concat, Layer
+from lrp_core.graph.layers import INPUT, WEIGHTED, Concat, Layer, Sum
 from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
 
@@ -95,7 +95,7 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
 def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], groups: _Groups) -> np.ndarray:
     """Return the channels of a layer's output, after joining those that the layer makes go together."""
     module, (first, *others) = layer.module, inputs
-    if isinstance(module, Add):
+    if isinstance(module, Sum):
         for other in others:
             groups.join(first, other)
         return first

@@ -12,21 +12,21 @@ from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import WEIGHTED, Layer, shallow_copy
 from lrp_core.graph.tracing import rebind, trace
 from lrp_core.pruning.dependency import Coupling, couple
-from lrp_core.pruning.surgery import cut, take_over
+from lrp_core.pruning.surgery import copy_weights, slice_channels
 from lrp_core.utils.devices import device_of
 
 _Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
 
 
-class Mender(Protocol):
+class Compensation(Protocol):
     """What makes up for filters that are gone (:mod:`lrp_core.repair.reconstruction`, :mod:`lrp_core.repair.refit`)."""
 
-    def mender(self, coupling: Coupling, stays: np.ndarray) -> _Visit:
+    def compensation(self, coupling: Coupling, kept_groups: np.ndarray) -> _Visit:
         """Return what changes layers of a smaller network, in place, when they are about to be run on the images.
 
         Args:
             coupling: of the unpruned network.
-            stays: which groups are left, (n_groups,), boolean.
+            kept_groups: which groups are left, (n_groups,), boolean.
         """
 
 
@@ -49,18 +49,18 @@ class PrunedNetwork:
         self,
         model: nn.Module,
         images: torch.Tensor,
-        menders: Sequence[Mender] = (),
+        compensations: Sequence[Compensation] = (),
     ):
         """Take a network.
 
         Args:
             model: made of supported layers; untouched, and expected not to change.
-            images: inputs (N, C, H, W), one or more; with menders, those that they were made with.
-            menders: what makes up for what is gone, in every smaller network, in this order.
+            images: inputs (N, C, H, W), one or more; with compensations, those that they were made with.
+            compensations: what makes up for what is gone, in every smaller network, in this order.
         """
         self.model = self._full = model
         self._layers = trace(model)
-        self._images, self._menders = images, tuple(menders)
+        self._images, self._compensations = images, tuple(compensations)
         self.example_shape = tuple(images[:1].shape)
         self.coupling = couple(model, images[:1])
         members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
@@ -83,19 +83,19 @@ class PrunedNetwork:
         Raises:
             ValueError: a filter is removed already, or a layer would lose its last one.
         """
-        return self.mended_without(filters)[0] if self._menders else self._cut(self._stays(filters))
+        return self.compensated_without(filters)[0] if self._compensations else self._sliced(self._kept_groups(filters))
 
-    def mended_without(self, filters: np.ndarray) -> tuple[nn.Module, list[torch.Tensor]]:
+    def compensated_without(self, filters: np.ndarray) -> tuple[nn.Module, list[torch.Tensor]]:
         """Return the present network without these filters (by number), and what it gives for the images, by batch.
 
         Raises:
             ValueError: as :meth:`without`.
         """
-        stays = self._stays(filters)
-        smaller = self._cut(stays)
+        kept_groups = self._kept_groups(filters)
+        smaller = self._sliced(kept_groups)
         batches = batched(self._images, device_of(smaller))
         with torch.no_grad():
-            return smaller, run_together(self.layers(smaller), batches, self._mending(stays))
+            return smaller, run_together(self.layers(smaller), batches, self._compensating(kept_groups))
 
     def first_of(self, filters: np.ndarray) -> str:
         """Return the name of the first convolution that loses one of these filters (by number)."""
@@ -114,30 +114,30 @@ class PrunedNetwork:
         Args:
             filters: one or more that are there.
             values: by batch, what the layers behind that convolution read of the present network; with
-                menders, for the images that they were made with.
+                compensations, for the images that they were made with.
             visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is mended.
 
         Raises:
             ValueError: as :meth:`without`.
         """
-        stays, first = self._stays(filters), self.first_of(filters)
-        smaller = self._cut(stays)
+        kept_groups, first = self._kept_groups(filters), self.first_of(filters)
+        smaller = self._sliced(kept_groups)
         layers = self.layers(smaller)
         behind = [layer.name for layer in layers].index(first) + 1
         groups = self.coupling.filters[first]
         left = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
         values = [live | {first: _channels(live[first], left)} for live in values]
-        if self._menders:  # what lies before is mended already
+        if self._compensations:  # what lies before is mended already
             for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
                 if isinstance(layer.module, WEIGHTED):
-                    take_over(layer.module, present.module, left if layer.name == first else slice(None))
+                    copy_weights(layer.module, present.module, left if layer.name == first else slice(None))
         with torch.no_grad():
-            return smaller, run_together(layers[behind:], values, self._mending(stays, visit))
+            return smaller, run_together(layers[behind:], values, self._compensating(kept_groups, visit))
 
-    def _mending(self, stays: np.ndarray, first: _Visit | None = None) -> _Visit:
+    def _compensating(self, kept_groups: np.ndarray, first: _Visit | None = None) -> _Visit:
         """Return what does all that is to be done before a layer of a smaller network is run."""
         visits = [first] if first is not None else []
-        visits += [mender.mender(self.coupling, stays) for mender in self._menders]
+        visits += [each.compensation(self.coupling, kept_groups) for each in self._compensations]
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             for each in visits:
@@ -145,23 +145,23 @@ class PrunedNetwork:
 
         return visit
 
-    def _stays(self, filters: np.ndarray) -> np.ndarray:
+    def _kept_groups(self, filters: np.ndarray) -> np.ndarray:
         """Return which filters would be left without these."""
         filters = np.asarray(filters, dtype=int)
         if len(lost := filters[~self.active[filters]]):
             names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in lost})
             raise ValueError(f"filters {lost.tolist()} of {', '.join(map(repr, names))} are removed already")
-        stays = self.active.copy()
-        stays[filters] = False
+        kept_groups = self.active.copy()
+        kept_groups[filters] = False
         for layer in np.unique(self.layer_of[filters]):
-            if not stays[self.layer_of == layer].any():
+            if not kept_groups[self.layer_of == layer].any():
                 raise ValueError(f"layer {self.layer_names[layer]!r} would lose its last filter; leave at least one")
-        return stays
+        return kept_groups
 
-    def _cut(self, stays: np.ndarray) -> nn.Module:
+    def _sliced(self, kept_groups: np.ndarray) -> nn.Module:
         """Return the unpruned network without the filters that do not stay."""
         smaller = shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
-        cut(smaller, self.coupling, stays)
+        slice_channels(smaller, self.coupling, kept_groups)
         return smaller
 
     def layers(self, model: nn.Module) -> list[Layer]:

@@ -64,11 +64,11 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     description, tensors = _read(path)
     model = build().eval()
     try:
-        gone = {
+        pruned = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
             for name, kept in description["kept"].items()
         }
-        smaller = remove_filters(model, gone, torch.zeros(description["example_shape"]))
+        smaller = remove_filters(model, pruned, torch.zeros(description["example_shape"]))
         _add_biases(smaller, tensors)
         smaller.load_state_dict(tensors)
     except (RuntimeError, ValueError, AttributeError) as error:

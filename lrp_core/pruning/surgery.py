@@ -25,7 +25,7 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
             input or output), a layer that would lose its last filter, or an unsupported layer.
     """
     coupling = couple(model, example_input)
-    gone = np.zeros(coupling.n_groups, dtype=bool)
+    pruned = np.zeros(coupling.n_groups, dtype=bool)
     for name, indices in filters.items():
         if name not in coupling.filters:
             raise ValueError(f"{name!r} is no convolution of this network; it has: {', '.join(coupling.filters)}")
@@ -37,31 +37,31 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
                 raise ValueError(
                     f"filter {index} of {name!r} has to stay: its channel is the network's input or output"
                 )
-            gone[groups[index]] = True
+            pruned[groups[index]] = True
     for name, groups in coupling.filters.items():
-        if (gone[groups] & (groups >= 0)).all():
+        if (pruned[groups] & (groups >= 0)).all():
             raise ValueError(f"layer {name!r} would lose all of its {len(groups)} filters; leave at least one")
     # What is about to be cut is shared with the copy until then, not copied whole.
     modules = [model.get_submodule(name) for name in coupling.channels]
     tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
     smaller = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if tensor is not None})
-    cut(smaller, coupling, ~gone)
+    slice_channels(smaller, coupling, ~pruned)
     return smaller
 
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")  # of the layers that shrink
 
 
-def cut(model: nn.Module, coupling: Coupling, stays: np.ndarray) -> None:
+def slice_channels(model: nn.Module, coupling: Coupling, kept_groups: np.ndarray) -> None:
     """Leave these groups only, (n_groups,), boolean, in an unpruned network, in place."""
-    stays = np.append(stays, True)  # group -1
+    kept_groups = np.append(kept_groups, True)  # group -1
     for name, channels in coupling.channels.items():
         module = model.get_submodule(name)
-        filters = torch.from_numpy(stays[coupling.filters[name]]) if name in coupling.filters else None
-        _keep(module, filters, torch.from_numpy(stays[channels]))
+        filters = torch.from_numpy(kept_groups[coupling.filters[name]]) if name in coupling.filters else None
+        _keep(module, filters, torch.from_numpy(kept_groups[channels]))
 
 
-def take_over(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
+def copy_weights(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
     """Give a layer the weights of these outputs of another one."""
     replace_tensor(module, "weight", other.weight.detach()[outputs], other.weight)
     module.bias = None if other.bias is None else nn.Parameter(other.bias.detach()[outputs], requires_grad=False)

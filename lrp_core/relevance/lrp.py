@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import ChannelAffine, fold_batchnorm
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Add, Concat, Layer, nonnegative, rectified
+from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, Sum, nonnegative, rectified
 from lrp_core.graph.tracing import trace
 from lrp_core.relevance import rules
 from lrp_core.utils.devices import device_of
@@ -200,7 +200,7 @@ class _Propagation:
             return list(relevance.split([shapes[name][1] for name in layer.inputs], dim=1))
         if isinstance(module, nn.MaxPool2d):
             return [_winner_takes_all(module, inputs[0], relevance)]
-        if isinstance(module, (Add, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
             return _norm(module, inputs, relevance)
         raise AssertionError(f"no rule for {type(module).__name__}")  # graph.SUPPORTED and this list differ
 

@@ -2,7 +2,7 @@
 
 A layer read channels y in the unpruned network; in the pruned one it reads x, fewer of them, and not what they were,
 since the layers before it are pruned too. The best linear stand-in for y is a ridge regression on x and a constant,
-over positions and scarce images, that leaves alone what needs no mending: with P the matrix that hands on what stayed,
+over positions and calibration images, that leaves alone what needs no mending: with P the matrix that hands on what stayed,
 M = P + (Y - P X) X^T (X X^T + strength * mean(Y^2) * I)^-1. The layer's weights W then become W M, tap by tap, and
 its bias gains the constant's part. Layers are mended in their order, each on what the mended ones before it give. No
 label is read and nothing is trained.
@@ -24,7 +24,7 @@ from lrp_core.graph.tracing import trace
 from lrp_core.pruning.dependency import Coupling
 from lrp_core.pruning.surgery import replace_tensor
 from lrp_core.utils.devices import device_of
-from lrp_core.utils.sites import Add, alone
+from lrp_core.utils.sites import AllReduce, single_site
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
 POSITIONS = 16  # of a feature map that are looked at, drawn once
@@ -37,18 +37,20 @@ class Reconstruction:
     that a filter reads. A dense layer without a bias gets none.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Tensor, strength: float = STRENGTH, add: Add = alone):
-        """Run the unpruned network over the scarce images.
+    def __init__(
+        self, model: nn.Module, images: torch.Tensor, strength: float = STRENGTH, all_reduce: AllReduce = single_site
+    ):
+        """Run the unpruned network over the calibration images.
 
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
             strength: of the ridge, relative to the mean second moment of the channels that the layer reads.
-            add: sums over images, over all places.
+            all_reduce: sums over images, over all places.
         """
         if strength <= 0:
             raise ValueError(f"the ridge needs a strength above 0, got {strength}")
-        self._strength, self._add = strength, add
+        self._strength, self._all_reduce = strength, all_reduce
         layers, device = trace(model), device_of(model)
         self._originals = {
             layer.name: layer.module
@@ -73,16 +75,18 @@ class Reconstruction:
         with torch.no_grad():
             run_together(layers, batched(images, device), visit)
 
-    def mender(self, coupling: Coupling, stays: np.ndarray) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
+    def compensation(
+        self, coupling: Coupling, kept_groups: np.ndarray
+    ) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
         """Return what gives layers of a smaller network weights that make up for what is gone, when they are run.
 
         Args:
-            coupling: of the unpruned network, or of a part of it (:func:`lrp_core.graph.truncation.shortened`).
-            stays: which groups are left, (n_groups,), boolean.
+            coupling: of the unpruned network, or of a part of it (:func:`lrp_core.graph.truncation.truncated`).
+            kept_groups: which groups are left, (n_groups,), boolean.
         """
-        stays = np.append(stays, True)  # group -1
+        kept_groups = np.append(kept_groups, True)  # group -1
         kept = {
-            name: stays[coupling.channels[name]].reshape(len(y), -1)[:, 0]
+            name: kept_groups[coupling.channels[name]].reshape(len(y), -1)[:, 0]
             for name, y in self._read.items()
             if name in coupling.channels
         }
@@ -95,9 +99,9 @@ class Reconstruction:
                 inputs = torch.from_numpy(kept[layer.name])
                 x = self._samples(layer, lives, int(inputs.sum()))
                 filters = coupling.filters.get(layer.name)
-                outputs = slice(None) if filters is None else torch.from_numpy(stays[filters])
+                outputs = slice(None) if filters is None else torch.from_numpy(kept_groups[filters])
                 original, y = self._originals[layer.name], self._read[layer.name]
-                self._mend(layer.module, original, x, y, inputs.to(x.device), outputs)
+                self._compensate(layer.module, original, x, y, inputs.to(x.device), outputs)
 
         return visit
 
@@ -106,7 +110,7 @@ class Reconstruction:
         maps = (live[layer.inputs[0]].unflatten(1, (n_channels, -1)).flatten(2) for live in lives)
         return torch.cat([a[..., self._positions[layer.name]].transpose(0, 1).flatten(1) for a in maps], dim=1)
 
-    def _mend(
+    def _compensate(
         self,
         module: nn.Module,
         original: nn.Module,
@@ -122,11 +126,11 @@ class Reconstruction:
         n_kept = len(x)
         if has_constant := isinstance(original, nn.Conv2d) or original.bias is not None:
             x = torch.cat([x, torch.ones_like(x[:1])])
-        moments = self._add((x @ x.T).double())
-        missing = self._add((x @ y.T).double())
+        moments = self._all_reduce((x @ x.T).double())
+        missing = self._all_reduce((x @ y.T).double())
         missing[:, inputs] -= moments[:, :n_kept]
         # What is read may be dead on these images. Any strength will do if all of it is.
-        scale = self._add(y.square().sum(dim=1)).mean().item() or 1.0
+        scale = self._all_reduce(y.square().sum(dim=1)).mean().item() or 1.0
         moments.diagonal().add_(self._strength * scale)
         weight = original.weight.detach()[outputs]
         taps = weight.unflatten(1, (len(y), -1)).flatten(2)  # (C_out, C, taps)

@@ -7,35 +7,35 @@ import torch
 from lrp_core.graph.layers import Layer
 from lrp_core.pruning.surgery import replace_tensor
 from lrp_core.repair.ridge_head import fit_heads
-from lrp_core.utils.sites import Add, alone
+from lrp_core.utils.sites import AllReduce, single_site
 
 
 class Refit:
-    """Fits the last layer of every smaller network to the scarce images, and its copies with it, where it has some.
+    """Fits the last layer of every smaller network to the calibration images, and its copies with it, where it has some.
 
     The plainest of all repairs, and no pruning method should be judged without it: most of what looks like features
     that are lost is a head that no longer fits them (``03_baseline_lrp_pruning.ipynb``).
     """
 
-    def __init__(self, head: str, labels: torch.Tensor, fold: torch.Tensor, add: Add = alone):
+    def __init__(self, head: str, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce = single_site):
         """Take what a head is fitted to.
 
         Args:
             head: name of the last layer, a dense one.
-            labels: of the scarce images, (N,), in 0..n_classes-1, each class present.
+            labels: of the calibration images, (N,), in 0..n_classes-1, each class present.
             fold: of the images, (N,): copy k is fitted without fold k.
-            add: sums over images, over all places.
+            all_reduce: sums over images, over all places.
         """
-        self._head, self._labels, self._fold, self._add = head, labels, fold, add
+        self._head, self._labels, self._fold, self._all_reduce = head, labels, fold, all_reduce
 
-    def mender(self, *_: object) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
-        """Return what fits the head when it is its turn to be run (see :class:`lrp_core.pruning.network.Mender`)."""
+    def compensation(self, *_: object) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
+        """Return what fits the head when it is its turn to be run (see :class:`lrp_core.pruning.network.Compensation`)."""
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name == self._head:
                 features = torch.cat([live[layer.inputs[0]] for live in lives])
-                heads = fit_heads(features, self._labels, self._fold, self._add)
-                weight = torch.cat([heads.weight, heads.copies.weight.flatten(0, 1)])[: layer.module.out_features]
+                heads = fit_heads(features, self._labels, self._fold, self._all_reduce)
+                weight = torch.cat([heads.weight, heads.out_of_fold.weight.flatten(0, 1)])[: layer.module.out_features]
                 replace_tensor(layer.module, "weight", weight.to(features))
                 if layer.module.bias is not None:
                     replace_tensor(layer.module, "bias", torch.zeros_like(layer.module.bias))

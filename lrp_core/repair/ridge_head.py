@@ -1,4 +1,4 @@
-"""The linear head on pooled features, and its cross-fitted copies that judge scarce images they have not seen.
+"""The linear head on pooled features, and its cross-fitted copies that judge calibration images they have not seen.
 
 The head is fitted by regularised least squares to the classes (Rifkin and Lippert, Notes on Regularized Least Squares,
 2007): a closed form that one eigendecomposition gives for all strengths of the ridge at once, so that a head can be
@@ -20,7 +20,7 @@ from lrp_core.graph.layers import shallow_copy
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
 from lrp_core.utils.devices import device_of
-from lrp_core.utils.sites import Add, alone
+from lrp_core.utils.sites import AllReduce, single_site
 
 STRENGTHS = tuple(
     10 ** (half / 2) for half in range(-6, 3)
@@ -28,12 +28,12 @@ STRENGTHS = tuple(
 
 
 @dataclass(frozen=True)
-class CrossFit:
-    """Copies of a head that have each missed one fold of the scarce images.
+class OutOfFoldHeads:
+    """Copies of a head that have each missed one fold of the calibration images.
 
     Attributes:
         weight: (k, n_classes, C); copy fold[i] has not seen image i.
-        fold: by scarce image, the fold that holds it, (N,), in 0..k-1.
+        fold: by calibration image, the fold that holds it, (N,), in 0..k-1.
     """
 
     weight: torch.Tensor
@@ -42,28 +42,28 @@ class CrossFit:
 
 @dataclass(frozen=True)
 class Heads:
-    """A head trained on all scarce images, and its cross-fitted copies.
+    """A head trained on all calibration images, and its cross-fitted copies.
 
     Attributes:
         weight: (n_classes, C).
-        copies: of it.
+        out_of_fold: of it.
         strength: of the ridge, chosen for all of them; relative to the mean squared norm of an image's features.
     """
 
     weight: torch.Tensor
-    copies: CrossFit
+    out_of_fold: OutOfFoldHeads
     strength: float
 
 
 def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the trunk's feature maps averaged over positions, (N, C).
+    """Return the backbone's feature maps averaged over positions, (N, C).
 
     Raises:
-        ValueError: the trunk makes something else than feature maps.
+        ValueError: the backbone makes something else than feature maps.
     """
     maps = predict(backbone, images[:1])
     if maps.dim() != 4:
-        raise ValueError(f"a trunk gives feature maps (N, C, H, W), this one gave {tuple(maps.shape)} for one image")
+        raise ValueError(f"a backbone gives feature maps (N, C, H, W), this one gave {tuple(maps.shape)} for one image")
     return predict(nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images)
 
 
@@ -83,7 +83,7 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
 
     if (n_blocks := len(np.unique(blocks))) < n_folds:
         raise ValueError(
-            f"the {len(blocks)} scarce images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "
+            f"the {len(blocks)} calibration images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "
             "smaller block (1 if your images are independent of each other), or fewer folds"
         )
     y = labels.numpy()
@@ -97,7 +97,9 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
     return torch.from_numpy(fold)
 
 
-def fit_heads(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, add: Add = alone) -> Heads:
+def fit_heads(
+    features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce = single_site
+) -> Heads:
     """Fit a head to all images, and a copy without each fold, with the strength that is best for folds not seen.
 
     With features x, and y one-hot classes less their mean 1/K, the weights minimise
@@ -107,11 +109,11 @@ def fit_heads(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, 
         features: what the head reads, (N, C).
         labels: (N,), in 0..n_classes-1, each class present.
         fold: of the images, (N,), as :func:`draw_folds` gives it.
-        add: sums over images, over all places, each of which has images of every class and of every fold. With several,
+        all_reduce: sums over images, over all places, each of which has images of every class and of every fold. With several,
             heads come from second moments of the features, (k, C, C): the same to the last digits.
     """
-    if add is not alone:
-        return _fit_together(features, labels, fold, add)
+    if all_reduce is not single_site:
+        return _fit_together(features, labels, fold, all_reduce)
     x = features.double().cpu()
     # The weights lie in the span of the images: there are no more coordinates to fit than images.
     basis, coordinates = torch.linalg.qr(x.T)
@@ -125,22 +127,24 @@ def fit_heads(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, 
         projected = vectors.T @ (z[chosen].T @ y[chosen])
         return vectors @ (projected / (values.clamp(min=0) + ridges[:, None])[:, :, None])
 
-    copies = torch.stack([weights(fold != k) for k in range(int(fold.max()) + 1)])
-    errors = sum((z[fold == k] @ copies[k] - y[fold == k]).square().sum(dim=(1, 2)) for k in range(len(copies)))
+    out_of_fold = torch.stack([weights(fold != k) for k in range(int(fold.max()) + 1)])
+    errors = sum(
+        (z[fold == k] @ out_of_fold[k] - y[fold == k]).square().sum(dim=(1, 2)) for k in range(len(out_of_fold))
+    )
     best = int(errors.argmin())
-    chosen = torch.cat([weights(fold >= 0)[None], copies])[:, best]
+    chosen = torch.cat([weights(fold >= 0)[None], out_of_fold])[:, best]
     weight = (chosen.transpose(1, 2) @ basis.T).float()
-    return Heads(weight[0], CrossFit(weight[1:], fold), STRENGTHS[best])
+    return Heads(weight[0], OutOfFoldHeads(weight[1:], fold), STRENGTHS[best])
 
 
-def _fit_together(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, add: Add) -> Heads:
+def _fit_together(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce) -> Heads:
     """Fit heads as :func:`fit_heads` does, to sums over images alone."""
     x, y = features.double().cpu(), nn.functional.one_hot(labels).double()
     y -= 1 / y.shape[1]
     folds = [fold == k for k in range(int(fold.max()) + 1)]
-    moments = add(torch.stack([x[held].T @ x[held] for held in folds]))  # (k, C, C)
-    answers = add(torch.stack([x[held].T @ y[held] for held in folds]))  # (k, C, n_classes)
-    n_images = add(torch.tensor([float(len(x))])).item()
+    moments = all_reduce(torch.stack([x[held].T @ x[held] for held in folds]))  # (k, C, C)
+    answers = all_reduce(torch.stack([x[held].T @ y[held] for held in folds]))  # (k, C, n_classes)
+    n_images = all_reduce(torch.tensor([float(len(x))])).item()
     mean_norm = moments.diagonal(dim1=1, dim2=2).sum().item() / n_images + 1e-300
 
     def weights(strength: float, without: int | None) -> torch.Tensor:
@@ -151,18 +155,19 @@ def _fit_together(features: torch.Tensor, labels: torch.Tensor, fold: torch.Tens
         return torch.cholesky_solve(right, torch.linalg.cholesky(gram))  # (C, n_classes)
 
     def error(strength: float) -> float:  # of the copies on the folds that they have not seen, but for a constant
-        copies = [weights(strength, k) for k in range(len(folds))]
+        out_of_fold = [weights(strength, k) for k in range(len(folds))]
         return sum(
-            ((gram @ w - 2 * right) * w).sum().item() for w, gram, right in zip(copies, moments, answers, strict=True)
+            ((gram @ w - 2 * right) * w).sum().item()
+            for w, gram, right in zip(out_of_fold, moments, answers, strict=True)
         )
 
     best = min(STRENGTHS, key=error)
     weight = torch.stack([weights(best, k).T for k in (None, *range(len(folds)))]).float()
-    return Heads(weight[0], CrossFit(weight[1:], fold), best)
+    return Heads(weight[0], OutOfFoldHeads(weight[1:], fold), best)
 
 
 def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
-    """Put a linear head on a trunk: average over positions, then a dense layer without bias.
+    """Put a linear head on a backbone: average over positions, then a dense layer without bias.
 
     Args:
         backbone: images to feature maps (N, C, H, W).
@@ -174,7 +179,7 @@ def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
     return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
 
 
-def with_copies(model: nn.Module, weight: torch.Tensor) -> nn.Module:
+def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor) -> nn.Module:
     """Return a classifier that gives the logits of the copies of its last layer beside its own.
 
     One forward pass is enough for all of them.
@@ -188,17 +193,19 @@ def with_copies(model: nn.Module, weight: torch.Tensor) -> nn.Module:
     """
     name = trace(model)[-1].name
     last, wide = model.get_submodule(name), shallow_copy(model)
-    copies = weight.flatten(0, 1).to(last.weight)
-    head = nn.Linear(last.in_features, last.out_features + len(copies), last.bias is not None, device="meta")
-    head.weight = nn.Parameter(torch.cat([last.weight.detach(), copies]), requires_grad=False)
+    out_of_fold = weight.flatten(0, 1).to(last.weight)
+    head = nn.Linear(last.in_features, last.out_features + len(out_of_fold), last.bias is not None, device="meta")
+    head.weight = nn.Parameter(torch.cat([last.weight.detach(), out_of_fold]), requires_grad=False)
     if last.bias is not None:
-        head.bias = nn.Parameter(torch.cat([last.bias.detach(), copies.new_zeros(len(copies))]), requires_grad=False)
+        head.bias = nn.Parameter(
+            torch.cat([last.bias.detach(), out_of_fold.new_zeros(len(out_of_fold))]), requires_grad=False
+        )
     wide.set_submodule(name, head.eval())
     return wide
 
 
-def without_copies(model: nn.Module, n_outputs: int) -> nn.Module:
-    """Return the classifier that :func:`with_copies` was given, of ``n_outputs`` logits; tensors are shared."""
+def without_out_of_fold_heads(model: nn.Module, n_outputs: int) -> nn.Module:
+    """Return the classifier that :func:`with_out_of_fold_heads` was given, of ``n_outputs`` logits; tensors are shared."""
     name, narrow = trace(model)[-1].name, shallow_copy(model)
     wide = model.get_submodule(name)
     head = nn.Linear(wide.in_features, n_outputs, wide.bias is not None, device="meta")
@@ -209,7 +216,7 @@ def without_copies(model: nn.Module, n_outputs: int) -> nn.Module:
     return narrow
 
 
-def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
+def out_of_fold_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Return each image's logits by the copy of the head that has not seen it, (N, n_classes).
 
     Args:
@@ -223,7 +230,7 @@ def crossfitted_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int)
 def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the squared error of a head's outputs, which is what it was fitted by, averaged over images, then classes.
 
-    Of outputs on images that the head has not seen (:func:`crossfitted_logits`) it tells how good the features are. On
+    Of outputs on images that the head has not seen (:func:`out_of_fold_logits`) it tells how good the features are. On
     a few images it can tell two networks apart where accuracy, which counts whole images, cannot.
 
     Args:

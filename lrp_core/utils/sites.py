@@ -1,4 +1,4 @@
-"""Scarce images that stay in several places: sums over all of them are all that anybody needs to know.
+"""Calibration images that stay in several places: sums over all of them are all that anybody needs to know.
 
 Relevance by class, right answers by class, the second moments that heads and reconstruction are fitted to: everything
 that pruning asks of images is a sum over them. Each place runs the same program on its own images, and where a sum is
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 # From a place's own sum to the sum over all places, of the same shape and dtype; may overwrite what it is given.
-Add = Callable[[torch.Tensor], torch.Tensor]
+AllReduce = Callable[[torch.Tensor], torch.Tensor]
 
 
-def alone(part: torch.Tensor) -> torch.Tensor:
+def single_site(part: torch.Tensor) -> torch.Tensor:
     """Return the sum over one place."""
     return part
 
 
-def added(part: np.ndarray, add: Add) -> np.ndarray:
+def reduced(part: np.ndarray, all_reduce: AllReduce) -> np.ndarray:
     """Return a sum over all places, of arrays."""
-    return add(torch.from_numpy(part)).numpy()
+    return all_reduce(torch.from_numpy(part)).numpy()

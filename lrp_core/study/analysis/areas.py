@@ -16,7 +16,7 @@ def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
     return networks[networks["rate"] == 0].drop_duplicates([*_TASK, "seed"])
 
 
-def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
+def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
     """Return what each run has to offer for so many multiply-adds.
 
     Of its networks that are small enough it is the one that :func:`lrp_core.study.runs.measuring.choose` takes, without test
@@ -31,7 +31,7 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
         multiply-adds), multiply_adds (of the budget), accuracy (on the test images), guess (none is small enough).
 
     Raises:
-        ValueError: networks of which the scarce images say nothing, or an unknown method.
+        ValueError: networks of which the calibration images say nothing, or an unknown method.
     """
     unknown = networks[networks[["crossfitted", "squared_error"]].isna().any(axis=1)]
     if len(unknown):
@@ -52,7 +52,7 @@ def by_budget(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
 
 
-def areas(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
+def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
     """Return the areas of each run, a row a run.
 
     Args:
@@ -76,10 +76,10 @@ def areas(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).merge(over_multiply_adds.reset_index(), on=_RUN)
 
 
-def class_table(areas: pd.DataFrame) -> pd.DataFrame:
+def class_table(area_table: pd.DataFrame) -> pd.DataFrame:
     """Return the mean area by backbone, method and class, in the order of the methods' class-averaged areas."""
-    columns = [name for name in areas if name.startswith("accuracy_")]
-    means = areas.groupby(["backbone", "method"], sort=False)[["accuracy", *columns]].mean().reset_index()
+    columns = [name for name in area_table if name.startswith("accuracy_")]
+    means = area_table.groupby(["backbone", "method"], sort=False)[["accuracy", *columns]].mean().reset_index()
     means = means.sort_values(["backbone", "accuracy"], ascending=False, kind="stable")
     return means.drop(columns="accuracy").rename(columns=lambda name: name.removeprefix("accuracy_"))
 

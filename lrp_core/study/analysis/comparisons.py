@@ -189,16 +189,16 @@ def collapse_table(
     return pd.DataFrame(rows, columns=[*_TASK, "rate", "lost", "lost_refitted", "head_share"])
 
 
-def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
-    """Return what each ingredient is worth: the differences between methods that differ in nothing else.
+def ablation_table(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return what each ablation is worth: the differences between methods that differ in nothing else.
 
     Args:
         areas: as :func:`areas` returns them.
 
     Returns:
-        One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ingredient (an attribute
+        One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ablation (an attribute
         of :class:`lrp_core.control.methods.Method` that has another value than its default, or more levers; "controller" for
-        its order and rate together), value (of levers those that are added), without, with_ingredient (the two
+        its order and rate together), value (of levers those that are added), without, with_ablation (the two
         methods), difference (of the area, mean over seeds), low, high (its 95 % interval), seeds, verdict.
     """
     rows, default = [], asdict(Method())
@@ -207,24 +207,24 @@ def ingredient_table(areas: pd.DataFrame) -> pd.DataFrame:
         for without, other in permutations(group["method"].unique(), 2):
             old, new = asdict(METHODS[without]), asdict(METHODS[other])
             changed = [name for name in default if old[name] != new[name]]
-            # Methods that rank once sum over images in a way of their own, too; a trunk only cut scores nothing.
+            # Methods that rank once sum over images in a way of their own, too; a backbone only cut scores nothing.
             if changed in (["static"], []) or None in (old["criterion"], new["criterion"]):
                 continue
             if len(changed) > 1 and changed != ["order", "rate"]:
                 continue
-            if changed == ["levers"]:
-                if not set(old["levers"]) < set(new["levers"]):
+            if changed == ["actions"]:
+                if not set(old["actions"]) < set(new["actions"]):
                     continue
-                value = "+".join(lever for lever in new["levers"] if lever not in old["levers"])
+                value = "+".join(action for action in new["actions"] if action not in old["actions"])
             elif any(old[name] != default[name] for name in changed):
                 continue
             else:
                 value = new[changed[0]]
-            what = {"ingredient": changed[0] if len(changed) == 1 else "controller", "value": value}
+            what = {"ablation": changed[0] if len(changed) == 1 else "controller", "value": value}
             for measure, area in tables.items():
                 compared = _compared(area[other], area[without])
                 row = {"dataset": dataset, "backbone": backbone, "measure": measure, **what}
-                rows.append(row | {"without": without, "with_ingredient": other} | compared)
-    columns = ["ingredient", "value", "without", "with_ingredient", "difference", "low", "high", "seeds", "verdict"]
+                rows.append(row | {"without": without, "with_ablation": other} | compared)
+    columns = ["ablation", "value", "without", "with_ablation", "difference", "low", "high", "seeds", "verdict"]
     table = pd.DataFrame(rows, columns=[*_TASK, "measure", *columns])
-    return table.sort_values("ingredient", kind="stable", ignore_index=True)
+    return table.sort_values("ablation", kind="stable", ignore_index=True)

@@ -11,27 +11,29 @@ from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.runs.measuring import without_guesses
 
 
-def smallest(networks: pd.DataFrame, points: float) -> pd.Series:
+def smallest_network(networks: pd.DataFrame, max_accuracy_drop: float) -> pd.Series:
     """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
 
     Args:
         networks: of one run (:meth:`lrp_core.study.runs.runner.Experiment.measured`).
-        points: how far the accuracy may fall, as a fraction; 0.02 is two points.
+        max_accuracy_drop: how far the accuracy may fall, as a fraction; 0.02 is two points.
     """
     (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
-    near = without_guesses(networks[networks["crossfitted"] >= unpruned - points - 1e-12])
+    near = without_guesses(networks[networks["crossfitted"] >= unpruned - max_accuracy_drop - 1e-12])
     return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
 
 
-def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.02, 0.05)) -> pd.DataFrame:
+def smallest_networks(
+    networks: pd.DataFrame, max_accuracy_drop: Collection[float] = (0.01, 0.02, 0.05)
+) -> pd.DataFrame:
     """Return the smallest network that each method finds within so many points of the best unpruned one.
 
     Which unpruned network is the best, and which pruned one is within the points of it, the cross-fitted accuracy on
-    the scarce images says; the test images judge what came of it.
+    the calibration images says; the test images judge what came of it.
 
     Args:
         networks: as for :func:`by_budget`, with parameters.
-        points: of accuracy, as fractions.
+        max_accuracy_drop: of accuracy, as fractions.
 
     Returns:
         One row a dataset, method and number of points: dataset, method, points, found (seeds with such a network),
@@ -48,7 +50,7 @@ def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.
         for method, some in group.groupby("method", sort=False):
             some = some.join(reference, on="seed", how="inner").rename(columns={"whole_accuracy": "whole"})
             some = without_guesses(some)
-            for fall in points:
+            for fall in max_accuracy_drop:
                 near = some[some["crossfitted"] >= some["whole_crossfitted"] - fall - 1e-9]
                 near = near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False])
                 found = near.drop_duplicates("seed")
@@ -57,8 +59,8 @@ def smallest_table(networks: pd.DataFrame, points: Collection[float] = (0.01, 0.
     return table[["dataset", *(name for name in table if name != "dataset")]]
 
 
-def _found(method: str, points: float, found: pd.DataFrame, seeds: int) -> dict:
-    row = {"method": method, "points": points, "found": len(found), "seeds": seeds}
+def _found(method: str, max_accuracy_drop: float, found: pd.DataFrame, seeds: int) -> dict:
+    row = {"method": method, "points": max_accuracy_drop, "found": len(found), "seeds": seeds}
     if found.empty:
         return row
     row |= {"backbone": found["backbone"].mode()[0], **found[["multiply_adds", "parameters"]].median()}
@@ -69,8 +71,8 @@ def _found(method: str, points: float, found: pd.DataFrame, seeds: int) -> dict:
     return row
 
 
-def price_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
-    """Return what each method spends on a run, beside what it gains; methods that cut the trunk first are left out.
+def cost_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
+    """Return what each method spends on a run, beside what it gains; methods that cut the backbone first are left out.
 
     Args:
         traces: of all methods, a row a step: backbone, method, seed, evaluations (tries measured so far).
@@ -83,7 +85,7 @@ def price_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
     each, gains = ["backbone", "method"], ["gain", "difference", "low", "high"]
     runs = traces.groupby([*each, "seed"], sort=False)["evaluations"].agg(steps="size", evaluations="max").reset_index()
     spent = runs.groupby(each, sort=False).agg({"steps": "mean", "evaluations": "mean", "seed": "size"}).reset_index()
-    spent = spent[[not METHODS[name].cut for name in spent["method"]]].rename(columns={"seed": "seeds"})
+    spent = spent[[not METHODS[name].early_exit for name in spent["method"]]].rename(columns={"seed": "seeds"})
     table = spent.merge(auc[[*each, "auc", *gains]], on=each).fillna(dict.fromkeys(gains, 0.0))
     return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Does a network that keeps its accuracy keep its robustness? Accuracy on test images that are spoilt.
+"""Does a network that keeps its accuracy keep its robustness? Accuracy on test images that are corrupted.
 
 Corruptions: one of each group of Hendrycks and Dietterich (Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations, ICLR 2019, sec. 3), at the strongest of the five strengths that their code has for images of 32
@@ -63,7 +63,7 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] 
 }
 
 
-def spoilt(pixels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def corrupted(pixels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return images (N, H, W, 3), uint8, with each of the :data:`CORRUPTIONS`."""
     generator = np.random.default_rng(seed)
     return {kind: np.stack([corrupt(image, generator) for image in pixels]) for kind, corrupt in CORRUPTIONS.items()}
@@ -93,7 +93,7 @@ def fgsm(
 
 
 def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], budgets: Iterable[float]) -> pd.DataFrame:
-    """Measure the networks that finished runs offer for budgets, and the unpruned one, on spoilt test images.
+    """Measure the networks that finished runs offer for budgets, and the unpruned one, on corrupted test images.
 
     Args:
         work: where the runs were made.
@@ -108,7 +108,7 @@ def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], bud
     """
     with side_by_side(work.jobs) as parallel:
         parts = parallel(delayed(_of_seed)(work, names, seed, list(budgets)) for seed in seeds)
-        progress = tqdm(parts, f"spoiling {work.backbone_name}", total=len(seeds), unit="seed")
+        progress = tqdm(parts, f"corrupting {work.backbone_name}", total=len(seeds), unit="seed")
         return pd.DataFrame([row for rows in progress for row in rows])
 
 
@@ -116,7 +116,7 @@ def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[fl
     torch.set_num_threads(work.threads)
     test = work.samples(seed, "test")
     pixels = work.pixels(test.index)
-    looked_at = {CLEAN: pixels} | spoilt(pixels, seed)
+    looked_at = {CLEAN: pixels} | corrupted(pixels, seed)
 
     def prepare(pixels: np.ndarray) -> torch.Tensor:
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), work.backbone_name, work.weights)
@@ -134,18 +134,18 @@ def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[fl
 
 
 def robustness_table(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.DataFrame:
-    """Tell whether networks lose more on spoilt images than on clean ones.
+    """Tell whether networks lose more on corrupted images than on clean ones.
 
     Args:
         rows: as :func:`lrp_core.study.analysis.robustness.robustness` returns them, of one or more backbones.
         corruptions: kinds of images that are averaged; of the others each stands for itself.
 
     Returns:
-        One row a backbone, kind of spoilt images ("corrupted" for the average), method and budget, the unpruned network
-        first: backbone, images, method, budget, clean and spoilt (class-averaged accuracies, means over seeds),
-        harmonic_mean (of the spoilt), clean_lost and spoilt_lost (against the unpruned network on the same images),
-        more_lost (spoilt_lost less clean_lost: what is lost of robustness, beside what is lost of accuracy), low, high
-        (its 95 % interval; none of one seed), seeds. A network that guesses has nothing to lose, whatever is spoilt.
+        One row a backbone, kind of corrupted images ("corrupted" for the average), method and budget, the unpruned network
+        first: backbone, images, method, budget, clean and corrupted (class-averaged accuracies, means over seeds),
+        harmonic_mean (of the corrupted), clean_lost and corrupted_lost (against the unpruned network on the same images),
+        more_lost (corrupted_lost less clean_lost: what is lost of robustness, beside what is lost of accuracy), low, high
+        (its 95 % interval; none of one seed), seeds. A network that guesses has nothing to lose, whatever is corrupted.
     """
     kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
     network = ["backbone", "method", "budget", "seed"]
@@ -153,15 +153,18 @@ def robustness_table(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.Dat
     wide = means.unstack("images", sort=False)
     clean, found = wide["accuracy", "clean"], []
     for kind in [name for name in dict.fromkeys(kinds) if name != "clean"]:
-        spoilt = wide["accuracy", kind]
-        table = pd.DataFrame({"clean": clean, "spoilt": spoilt, "harmonic_mean": wide["harmonic_mean", kind]})
+        corrupted = wide["accuracy", kind]
+        table = pd.DataFrame({"clean": clean, "corrupted": corrupted, "harmonic_mean": wide["harmonic_mean", kind]})
         whole = table.xs("unpruned", level="method").droplevel("budget")
-        table = table.join(whole[["clean", "spoilt"]].add_prefix("whole_"), on=["backbone", "seed"])
-        table["clean_lost"], table["spoilt_lost"] = table.whole_clean - table.clean, table.whole_spoilt - table.spoilt
+        table = table.join(whole[["clean", "corrupted"]].add_prefix("whole_"), on=["backbone", "seed"])
+        table["clean_lost"], table["corrupted_lost"] = (
+            table.whole_clean - table.clean,
+            table.whole_spoilt - table.corrupted,
+        )
         for (backbone, method, budget), some in table.groupby(network[:3], sort=False):
-            more = some["spoilt_lost"] - some["clean_lost"]
+            more = some["corrupted_lost"] - some["clean_lost"]
             low, high, _ = paired_interval(more) if len(more) > 1 else (np.nan, np.nan, np.nan)
             row = {"backbone": backbone, "images": kind, "method": method, "budget": budget}
-            row |= some[["clean", "spoilt", "harmonic_mean", "clean_lost", "spoilt_lost"]].mean().to_dict()
+            row |= some[["clean", "corrupted", "harmonic_mean", "clean_lost", "corrupted_lost"]].mean().to_dict()
             found.append(row | {"more_lost": more.mean(), "low": low, "high": high, "seeds": len(more)})
     return pd.DataFrame(found)

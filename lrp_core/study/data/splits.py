@@ -1,4 +1,4 @@
-"""The split into scarce images, test images, and images whose labels are not read."""
+"""The split into calibration images, test images, and images whose labels are not read."""
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,9 @@ UNLABELLED = -1  # in the place of a label
 
 
 def split_dataset(
-    dataset: Dataset, seed: int, n_scarce: int, n_test: int, block: int, n_unlabelled: int = 0
+    dataset: Dataset, seed: int, n_calibration: int, n_test: int, block: int, n_unlabelled: int = 0
 ) -> pd.DataFrame:
-    """Draw scarce and test images from different blocks of neighbouring images.
+    """Draw calibration and test images from different blocks of neighbouring images.
 
     Images that stand next to each other may show the same thing (cells of one solar module, frames of one film), so
     blocks of ``block`` consecutive positions go to one side as a whole, with the classes balanced over the two sides.
@@ -20,20 +20,20 @@ def split_dataset(
     Args:
         dataset: the labelled images.
         seed: draws blocks and images; another seed gives another split.
-        n_scarce: scarce images in each class, exactly.
+        n_calibration: calibration images in each class, exactly.
         n_test: test images in each class, at most; a class with fewer on the test side gives all it has there.
         block: consecutive positions that stay together.
-        n_unlabelled: of the other images on the scarce side, at most, whatever their classes are.
+        n_unlabelled: of the other images on the calibration side, at most, whatever their classes are.
 
     Returns:
-        One row an image that was drawn, sorted by index: index (into ``dataset``), label, block, split ("scarce",
+        One row an image that was drawn, sorted by index: index (into ``dataset``), label, block, split ("calibration",
         "test" or "unlabelled"). The label of an unlabelled image is -1.
 
     Raises:
-        ValueError: a class has too few images on the scarce side, or none on the test side (all such are named); a
+        ValueError: a class has too few images on the calibration side, or none on the test side (all such are named); a
             count below 1.
     """
-    for name, value in (("n_scarce", n_scarce), ("n_test", n_test), ("block", block)):
+    for name, value in (("n_calibration", n_calibration), ("n_test", n_test), ("block", block)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
     if n_unlabelled < 0:
@@ -43,25 +43,27 @@ def split_dataset(
     if len(np.unique(blocks)) < 2:
         raise ValueError(f"blocks of {block} images leave fewer than two blocks to split; choose a smaller block")
     halves = StratifiedGroupKFold(n_splits=2, shuffle=True, random_state=seed)
-    scarce_side, test_side = next(halves.split(labels, labels, blocks))
+    calibration_side, test_side = next(halves.split(labels, labels, blocks))
     rng = np.random.default_rng(seed)
-    sides = {"scarce": scarce_side, "test": test_side}
+    sides = {"calibration": calibration_side, "test": test_side}
     counts = {side: np.bincount(labels[indices], minlength=len(dataset.class_names)) for side, indices in sides.items()}
-    if (short := np.flatnonzero((counts["scarce"] < n_scarce) | (counts["test"] < 1))).size:
-        found = "; ".join(f"{dataset.class_names[c]!r}: {counts['scarce'][c]} and {counts['test'][c]}" for c in short)
-        most = counts["scarce"].min()
-        advice = f"set scarce_per_class in params.yaml to {most} or less, or label more" if most else "label more"
+    if (short := np.flatnonzero((counts["calibration"] < n_calibration) | (counts["test"] < 1))).size:
+        found = "; ".join(
+            f"{dataset.class_names[c]!r}: {counts['calibration'][c]} and {counts['test'][c]}" for c in short
+        )
+        most = counts["calibration"].min()
+        advice = f"set calibration_per_class in params.yaml to {most} or less, or label more" if most else "label more"
         raise ValueError(
-            f"too few images for {n_scarce} scarce ones and 1 or more test images in each class. On the scarce and on "
+            f"too few images for {n_calibration} calibration ones and 1 or more test images in each class. On the calibration and on "
             f"the test side, with seed {seed}, there are of {found}: {advice}"
         )
     drawn = []
     for label in range(len(dataset.class_names)):
-        for side, n in (("scarce", n_scarce), ("test", min(n_test, counts["test"][label]))):
+        for side, n in (("calibration", n_calibration), ("test", min(n_test, counts["test"][label]))):
             indices = sides[side][labels[sides[side]] == label]
             chosen = rng.choice(indices, size=n, replace=False)
             drawn.append(pd.DataFrame({"index": chosen, "label": label, "block": blocks[chosen], "split": side}))
-    rest = np.setdiff1d(scarce_side, np.concatenate([rows["index"] for rows in drawn]))
+    rest = np.setdiff1d(calibration_side, np.concatenate([rows["index"] for rows in drawn]))
     chosen = rng.choice(rest, size=min(n_unlabelled, len(rest)), replace=False)
     if len(chosen):
         drawn.append(

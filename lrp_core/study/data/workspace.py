@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lrp_core.repair.ridge_head import CrossFit, Heads, classifier
+from lrp_core.repair.ridge_head import Heads, OutOfFoldHeads, classifier
 from lrp_core.study.data.files import read_tensors, write_tensors
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.paths import ROOT
@@ -31,15 +31,15 @@ class Samples:
 
 
 class Workspace:
-    """Prepared images with a frozen trunk, computing alike on every run."""
+    """Prepared images with a frozen backbone, computing alike on every run."""
 
     def __init__(self, workspace: str, backbone: str, weights: str, threads: int = 1, device: str = "auto"):
-        """Open a workspace for a trunk.
+        """Open a workspace for a backbone.
 
         Args:
             workspace: folder with the images and splits, a path from the repository root.
-            backbone: name of the trunk; its heads are in a folder of that name.
-            weights: of the trunk.
+            backbone: name of the backbone; its heads are in a folder of that name.
+            weights: of the backbone.
             threads: of torch; pinned, since results depend on them.
             device: see :func:`lrp_core.utils.devices.choose_device`.
         """
@@ -57,12 +57,12 @@ class Workspace:
 
     @cached_property
     def backbone(self) -> nn.Module:
-        """The frozen trunk, channels last (about 1.5 times as fast on a CPU)."""
+        """The frozen backbone, channels last (about 1.5 times as fast on a CPU)."""
         backbone = load_backbone(self.backbone_name, self.weights)
         return backbone.to(self.device, memory_format=torch.channels_last)
 
     def samples(self, seed: int, split: str) -> Samples:
-        """Return the "scarce", the "test" or the "unlabelled" images of a seed.
+        """Return the "calibration", the "test" or the "unlabelled" images of a seed.
 
         Raises:
             ValueError: the workspace has no such seed.
@@ -84,18 +84,18 @@ class Workspace:
         """Keep the heads of all seeds in heads.safetensors."""
         tensors = {}
         for seed, head in heads.items():
-            weight = torch.cat([head.weight[None], head.copies.weight])  # (1 + k, n_classes, C)
-            tensors |= {f"{seed}/weight": weight, f"{seed}/fold": head.copies.fold}
+            weight = torch.cat([head.weight[None], head.out_of_fold.weight])  # (1 + k, n_classes, C)
+            tensors |= {f"{seed}/weight": weight, f"{seed}/fold": head.out_of_fold.fold}
         write_tensors(self.folder / "heads.safetensors", tensors)
 
     def classifier(self, seed: int) -> nn.Module:
-        """Return the trunk with the head of a seed."""
+        """Return the backbone with the head of a seed."""
         return classifier(self.backbone, self._head(seed)[0][0])
 
-    def copies(self, seed: int) -> CrossFit:
+    def out_of_fold_heads(self, seed: int) -> OutOfFoldHeads:
         """Return the cross-fitted copies of a seed's head."""
         weight, fold = self._head(seed)
-        return CrossFit(weight[1:], fold)
+        return OutOfFoldHeads(weight[1:], fold)
 
     def _head(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         heads = read_tensors(self.folder / "heads.safetensors")

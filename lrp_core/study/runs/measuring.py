@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lrp_core.control.early_exit import End
+from lrp_core.control.early_exit import Exit
 from lrp_core.graph.truncation import features_by_depth, up_to
 from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mean, predict
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.network import PrunedNetwork
-from lrp_core.repair.ridge_head import classifier, crossfitted_logits, squared_error, without_copies
+from lrp_core.repair.ridge_head import classifier, out_of_fold_logits, squared_error, without_out_of_fold_heads
 from lrp_core.study.data.workspace import Samples
 
 GRID = tuple(round(0.05 * i, 2) for i in range(20))  # 0 to 0.95 by 0.05
@@ -27,35 +27,35 @@ class Judge:
 
     Attributes:
         n_filters: of the whole network, of which others are parts.
-        fold: of the scarce images.
-        scarce: what the copies of a head are judged on.
+        fold: of the calibration images.
+        calibration: what the copies of a head are judged on.
         test: images that nothing has seen yet.
         class_names: one name a class.
     """
 
     n_filters: int
     fold: torch.Tensor
-    scarce: Samples
+    calibration: Samples
     test: Samples
     class_names: tuple[str, ...]
 
     def measure(self, network: PrunedNetwork) -> dict:
-        """Measure a classifier with copies of its head (:func:`lrp_core.repair.ridge_head.with_copies`).
+        """Measure a classifier with copies of its head (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`).
 
         Returns:
             removed (filters), rate (of the whole network's filters that are gone), crossfitted and squared_error
-            (class-averaged accuracy and squared error of the copies on the scarce images), accuracy (class-averaged, on
+            (class-averaged accuracy and squared error of the copies on the calibration images), accuracy (class-averaged, on
             the test images), harmonic_mean, accuracy_<class>, parameters, multiply_adds (of one image), kept_<layer>.
         """
         n_classes = len(self.class_names)
-        left, own = int(network.active.sum()), without_copies(network.model, n_classes)
-        outputs = predict(network.model, self.scarce.images)[:, n_classes:]
-        judged = crossfitted_logits(outputs, self.fold, n_classes)
+        left, own = int(network.active.sum()), without_out_of_fold_heads(network.model, n_classes)
+        outputs = predict(network.model, self.calibration.images)[:, n_classes:]
+        judged = out_of_fold_logits(outputs, self.fold, n_classes)
         return {
             "removed": network.n_filters - left,
             "rate": 1 - left / self.n_filters,
-            "crossfitted": class_accuracies(judged.argmax(dim=1), self.scarce.labels, n_classes).mean().item(),
-            "squared_error": squared_error(judged, self.scarce.labels),
+            "crossfitted": class_accuracies(judged.argmax(dim=1), self.calibration.labels, n_classes).mean().item(),
+            "squared_error": squared_error(judged, self.calibration.labels),
             **self._test(predict(own, self.test.images)),
             "parameters": n_parameters(own),
             "multiply_adds": multiply_adds(own, self.test.images[:1]),
@@ -69,34 +69,34 @@ class Judge:
             network: the unpruned classifier with copies of its head; loses the filters.
             order: filter numbers, first to go first.
         """
-        gone = 0
+        n_pruned = 0
         for rate in (*GRID, *TAIL):
             if (size := filters_at(rate, network.n_filters)) > len(order):
                 return
-            network.remove(order[gone:size])
-            gone = size
+            network.remove(order[n_pruned:size])
+            n_pruned = size
             yield self.measure(network)
 
-    def measure_ends(self, trunk: torch.nn.Module, ends: list[End]) -> Iterator[dict]:
-        """Measure a trunk that ends earlier and earlier, with the heads that it has there.
+    def measure_exits(self, backbone: torch.nn.Module, exits: list[Exit]) -> Iterator[dict]:
+        """Measure a backbone that ends earlier and earlier, with the heads that it has there.
 
         Args:
-            trunk: the whole one.
-            ends: of it (:func:`lrp_core.control.early_exit.ends`).
+            backbone: the whole one.
+            exits: of it (:func:`lrp_core.control.early_exit.ends`).
 
         Yields:
-            By end, what :meth:`measure` returns, and cut, the name of the layer behind which the trunk ends.
+            By end, what :meth:`measure` returns, and cut, the name of the layer behind which the backbone ends.
         """
-        features = features_by_depth(trunk, self.test.images)
-        for end in ends:
-            network = PrunedNetwork(classifier(up_to(trunk, end.name), end.heads.weight), self.test.images[:1])
+        features = features_by_depth(backbone, self.test.images)
+        for exit_ in exits:
+            network = PrunedNetwork(classifier(up_to(backbone, exit_.name), exit_.heads.weight), self.test.images[:1])
             yield {
-                "cut": end.name,
+                "truncation": exit_.name,
                 "removed": 0,
                 "rate": 1 - network.n_filters / self.n_filters,
-                "crossfitted": end.accuracy,
-                "squared_error": end.squared_error,
-                **self._test(features[end.name] @ end.heads.weight.T),
+                "crossfitted": exit_.accuracy,
+                "squared_error": exit_.squared_error,
+                **self._test(features[exit_.name] @ exit_.heads.weight.T),
                 "parameters": n_parameters(network.model),
                 "multiply_adds": multiply_adds(network.model, self.test.images[:1]),
                 **{f"kept_{name}": len(kept) for name, kept in network.kept().items()},
@@ -117,7 +117,7 @@ def without_guesses(networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> pd.Series | None:
-    """Return the best row among the networks that are small enough, as the scarce images have it; None if none is.
+    """Return the best row among the networks that are small enough, as the calibration images have it; None if none is.
 
     Of equal ones the smallest, by multiply-adds.
 
@@ -151,7 +151,13 @@ def on_grid(networks: pd.DataFrame, choosing: bool) -> pd.DataFrame:
     # Without a network that small one can only guess, which costs nothing.
     measures = [name for name in networks if name.startswith(("accuracy", "harmonic_mean", "crossfitted"))]
     guess = dict.fromkeys(measures, 1 / sum(name.startswith("accuracy_") for name in networks))
-    guess |= {"cut": "", "removed": 0, "squared_error": 1 - guess["accuracy"], "parameters": 0, "multiply_adds": 0}
+    guess |= {
+        "truncation": "",
+        "removed": 0,
+        "squared_error": 1 - guess["accuracy"],
+        "parameters": 0,
+        "multiply_adds": 0,
+    }
     rows = [({"rate": rate} | guess if row is None else row.to_dict()) for row, rate in zip(chosen, GRID, strict=True)]
     grid = pd.DataFrame([row | {"rate_requested": rate} for row, rate in zip(rows, GRID, strict=True)])
     return pd.concat([grid, networks], ignore_index=True)

@@ -1,4 +1,4 @@
-"""Figures that compare methods: areas, ingredients, price, robustness."""
+"""Figures that compare methods: areas, ablations, price, robustness."""
 
 from collections.abc import Sequence
 
@@ -50,17 +50,17 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     return figure
 
 
-def ingredients(table: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds") -> Figure:
-    """Show what each ingredient is worth: differences of an area with their intervals, a panel a backbone.
+def ablations(table: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds") -> Figure:
+    """Show what each ablation is worth: differences of an area with their intervals, a panel a backbone.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.comparisons.ingredient_table` returns it.
+        table: as :func:`lrp_core.study.analysis.comparisons.ablation_table` returns it.
         backbones: in the order of the panels.
         measure: which area.
     """
     table = table[table["measure"] == measure]
     values = table["value"].astype(str)
-    named = table["ingredient"].where(values == "True", table["ingredient"] + " " + values)
+    named = table["ablation"].where(values == "True", table["ablation"] + " " + values)
     named = named.replace("reconstruct", "reconstruction")
     rows = table.assign(label=named + "  on " + table["without"], named=named)
     labels = rows.sort_values("named", kind="stable")["label"].unique()
@@ -87,7 +87,7 @@ def price(table: pd.DataFrame) -> Figure:
     """Show what methods gain against the tries that they measure: a panel a backbone, with 95 % intervals.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.costs.price_table` returns it.
+        table: as :func:`lrp_core.study.analysis.costs.cost_table` returns it.
     """
     backbones, methods = table["backbone"].unique(), table["method"].unique()
     colours = dict(zip(methods, sns.color_palette("husl", len(methods)), strict=True))
@@ -113,7 +113,7 @@ def price(table: pd.DataFrame) -> Figure:
 
 
 def robustness(table: pd.DataFrame) -> Figure:
-    """Show accuracy on spoilt test images against that on clean ones: a row a backbone, a panel a kind of images.
+    """Show accuracy on corrupted test images against that on clean ones: a row a backbone, a panel a kind of images.
 
     Args:
         table: as :func:`lrp_core.study.analysis.robustness.robustness_table` returns it.
@@ -133,12 +133,12 @@ def robustness(table: pd.DataFrame) -> Figure:
         for axis, kind in zip(line, kinds, strict=True):
             rows = table[(table["backbone"] == backbone) & (table["images"] == kind)]
             whole = rows[rows["method"] == "unpruned"].iloc[0]
-            axis.axline((whole["clean"], whole["spoilt"]), slope=1, color="0.6", lw=1, ls="--")
-            axis.plot(whole["clean"], whole["spoilt"], "*", color="black", ms=13)
+            axis.axline((whole["clean"], whole["corrupted"]), slope=1, color="0.6", lw=1, ls="--")
+            axis.plot(whole["clean"], whole["corrupted"], "*", color="black", ms=13)
             for row in rows[rows["method"] != "unpruned"].itertuples():
-                ends = [row.spoilt + row.more_lost - end for end in (row.low, row.high)]
+                ends = [row.corrupted + row.more_lost - end for end in (row.low, row.high)]
                 axis.plot([row.clean, row.clean], ends, color=colours[row.method])
-                axis.plot(row.clean, row.spoilt, markers[row.budget], color=colours[row.method])
+                axis.plot(row.clean, row.corrupted, markers[row.budget], color=colours[row.method])
             axis.set(title=f"{backbone}: {kind}", xlabel="accuracy, clean", ylabel=f"accuracy, {kind}")
             for side in (axis.xaxis, axis.yaxis):
                 side.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -11,7 +11,7 @@ from ipywidgets import Image, IntSlider, VBox
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lrp_core.graph.truncation import Cut
+from lrp_core.graph.truncation import Truncation
 from lrp_core.study.show.data import confusion_matrix
 from lrp_core.study.show.style import STYLES
 
@@ -27,26 +27,26 @@ def of_notebooks_before(folder: Path, class_names: Sequence[str], seed: int) -> 
     counts = pd.read_csv(folder / "tables" / "confusion.csv").set_index("true").to_numpy()
     trace = pd.read_csv(folder / "trace_dynamic.csv")
     one = trace[(trace["method"] == trace["method"].iloc[0]) & (trace["seed"] == seed)]
-    rungs = pd.read_csv(folder / "trace_levers.csv")
+    steps = pd.read_csv(folder / "trace_levers.csv")
     return {
         "confusion": confusion_matrix(counts, class_names),
-        "signals": signals(pd.read_csv(folder / "signals.csv")),
+        "monitored": monitored(pd.read_csv(folder / "signals.csv")),
         "controller_trace": controller_trace(one),
-        "levers": levers(rungs[(rungs["method"] == rungs["method"].iloc[0]) & (rungs["seed"] == seed)]),
+        "budget_search": budget_search(steps[(steps["method"] == steps["method"].iloc[0]) & (steps["seed"] == seed)]),
     }
 
 
-def signals(table: pd.DataFrame) -> Figure:
+def monitored(table: pd.DataFrame) -> Figure:
     """Show the harmonic mean that each signal has beside the test's, along one order of removal.
 
     Args:
         table: columns seed, rate, signal, value, test.
     """
-    names = table["signal"].unique()
+    names = table["monitored"].unique()
     figure, axes = plt.subplots(1, 2, figsize=(10.8, 3.9 + 0.25 * -(-len(names) // 3)), layout="constrained")
     test = table[["seed", "rate", "test"]].drop_duplicates()
     sns.lineplot(test, x="rate", y="test", color="0.2", lw=2.5, errorbar=None, ax=axes[0], label="test")
-    shared = {"hue": "signal", "hue_order": names, "style": "signal", "style_order": names}
+    shared = {"hue": "monitored", "hue_order": names, "style": "monitored", "style_order": names}
     sns.lineplot(table, x="rate", y="value", errorbar=None, ax=axes[0], **shared)
     axes[0].set(xlabel="filters removed", ylabel="harmonic mean of class accuracies", xlim=(0, 1), ylim=(0, 1))
     sns.scatterplot(table, x="value", y="test", s=22, ax=axes[1], legend=False, **shared)
@@ -78,7 +78,7 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
     axes[0].legend(loc="lower right")
     axes[1].plot(trace["step"], trace["after"], label="harmonic mean A", color=colours[0])
     axes[1].step(trace["step"], trace["bound"], where="mid", ls="--", color=colours[3], label="bound of the level")
-    axes[1].set(ylabel="A on the scarce images", ylim=(0, 1))
+    axes[1].set(ylabel="A on the calibration images", ylim=(0, 1))
     axes[1].legend(loc="lower left")
     classes = [name for name in trace if name.startswith("accuracy_")]
     for i, column in enumerate(classes):
@@ -105,7 +105,7 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     way.plot(trace["rate"], trace["after"], color=colours[0], label="harmonic mean A")
     way.step(trace["rate"], trace["bound"], where="pre", ls="--", color=colours[3], label="bound of the level")
     way.plot(row["rate"], row["after"], "o", ms=10, color=colours[1], label=f"step {step}")
-    way.set(xlabel="filters removed", ylabel="A on the scarce images", xlim=(0, 1), ylim=(0, 1))
+    way.set(xlabel="filters removed", ylabel="A on the calibration images", xlim=(0, 1), ylim=(0, 1))
     way.legend(loc="lower left")
     way.set_title(
         "{requested:.0f} tried, {removed:.0f} removed, {deferred:.0f} put off".format(**row), fontsize="medium"
@@ -117,24 +117,37 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     return figure
 
 
-def levers(trace: pd.DataFrame) -> Figure:
+def budget_search(trace: pd.DataFrame) -> Figure:
     """Show one run down the ladder: the error that each lever offers at each budget, and what is left of the depth."""
     figure, (errors, depth) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, layout="constrained")
     colours = sns.color_palette("colorblind")
     errors.plot(trace["budget"], trace["error"], color="0.5", lw=1, zorder=1)
-    for lever, colour, marker in (("start", 7, "s"), ("filters", 0, "o"), ("end", 3, "v"), ("block", 2, "^")):
-        taken = trace[trace["lever"] == lever]
+    for action, colour, marker in (("start", 7, "s"), ("filters", 0, "o"), ("exit", 3, "v"), ("block", 2, "^")):
+        taken = trace[trace["action"] == action]
         style = {"marker": marker, "color": colours[colour]}
-        errors.scatter(trace["budget"], trace[f"offer_{lever}"].astype(float), s=28, alpha=0.35, **style)
-        errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=lever, **style)
+        errors.scatter(trace["budget"], trace[f"candidate_{action}"].astype(float), s=28, alpha=0.35, **style)
+        errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=action, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
-    errors.legend(loc="upper left", title="lever")
-    cuts = [Cut.parse(str(cut)) for cut in trace["cut"]]  # VGG's layers have numbers for names
-    names = list(dict.fromkeys(cut.end for cut in cuts))
-    depth.step(trace["budget"], [names.index(cut.end) for cut in cuts], where="mid", color="0.5", lw=1)
-    for budget, cut in zip(trace["budget"], cuts, strict=True):
-        depth.text(budget, names.index(cut.end), len(cut.skipped) or "", ha="center", va="bottom", fontsize="small")
-    depth.set(xlabel="multiply-adds, of the whole network's", ylabel="end of the trunk", ylim=(len(names) - 0.5, -0.7))
+    errors.legend(loc="upper left", title="action")
+    truncations = [
+        Truncation.parse(str(truncation)) for truncation in trace["truncation"]
+    ]  # VGG's layers have numbers for names
+    names = list(dict.fromkeys(truncation.exit for truncation in truncations))
+    depth.step(
+        trace["budget"], [names.index(truncation.exit) for truncation in truncations], where="mid", color="0.5", lw=1
+    )
+    for budget, truncation in zip(trace["budget"], truncations, strict=True):
+        depth.text(
+            budget,
+            names.index(truncation.exit),
+            len(truncation.skipped) or "",
+            ha="center",
+            va="bottom",
+            fontsize="small",
+        )
+    depth.set(
+        xlabel="multiply-adds, of the whole network's", ylabel="end of the backbone", ylim=(len(names) - 0.5, -0.7)
+    )
     depth.set_yticks(range(len(names)), names)
     depth.xaxis.set_major_formatter(PercentFormatter(1))
     return figure

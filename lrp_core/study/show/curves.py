@@ -85,7 +85,7 @@ def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[s
 
 
 def depth(table: pd.DataFrame) -> Figure:
-    """Show accuracy and multiply-adds by where the trunk ends: a column a backbone, mean and 95 % band over seeds.
+    """Show accuracy and multiply-adds by where the backbone ends: a column a backbone, mean and 95 % band over seeds.
 
     Args:
         table: columns backbone, seed, end, multiply_adds, cross-fitted, test; ends from the input to the output.
@@ -104,14 +104,14 @@ def depth(table: pd.DataFrame) -> Figure:
         rows = table[table["backbone"] == backbone]
         rows = rows.assign(number=rows.groupby("seed").cumcount() + 1)
         lines = rows.melt(["number", "seed"], ["cross-fitted", "test"], "on", "accuracy")
-        lines["on"] = lines["on"].map({"cross-fitted": "scarce images, cross-fitted", "test": "test images"})
+        lines["on"] = lines["on"].map({"cross-fitted": "calibration images, cross-fitted", "test": "test images"})
         sns.lineplot(lines, x="number", y="accuracy", hue="on", style="on", markers=True, errorbar=_student, ax=above)
         above.set(title=backbone, ylabel="accuracy of a head there", ylim=(0, 1))
         above.legend(title=None, loc="lower right")
         above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         cost = rows.groupby("number")["multiply_adds"].mean()
         below.bar(cost.index, cost / cost.iloc[-1], color="0.6")
-        below.set(xlabel="the trunk ends behind its n-th possible end", ylabel="multiply-adds", ylim=(0, 1))
+        below.set(xlabel="the backbone ends behind its n-th possible end", ylabel="multiply-adds", ylim=(0, 1))
         below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

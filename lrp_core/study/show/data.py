@@ -34,7 +34,7 @@ def split_map(positions: np.ndarray, splits: pd.DataFrame) -> Figure:
         s=25,
         height=2.6,
         aspect=3.4,
-        hue_order=(kinds := [kind for kind in ("scarce", "test", "unlabelled") if kind in set(splits["split"])]),
+        hue_order=(kinds := [kind for kind in ("calibration", "test", "unlabelled") if kind in set(splits["split"])]),
         style_order=kinds,
         markers=["o", "X", "."][: len(kinds)],
     )

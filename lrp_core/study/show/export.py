@@ -1,6 +1,6 @@
 """Hands a pruned network over: as safetensors, ONNX and torch.export, with a model card. One command: make export.
 
-The pruning rate is chosen by a rule, on scarce images only: the largest up to which the cross-fitted harmonic mean of
+The pruning rate is chosen by a rule, on calibration images only: the largest up to which the cross-fitted harmonic mean of
 the class accuracies has stayed within so many points of the unpruned network's.
 """
 
@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lrp_core.graph.truncation import shortened
+from lrp_core.graph.truncation import truncated
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.metrics.cost import size
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.pruning.saving import load_pruned, read_recipe, save_pruned
 from lrp_core.repair.ridge_head import classifier
-from lrp_core.study.analysis.costs import smallest
+from lrp_core.study.analysis.costs import smallest_network
 from lrp_core.study.data.files import write_text
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.paths import ROOT
@@ -47,7 +47,7 @@ class Deployed(nn.Module):
 
 
 def export_network(
-    pruned: PrunedNetwork, backbone: str, weights: str, pixels: torch.Tensor, folder: Path, end: str = ""
+    pruned: PrunedNetwork, backbone: str, weights: str, pixels: torch.Tensor, folder: Path, truncation: str = ""
 ) -> float:
     """Write network.safetensors, network.onnx and network.pt2, and compare the latter two with the network.
 
@@ -57,7 +57,7 @@ def export_network(
         weights: of the backbone, which tell how pixels are normalised.
         pixels: two images or more to compare on, (N, 3, H, W), uint8.
         folder: where to write.
-        end: the layer behind which the trunk was cut; "" for the whole one.
+        truncation: the layer behind which the backbone was cut; "" for the whole one.
 
     Returns:
         The largest difference of any logit, relative to the largest logit.
@@ -66,7 +66,7 @@ def export_network(
         RuntimeError: an exported network differs from this one by more than 1e-4; nothing is left of it.
     """
     shape = [pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
-    recipe = {"backbone": backbone, "cut": end, "head": shape}
+    recipe = {"backbone": backbone, "truncation": truncation, "head": shape}
     save_pruned(folder / "network.safetensors", pruned.model, pruned.kept(), pruned.example_shape, recipe)
     deployed = Deployed(pruned.model, backbone, weights).eval()
     with torch.no_grad():
@@ -107,20 +107,20 @@ def load_exported(path: Path) -> nn.Module:
         )
 
     def build() -> nn.Module:
-        trunk = load_backbone(recipe["backbone"], "random")
-        return classifier(shortened(trunk, recipe["cut"]), torch.zeros(recipe["head"]))
+        backbone = load_backbone(recipe["backbone"], "random")
+        return classifier(truncated(backbone, recipe["truncation"]), torch.zeros(recipe["head"]))
 
     return load_pruned(path, build)
 
 
-def export(work: Experiment, name: str, seed: int, points: float, folder: Path) -> None:
+def export(work: Experiment, name: str, seed: int, max_accuracy_drop: float, folder: Path) -> None:
     """Export a finished run's network with its model card.
 
     Args:
         work: the prepared workspace with a backbone.
         name: of the method.
         seed: of the run.
-        points: how far the cross-fitted accuracy on the scarce images may fall, as a fraction.
+        max_accuracy_drop: how far the cross-fitted accuracy on the calibration images may fall, as a fraction.
         folder: where to write.
 
     Raises:
@@ -128,12 +128,12 @@ def export(work: Experiment, name: str, seed: int, points: float, folder: Path) 
         ValueError: there is no such run.
     """
     networks = work.measured(name, seed)
-    row = smallest(networks, points)
+    row = smallest_network(networks, max_accuracy_drop)
     test = work.samples(seed, "test")
     before = work.network(seed)
-    (after,) = work.rebuilt(name, seed, [(row["cut"], int(row["removed"]))])
+    (after,) = work.rebuilt(name, seed, [(row["truncation"], int(row["removed"]))])
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
-    difference = export_network(after, work.backbone_name, work.weights, pixels, folder, row["cut"])
+    difference = export_network(after, work.backbone_name, work.weights, pixels, folder, row["truncation"])
     rows = {}
     for column, network in (("before", before), ("after", after)):
         accuracies = class_accuracies(
@@ -145,14 +145,14 @@ def export(work: Experiment, name: str, seed: int, points: float, folder: Path) 
         rows[column] |= {"harmonic mean of the classes": f"{harmonic_mean(accuracies):.1%}"}
         rows[column] |= {what: f"{sizes[what]:,}" for what in ("filters", "parameters", "multiply_adds")}
         rows[column] |= {"latency of one image, ms": f"{1000 * sizes['latency']:.1f}"}
-    write_text(folder / "MODEL_CARD.md", _card(work, name, seed, points, row, pixels, difference, rows))
+    write_text(folder / "MODEL_CARD.md", _card(work, name, seed, max_accuracy_drop, row, pixels, difference, rows))
 
 
 def _card(
     work: Experiment,
     name: str,
     seed: int,
-    points: float,
+    max_accuracy_drop: float,
     row: pd.Series,
     pixels: torch.Tensor,
     difference: float,
@@ -160,21 +160,21 @@ def _card(
 ) -> str:
     table = pd.DataFrame(rows)
     lines = [f"| {what} | {values['before']} | {values['after']} |" for what, values in table.iterrows()]
-    scarce = np.bincount(work.samples(seed, "scarce").labels)
+    calibration = np.bincount(work.samples(seed, "calibration").labels)
     classes = ", ".join(f"{i}: {label}" for i, label in enumerate(work.class_names))
     side = pixels.shape[-1]
-    cut = f"; its trunk ends behind the layer `{row['cut']}`" if row["cut"] else ""
+    truncation = f"; its backbone ends behind the layer `{row['truncation']}`" if row["truncation"] else ""
     return "\n".join(
         [
             f"# {work.backbone_name}, pruned for {work.dataset_name}",
             "",
             f"A frozen {work.backbone_name} (weights: {work.weights}) with a linear head, without {row['rate']:.1%} of "
-            f"its filters{cut}. Removed by `{name}`; nothing was trained but the head.",
+            f"its filters{truncation}. Removed by `{name}`; nothing was trained but the head.",
             "",
-            f"- Data: {work.dataset_name}, seed {seed}; {scarce.sum()} labelled images ({scarce.tolist()} a class) for "
+            f"- Data: {work.dataset_name}, seed {seed}; {calibration.sum()} labelled images ({calibration.tolist()} a class) for "
             f"the head, the pruning and every choice; {len(pixels)} test images, looked at once.",
             f"- Size: the fewest multiply-adds with which the cross-fitted accuracy on the labelled images is within "
-            f"{100 * points:g} points of the unpruned network's.",
+            f"{100 * max_accuracy_drop:g} points of the unpruned network's.",
             f"- Input: RGB pixels, uint8, (N, 3, {side}, {side}). Output: logits of the classes {classes}.",
             "- Files: `network.onnx` and `network.pt2` (torch.export) take pixels; `network.safetensors` is read by "
             "`lrp_core.pruning.saving.load_pruned` and takes what `lrp_core.study.data.pretrained.normalise` gives.",
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = ROOT / base["results"] / backbone / "export"
         seed = base["seeds"][0] if options.seed is None else options.seed
         name = options.method or params["05_auc_tables_figures"]["proposed"]
-        export(work, name, seed, options.points / 100, folder)
+        export(work, name, seed, options.max_accuracy_drop / 100, folder)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

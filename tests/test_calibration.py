@@ -1,12 +1,12 @@
-"""Accuracy on the scarce images by shortcut, against the whole pruned network."""
+"""Accuracy on the calibration images by shortcut, against the whole pruned network."""
 
 import numpy as np
 import pytest
 import torch
 from networks import IMAGE_SIZE, network
 
-from lrp_core.control.calibration import ScarceTask
-from lrp_core.control.monitored import signal_accuracies
+from lrp_core.control.calibration import CalibrationTask
+from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.registry import criterion
 from lrp_core.pruning.network import PrunedNetwork
@@ -33,19 +33,19 @@ def test_accuracy_without_filters_of_networks_with_branches(name, layout, recons
     images = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     model = scaled(network(name, n_classes=6).to(memory_format=layout), images)  # three heads of two classes
     labels, fold = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
-    menders = [Reconstruction(model, images)] if reconstruct else []
-    pruned = PrunedNetwork(model, images, menders)
-    task = ScarceTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
+    compensations = [Reconstruction(model, images)] if reconstruct else []
+    pruned = PrunedNetwork(model, images, compensations)
+    task = CalibrationTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
     for _ in range(3):
         left = np.flatnonzero(pruned.active)
         layer = rng.choice(pruned.layer_of[left])
         for filters in (rng.choice(left, 12, replace=False), left[pruned.layer_of[left] == layer][1:4], left[1:3]):
             got = task.accuracy(filters)
-            other = PrunedNetwork(model, images, menders)  # in one go, and from the images on
+            other = PrunedNetwork(model, images, compensations)  # in one go, and from the images on
             other.remove(np.append(np.flatnonzero(~pruned.active), filters))
             with torch.no_grad():
                 logits = other.model(images)
-            want = signal_accuracies(logits, labels, fold, 2, "probability")
+            want = monitored_accuracies(logits, labels, fold, 2, "probability")
             np.testing.assert_allclose(got, want, rtol=1e-4)
         task.prune(filters)  # the last that were tried: what was kept of the try goes on
         with torch.no_grad():
@@ -58,19 +58,19 @@ def test_what_a_try_left_does_not_stand_in_for_what_was_removed(reconstruct):
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = scaled(network("vgg11", n_classes=6), images)
     labels, fold = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
-    menders = [Reconstruction(model, images)] if reconstruct else []
-    pruned = PrunedNetwork(model, images, menders)
-    task = ScarceTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
+    compensations = [Reconstruction(model, images)] if reconstruct else []
+    pruned = PrunedNetwork(model, images, compensations)
+    task = CalibrationTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
     first = np.flatnonzero(pruned.layer_of == 0)
     tried, removed, last = first[:40], first[20:60], np.flatnonzero(pruned.layer_of == 3)[:100]
     task.accuracy(tried)
     task.prune(removed)
-    other = PrunedNetwork(model, images, menders)
+    other = PrunedNetwork(model, images, compensations)
     other.remove(removed)
     torch.testing.assert_close(task.network.model(images), other.model(images), rtol=1e-4, atol=1e-5)
     got = task.accuracy(last)
     other.remove(last)
-    want = signal_accuracies(other.model(images), labels, fold, 2, "probability")
+    want = monitored_accuracies(other.model(images), labels, fold, 2, "probability")
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lrp_core.control import methods
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict, pruning_auc
-from lrp_core.repair.ridge_head import crossfitted_logits
+from lrp_core.repair.ridge_head import out_of_fold_logits
 from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
@@ -30,10 +30,10 @@ ROWS = (("px-iterative-abs", ""), ("dynamic", CROSS_FITTED), *(("dynamic", row) 
 
 def without_labels(at: Prepared, name: str, size: int, whole: torch.nn.Module) -> Signal:
     """Return a signal of so many unlabelled images; ``whole`` is the unpruned network with copies of its head."""
-    (pixels, labels), n_classes = at.images["scarce"], len(at.copies.weight[0])
+    (pixels, labels), n_classes = at.images["calibration"], len(at.out_of_fold.weight[0])
     some = torch.randperm(len(at.images["unlabelled"][0]), generator=torch.Generator().manual_seed(0))[:size]
     images = at.normalised(at.images["unlabelled"][0][some])
-    judged = crossfitted_logits(predict(whole, at.normalised(pixels))[:, n_classes:], at.copies.fold, n_classes)
+    judged = out_of_fold_logits(predict(whole, at.normalised(pixels))[:, n_classes:], at.out_of_fold.fold, n_classes)
     watch = UNLABELLED[name](judged, labels, predict(whole, images)[:, :n_classes])
     return lambda model: watch(predict(model, images)[:, :n_classes])
 
@@ -42,18 +42,18 @@ def run(seed: int) -> list[dict]:
     """Prune with every signal on one seed, and return what each came to."""
     torch.set_num_threads(1)
     at, results = prepared(NETWORK, seed, max(size for _, size in OTHERS)), []
-    (scarce, labels), (test, targets) = (
-        (at.normalised(pixels), labels) for pixels, labels in (at.images["scarce"], at.images["test"])
+    (calibration, labels), (test, targets) = (
+        (at.normalised(pixels), labels) for pixels, labels in (at.images["calibration"], at.images["test"])
     )
     n_classes = int(labels.max()) + 1
     for name, watched in ROWS:
         how = methods.method(name)
-        task = methods.task(at.model, at.copies, scarce, labels, how, seed)
+        task = methods.task(at.model, at.out_of_fold, calibration, labels, how, seed)
         if watched in OTHERS:
             task = Watching(task, without_labels(at, *watched, task.network.model))
         steps = list(methods.steps(task, how))
         order = np.concatenate([step.removed for step in steps])
-        predicted = [predict(network, test).argmax(dim=1) for network in along(order, at.model, scarce)]
+        predicted = [predict(network, test).argmax(dim=1) for network in along(order, at.model, calibration)]
         classes = [class_accuracies(one, targets, n_classes) for one in predicted]
         signal = "{}, {} unlabelled".format(*watched) if watched in OTHERS else watched
         row = {"network": NETWORK, "method": name, "signal": signal, "seed": seed, "tries": steps[-1].evaluations}

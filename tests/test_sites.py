@@ -72,10 +72,10 @@ def pruned_in(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=PLACES)
     model, images, labels, fold, place = task()
     own = place == rank
-    prune = partial(lrp_core.prune, model, images[own], progress=False, sum_over_places=all_reduce)
+    prune = partial(lrp_core.prune, model, images[own], progress=False, all_reduce=all_reduce)
     results = {}
     for name in METHODS:
-        pruned = prune(labels[own], method=name, rate=0.5, fold=fold[own])
+        pruned = prune(labels[own], method=name, pruning_ratio=0.5, fold=fold[own])
         results[name] = (pruned.kept, [step.after for step in pruned.steps], dict(pruned.model.state_dict()))
     results["drawn folds"] = prune(labels[own], method="dynamic").kept
     refused = {}
@@ -101,7 +101,7 @@ def apart(tmp_path_factory):
 @pytest.mark.parametrize("name", METHODS)
 def test_three_places_get_what_the_pooled_images_give(apart, name):
     model, images, labels, fold, _ = task()
-    pooled = lrp_core.prune(model, images, labels, method=name, rate=0.5, fold=fold, progress=False)
+    pooled = lrp_core.prune(model, images, labels, method=name, pruning_ratio=0.5, fold=fold, progress=False)
     assert min(map(len, pooled.kept.values())) < 8
     for results, _ in apart:
         kept, after, weights = results[name]
@@ -120,7 +120,7 @@ def test_every_place_has_the_same_network_and_no_pooled_one_is_needed(apart):
     model, images, labels, fold, place = task()
     own = place == 0
     by_itself = lrp_core.prune(
-        model, images[own], labels[own], method="px-iterative-abs", rate=0.5, fold=fold[own], progress=False
+        model, images[own], labels[own], method="px-iterative-abs", pruning_ratio=0.5, fold=fold[own], progress=False
     )
     assert by_itself.kept != first["px-iterative-abs"][0]  # one place's images alone say something else
 
@@ -140,16 +140,18 @@ def test_a_function_that_adds_nothing_changes_nothing_but_last_digits():
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.randn(60, 9, generator=generator), torch.arange(60) % 3
     x += torch.randn(3, 9, generator=generator)[labels]
-    alone, together = (fit_heads(x, labels, torch.arange(60) % 4, *add) for add in ((), (torch.clone,)))
-    assert alone.strength == together.strength
-    torch.testing.assert_close(together.weight, alone.weight)
-    torch.testing.assert_close(together.copies.weight, alone.copies.weight)
+    single_site, together = (
+        fit_heads(x, labels, torch.arange(60) % 4, *all_reduce) for all_reduce in ((), (torch.clone,))
+    )
+    assert single_site.strength == together.strength
+    torch.testing.assert_close(together.weight, single_site.weight)
+    torch.testing.assert_close(together.out_of_fold.weight, single_site.out_of_fold.weight)
     scores, layers = np.abs(np.random.default_rng(0).normal(size=(6, 5))), np.array([0, 0, 1, 1, 1])
     doubled = class_shares(scores, np.arange(6) % 2, layers, lambda part: 2 * part)
     np.testing.assert_allclose(doubled, class_shares(scores, np.arange(6) % 2, layers))  # shares of a sum
     contributions, drift = scores.reshape(3, 2, 5), np.zeros((3, 2))
     active = np.ones(5, dtype=bool)
-    places = [joint_order(contributions, drift, layers, active, 2, *add) for add in ((), (torch.clone,))]
+    places = [joint_order(contributions, drift, layers, active, 2, *all_reduce) for all_reduce in ((), (torch.clone,))]
     np.testing.assert_array_equal(*places)
 
 

@@ -9,9 +9,9 @@ from networks import settle
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.control.budget_search import LEVERS, Levers
+from lrp_core.control.budget_search import ACTIONS, BudgetSearch
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import features_by_depth, identity_blocks, shortened, without_blocks
+from lrp_core.graph.truncation import features_by_depth, identity_blocks, truncated, without_blocks
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
@@ -44,71 +44,71 @@ class Residual(nn.Module):
 
 @pytest.fixture(scope="module")
 def task():
-    """A trunk with random weights, and images whose classes are what its own features say."""
-    trunk = settle(Residual())
+    """A backbone with random weights, and images whose classes are what its own features say."""
+    backbone = settle(Residual())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(90, 3, 12, 12, generator=generator) + torch.randn(90, 3, 1, 1, generator=generator)
-    features = pooled_features(trunk, images)
+    features = pooled_features(backbone, images)
     standard = (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-6)
     labels = (standard @ torch.randn(16, 3, generator=generator)).argmax(dim=1)
-    return trunk, images, labels, torch.arange(90) % 4
+    return backbone, images, labels, torch.arange(90) % 4
 
 
-def levers_of(task, levers=LEVERS, blocks="branch"):
-    return Levers(*task, criterion("lrp-abs", 3, seed=0), levers, blocks)
+def levers_of(task, actions=ACTIONS, blocks="branch"):
+    return BudgetSearch(*task, criterion("lrp-abs", 3, seed=0), actions, blocks)
 
 
 @pytest.fixture(scope="module")
 def descended(task):
-    levers = levers_of(task)
-    return levers, list(levers.descend(BUDGETS))
+    actions = levers_of(task)
+    return actions, list(actions.descend(BUDGETS))
 
 
 def test_every_rung_keeps_its_budget_and_says_what_it_is(task, descended):
-    trunk, images, labels, fold = task
-    levers, rungs = descended
-    assert [rung.budget for rung in rungs] == BUDGETS
-    whole = multiply_adds(classifier(trunk, torch.zeros(3, 16)), images[:1])
-    for rung in rungs:
-        network = levers.network(rung.cut).smaller(rung.removed)
-        assert multiply_adds(network.model, images[:1]) == pytest.approx(rung.multiply_adds * whole)
-        assert rung.multiply_adds <= rung.budget * (1 + 1e-9)
+    backbone, images, labels, fold = task
+    actions, steps = descended
+    assert [step.budget for step in steps] == BUDGETS
+    whole = multiply_adds(classifier(backbone, torch.zeros(3, 16)), images[:1])
+    for step in steps:
+        network = actions.network(step.truncation).smaller(step.removed)
+        assert multiply_adds(network.model, images[:1]) == pytest.approx(step.multiply_adds * whole)
+        assert step.multiply_adds <= step.budget * (1 + 1e-9)
         heads = fit_heads(pooled_features(network.model.backbone, images), labels, fold)
         features = network.model.backbone(images).mean(dim=(2, 3))
-        outputs = [heads.copies.weight[k] @ x for x, k in zip(features, fold, strict=True)]
+        outputs = [heads.out_of_fold.weight[k] @ x for x, k in zip(features, fold, strict=True)]
         missed = [(z - (torch.eye(3)[y] - 1 / 3)).square().sum() for z, y in zip(outputs, labels, strict=True)]
         by_class = [np.mean([m for m, y in zip(missed, labels, strict=True) if y == label]) for label in range(3)]
-        assert rung.error == pytest.approx(np.mean(by_class), rel=1e-4)
-        assert rung.error == min(rung.offers.values()) == rung.offers[rung.lever]
+        assert step.error == pytest.approx(np.mean(by_class), rel=1e-4)
+        assert step.error == min(step.candidates.values()) == step.candidates[step.action]
 
 
 def test_levers_are_pulled_where_the_budget_asks_for_it(descended):
-    _, rungs = descended
-    assert rungs[0].lever == "start"
-    for before, after in itertools.pairwise(rungs):
+    _, steps = descended
+    assert steps[0].action == "start"
+    for before, after in itertools.pairwise(steps):
         if before.multiply_adds <= after.budget:
-            assert (after.lever, after.cut, after.error) == ("none", before.cut, before.error)
+            assert (after.action, after.truncation, after.error) == ("none", before.truncation, before.error)
         else:
-            assert after.lever != "none"
-            assert "filters" in after.offers
-    assert len({rung.lever for rung in rungs}) >= 4  # this task asks for most of them
+            assert after.action != "none"
+            assert "filters" in after.candidates
+    assert len({step.action for step in steps}) >= 4  # this task asks for most of them
 
 
 def test_at_one_cut_filters_only_ever_go(descended):
-    _, rungs = descended
-    cuts = [cut for cut, _ in itertools.groupby(rungs, key=lambda rung: rung.cut)]
+    _, steps = descended
+    cuts = [truncation for truncation, _ in itertools.groupby(steps, key=lambda step: step.truncation)]
     assert len(cuts) == len(set(cuts)) > 1
-    for before, after in itertools.pairwise(rungs):
-        if before.cut == after.cut:
+    for before, after in itertools.pairwise(steps):
+        if before.truncation == after.truncation:
             assert np.array_equal(after.removed[: len(before.removed)], before.removed)
 
 
 def test_filters_alone_go_by_relevance(task):
-    trunk, images, labels, fold = task
-    (_, *rungs) = levers_of(task, ["filters"]).descend(BUDGETS[:3])
-    assert {rung.cut for rung in rungs} == {trace(trunk)[-1].name}
-    assert {rung.lever for rung in rungs} == {"filters"}
-    model = classifier(trunk, fit_heads(pooled_features(trunk, images), labels, fold).weight)
+    backbone, images, labels, fold = task
+    (_, *steps) = levers_of(task, ["filters"]).descend(BUDGETS[:3])
+    assert {step.truncation for step in steps} == {trace(backbone)[-1].name}
+    assert {step.action for step in steps} == {"filters"}
+    model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
     by_layer = filter_relevance(model, images, labels, absolute=True)
     summed = {name: values.sum(dim=0) for name, values in by_layer.items()}
     coupled = [["stem", "thin1"], ["wide1", "deep1"], ["down", "beside", "thin2"], ["grouped2"], ["last"]]
@@ -116,18 +116,18 @@ def test_filters_alone_go_by_relevance(task):
     for grouped in (2, 3):  # what stands at the same place in the two groups goes together
         shares[grouped] = shares[grouped].view(2, -1).sum(dim=0)
     order = torch.cat([share / share.sum() for share in shares]).argsort()
-    assert rungs[0].removed.tolist() == order[: len(rungs[0].removed)].tolist()
+    assert steps[0].removed.tolist() == order[: len(steps[0].removed)].tolist()
 
 
 def test_where_later_layers_know_nothing_the_trunk_ends_before_them(task):
-    trunk, images, labels, fold = task
+    backbone, images, labels, fold = task
     blind = settle(Residual())
     blind.last.weight.zero_()
-    rung = next(levers_of((blind, images, labels, fold)).descend([1.0]))
-    assert rung.cut != trace(trunk)[-1].name
+    step = next(levers_of((blind, images, labels, fold)).descend([1.0]))
+    assert step.truncation != trace(backbone)[-1].name
     features = features_by_depth(blind, images)
-    assert rung.error < levers_of((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
-    assert rung.cut in features
+    assert step.error < levers_of((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
+    assert step.truncation in features
 
 
 @pytest.mark.parametrize("blocks", ["branch", "cka"])
@@ -139,8 +139,8 @@ def test_a_block_that_adds_nothing_is_skipped_for_nothing(task, blocks):
     saved = (10 // 2 * 12 * 9 + 12 * 10) * 6 * 6
     whole = multiply_adds(classifier(idle, torch.zeros(3, 16)), images[:1])
     first, second = levers_of((idle, images, labels, fold), ["block"], blocks).descend([1.0, 1 - saved / whole])
-    assert second.lever == "block"
-    assert second.cut.endswith(f" -{list(identity_blocks(trace(idle)))[1]}")
+    assert second.action == "block"
+    assert second.truncation.endswith(f" -{list(identity_blocks(trace(idle)))[1]}")
     assert len(second.removed) == 0
     assert second.error == pytest.approx(first.error, rel=1e-4)
 
@@ -151,7 +151,7 @@ def test_a_block_whose_shortcut_is_dead_is_not_the_first_to_be_skipped(task):
     dead.stem.bias.fill_(-1e4)
     dead.thin1.bias.fill_(1.0)  # all that the first block gives
     _, second = levers_of((dead, images, labels, fold), ["block"]).descend([1.0, 0.99])
-    assert second.cut.endswith(f" -{list(identity_blocks(trace(dead)))[1]}")
+    assert second.truncation.endswith(f" -{list(identity_blocks(trace(dead)))[1]}")
 
 
 def test_a_block_that_adds_a_constant_adds_much_and_changes_nothing(task):
@@ -165,7 +165,7 @@ def test_a_block_that_adds_a_constant_adds_much_and_changes_nothing(task):
     skipped = {}
     for blocks in ("branch", "cka"):
         _, second = levers_of((moved, images, labels, fold), ["block"], blocks).descend([1.0, 0.99])
-        skipped[blocks] = second.cut.split(" -")[1]
+        skipped[blocks] = second.truncation.split(" -")[1]
     first_block, second_block = identity_blocks(trace(moved))
     assert skipped == {"branch": first_block, "cka": second_block}
 
@@ -183,14 +183,14 @@ class Linear(nn.Module):
 
 
 def test_what_a_skipped_block_gave_is_made_up_for_where_it_can_be():
-    """V (x + W x) is V (I + W) x: reconstruction towards the whole trunk finds that, and the bias."""
-    trunk = settle(Linear())
+    """V (x + W x) is V (I + W) x: reconstruction towards the whole backbone finds that, and the bias."""
+    backbone = settle(Linear())
     images = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-    part, reconstruction = without_blocks(trunk, ["add"]), Reconstruction(trunk, images, strength=1e-9)
-    assert (part(images) - trunk(images)).abs().max() > 0.1
+    part, reconstruction = without_blocks(backbone, ["add"]), Reconstruction(backbone, images, strength=1e-9)
+    assert (part(images) - backbone(images)).abs().max() > 0.1
     mended = PrunedNetwork(part, images, [reconstruction]).without(np.array([], dtype=int))
-    torch.testing.assert_close(mended(images), trunk(images), atol=1e-4, rtol=1e-4)
-    v, w = trunk.last.weight[:, :, 0, 0], trunk.branch.weight[:, :, 0, 0]
+    torch.testing.assert_close(mended(images), backbone(images), atol=1e-4, rtol=1e-4)
+    v, w = backbone.last.weight[:, :, 0, 0], backbone.branch.weight[:, :, 0, 0]
     torch.testing.assert_close(mended.last.weight[:, :, 0, 0], v + v @ w, atol=1e-4, rtol=1e-4)
 
 
@@ -202,22 +202,22 @@ def test_unknown_levers_are_named(task):
 
 
 def test_skipping_blocks_leaves_the_rest_as_it_is(task):
-    trunk, images, *_ = task
-    blocks = identity_blocks(trace(trunk))
+    backbone, images, *_ = task
+    blocks = identity_blocks(trace(backbone))
     assert list(blocks.values()) == [("thin1", "relu_2", "deep1", "relu_1", "wide1"), ("thin2", "relu_4", "grouped2")]
     first, second = blocks
-    x = F.relu(trunk.stem(images))
-    x = F.relu(trunk.beside(x) + trunk.down(x))
-    expected = F.relu(trunk.last(trunk.thin2(F.relu(trunk.grouped2(x))) + x))
-    part = without_blocks(trunk, [first])
+    x = F.relu(backbone.stem(images))
+    x = F.relu(backbone.beside(x) + backbone.down(x))
+    expected = F.relu(backbone.last(backbone.thin2(F.relu(backbone.grouped2(x))) + x))
+    part = without_blocks(backbone, [first])
     torch.testing.assert_close(part(images), expected)
     assert list(identity_blocks(trace(part))) == [second]  # under its name
-    torch.testing.assert_close(shortened(trunk, f" -{first} -{second}")(images), F.relu(trunk.last(x)))
+    torch.testing.assert_close(truncated(backbone, f" -{first} -{second}")(images), F.relu(backbone.last(x)))
     torch.testing.assert_close(
-        shortened(trunk, f"{second} -{first}")(images), trunk.thin2(F.relu(trunk.grouped2(x))) + x
+        truncated(backbone, f"{second} -{first}")(images), backbone.thin2(F.relu(backbone.grouped2(x))) + x
     )
     assert not any(
-        name.startswith(("wide1", "thin2")) for name, _ in shortened(trunk, f" -{first} -{second}").named_modules()
+        name.startswith(("wide1", "thin2")) for name, _ in truncated(backbone, f" -{first} -{second}").named_modules()
     )
     with pytest.raises(ValueError, match="unknown residual block 'add_9'; choose one of: add"):
-        without_blocks(trunk, ["add_9"])
+        without_blocks(backbone, ["add_9"])

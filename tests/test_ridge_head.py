@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from lrp_core.repair.ridge_head import (
     STRENGTHS,
     classifier,
-    crossfitted_logits,
     draw_folds,
     fit_heads,
-    with_copies,
-    without_copies,
+    out_of_fold_logits,
+    with_out_of_fold_heads,
+    without_out_of_fold_heads,
 )
 
 
@@ -53,21 +53,21 @@ def test_copies_are_ridge_regressions_and_the_images_they_have_not_seen_choose_t
 
     errors = []
     for strength in STRENGTHS:
-        copies = [ridge(strength, fold != k) for k in range(4)]
-        errors.append(sum(np.square(copies[k] @ x[i].numpy() - y[i]).sum() for i, k in enumerate(fold)))
+        out_of_fold = [ridge(strength, fold != k) for k in range(4)]
+        errors.append(sum(np.square(out_of_fold[k] @ x[i].numpy() - y[i]).sum() for i, k in enumerate(fold)))
     assert heads.strength == STRENGTHS[np.argmin(errors)]
-    assert torch.equal(heads.copies.fold, fold)
+    assert torch.equal(heads.out_of_fold.fold, fold)
     for k in range(4):
-        np.testing.assert_allclose(heads.copies.weight[k], ridge(heads.strength, fold != k), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(heads.out_of_fold.weight[k], ridge(heads.strength, fold != k), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(heads.weight, ridge(heads.strength, fold >= 0), rtol=1e-4, atol=1e-6)
 
 
 def test_each_image_is_judged_by_the_head_that_has_not_seen_it():
     x, labels, fold = features()
-    copies = fit_heads(x, labels, fold).copies.weight
-    judged = crossfitted_logits(x.float() @ copies.flatten(0, 1).T, fold, 3)
+    out_of_fold = fit_heads(x, labels, fold).out_of_fold.weight
+    judged = out_of_fold_logits(x.float() @ out_of_fold.flatten(0, 1).T, fold, 3)
     for i in range(60):
-        torch.testing.assert_close(judged[i], copies[fold[i]] @ x[i].float())
+        torch.testing.assert_close(judged[i], out_of_fold[fold[i]] @ x[i].float())
 
 
 @pytest.mark.parametrize("dead", [[4], [0, 2, 3, 4, 5], list(range(6))])
@@ -76,7 +76,7 @@ def test_features_that_are_dead_weigh_nothing(dead):
     x[:, dead] = 0
     alive = sorted(set(range(6)) - set(dead))
     heads = fit_heads(x, labels, fold)
-    for weight in (heads.weight, *heads.copies.weight):
+    for weight in (heads.weight, *heads.out_of_fold.weight):
         assert (weight[:, dead].abs() < 1e-12).all()
     if alive:
         torch.testing.assert_close(heads.weight[:, alive], fit_heads(x[:, alive], labels, fold).weight)
@@ -100,19 +100,19 @@ def test_folds_that_lose_a_class_are_refused():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_copies_stand_beside_the_head_and_can_be_taken_away(bias):
-    trunk = nn.Conv2d(3, 6, 3)
-    weight, copies = torch.randn(3, 6), torch.randn(2, 4, 6)  # a copy may know other classes
+    backbone = nn.Conv2d(3, 6, 3)
+    weight, out_of_fold = torch.randn(3, 6), torch.randn(2, 4, 6)  # a copy may know other classes
     images = torch.randn(4, 3, 8, 8)
-    pooled = trunk(images).mean(dim=(2, 3))
-    model = classifier(trunk, weight)
+    pooled = backbone(images).mean(dim=(2, 3))
+    model = classifier(backbone, weight)
     assert torch.allclose(model(images), pooled @ weight.T, atol=1e-6)
     if bias:
         model.head.bias = nn.Parameter(torch.randn(3))
     own = model(images)
-    wide = with_copies(model, copies)
-    expected = torch.cat([own, pooled @ copies[0].T, pooled @ copies[1].T], dim=1)
+    wide = with_out_of_fold_heads(model, out_of_fold)
+    expected = torch.cat([own, pooled @ out_of_fold[0].T, pooled @ out_of_fold[1].T], dim=1)
     assert torch.allclose(wide(images), expected, atol=1e-6)
-    narrow = without_copies(wide, 3)
+    narrow = without_out_of_fold_heads(wide, 3)
     assert narrow.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in narrow.state_dict().items())
     assert torch.equal(narrow(images), own)

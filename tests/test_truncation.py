@@ -1,4 +1,4 @@
-"""Where a trunk may end, by hand; what it gives and costs there, by hooks and by counting."""
+"""Where a backbone may end, by hand; what it gives and costs there, by hooks and by counting."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.control.early_exit import End, cka, earliest, ends, halving
+from lrp_core.control.early_exit import Exit, cka, earliest, exits, halving
 from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth, up_to
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.ridge_head import classifier, fit_heads
@@ -54,82 +54,86 @@ TRUNKS = {
 
 
 @pytest.fixture(params=TRUNKS)
-def trunk(request):
+def backbone(request):
     build, names = TRUNKS[request.param]
     torch.manual_seed(0)
-    trunk = build().eval().requires_grad_(False)
-    return trunk, names, torch.randn(90, 3, 12, 12)
+    backbone = build().eval().requires_grad_(False)
+    return backbone, names, torch.randn(90, 3, 12, 12)
 
 
-def maps_at(trunk, names, images):
-    """What these layers give in one plain pass of the whole trunk."""
+def maps_at(backbone, names, images):
+    """What these layers give in one plain pass of the whole backbone."""
     caught = {}
     for name in names:
-        layer = trunk.get_submodule(name)
+        layer = backbone.get_submodule(name)
         layer.register_forward_hook(lambda module, inputs, output, name=name: caught.update({name: output.clone()}))
-    trunk(images)
-    for module in trunk.modules():
+    backbone(images)
+    for module in backbone.modules():
         module._forward_hooks.clear()
     return caught
 
 
-def test_ends_are_where_one_tensor_is_all_that_goes_on(trunk):
-    trunk, names, images = trunk
-    features = features_by_depth(trunk, images)
-    assert list(features) == list(multiply_adds_by_depth(trunk, images[:1])) == names
-    for name, maps in maps_at(trunk, names, images).items():
+def test_ends_are_where_one_tensor_is_all_that_goes_on(backbone):
+    backbone, names, images = backbone
+    features = features_by_depth(backbone, images)
+    assert list(features) == list(multiply_adds_by_depth(backbone, images[:1])) == names
+    for name, maps in maps_at(backbone, names, images).items():
         torch.testing.assert_close(features[name], maps.mean(dim=(2, 3)))
 
 
-def test_a_part_of_a_trunk_gives_what_the_whole_has_there(trunk):
-    trunk, names, images = trunk
-    for name, maps in maps_at(trunk, names, images).items():
-        part = up_to(trunk, name)
+def test_a_part_of_a_trunk_gives_what_the_whole_has_there(backbone):
+    backbone, names, images = backbone
+    for name, maps in maps_at(backbone, names, images).items():
+        part = up_to(backbone, name)
         assert torch.equal(part(images), maps)
         assert not part.training
         assert list(features_by_depth(part, images)) == names[: names.index(name) + 1]
-        shared = dict(trunk.named_parameters())
+        shared = dict(backbone.named_parameters())
         assert all(parameter is shared[key] for key, parameter in part.named_parameters())
-    assert len(dict(up_to(trunk, names[0]).named_parameters())) < len(shared)
-    assert list(features_by_depth(trunk, images)) == names  # as it was
+    assert len(dict(up_to(backbone, names[0]).named_parameters())) < len(shared)
+    assert list(features_by_depth(backbone, images)) == names  # as it was
 
 
-def test_multiply_adds_are_those_of_the_part_with_its_head(trunk):
-    trunk, _, images = trunk
-    costs = multiply_adds_by_depth(trunk, images[:1])
+def test_multiply_adds_are_those_of_the_part_with_its_head(backbone):
+    backbone, _, images = backbone
+    costs = multiply_adds_by_depth(backbone, images[:1])
     assert list(costs.values()) == sorted(set(costs.values()))
-    for name, features in features_by_depth(trunk, images).items():
+    for name, features in features_by_depth(backbone, images).items():
         weight = torch.ones(4, features.shape[1])
-        assert costs[name] + 4 * features.shape[1] == multiply_adds(classifier(up_to(trunk, name), weight), images[:1])
+        assert costs[name] + 4 * features.shape[1] == multiply_adds(
+            classifier(up_to(backbone, name), weight), images[:1]
+        )
 
 
-def test_heads_are_judged_on_what_they_have_not_seen(trunk):
-    trunk, names, images = trunk
+def test_heads_are_judged_on_what_they_have_not_seen(backbone):
+    backbone, names, images = backbone
     labels, fold = torch.tensor([0, 0, 1, 1, 1, 2]).repeat(15), torch.arange(90) % 4  # classes of unlike sizes
     images = images + 2 * torch.eye(3)[labels][:, :, None, None]
-    found = ends(trunk, images, labels, fold)
-    assert [end.name for end in found] == names
-    for end, features in zip(found, features_by_depth(trunk, images).values(), strict=True):
+    found = exits(backbone, images, labels, fold)
+    assert [exit_.name for exit_ in found] == names
+    for exit_, features in zip(found, features_by_depth(backbone, images).values(), strict=True):
         heads = fit_heads(features, labels, fold)
-        assert torch.equal(end.heads.weight, heads.weight)
-        hits = [int((heads.copies.weight[k] @ x).argmax() == y) for x, y, k in zip(features, labels, fold, strict=True)]
+        assert torch.equal(exit_.heads.weight, heads.weight)
+        hits = [
+            int((heads.out_of_fold.weight[k] @ x).argmax() == y) for x, y, k in zip(features, labels, fold, strict=True)
+        ]
         by_class = [torch.tensor(hits)[labels == label].double() for label in range(3)]
-        assert end.accuracy == pytest.approx(sum(hit.mean().item() for hit in by_class) / 3)
+        assert exit_.accuracy == pytest.approx(sum(hit.mean().item() for hit in by_class) / 3)
         missed = [
-            (heads.copies.weight[k] @ x + 1 / 3 - torch.eye(3)[y]).square().sum().item()
+            (heads.out_of_fold.weight[k] @ x + 1 / 3 - torch.eye(3)[y]).square().sum().item()
             for x, y, k in zip(features, labels, fold, strict=True)
         ]
         means = [torch.tensor(missed)[labels == label].mean().item() for label in range(3)]
-        assert end.squared_error == pytest.approx(sum(means) / 3, rel=1e-5)
+        assert exit_.squared_error == pytest.approx(sum(means) / 3, rel=1e-5)
         # The mean of three independent means: their variances add up.
         variance = sum(hit.var(correction=0).item() / len(hit) for hit in by_class) / 9
-        assert end.error == pytest.approx(variance**0.5)
-        assert end.multiply_adds == multiply_adds(classifier(up_to(trunk, end.name), heads.weight), images[:1])
+        assert exit_.error == pytest.approx(variance**0.5)
+        assert exit_.multiply_adds == multiply_adds(classifier(up_to(backbone, exit_.name), heads.weight), images[:1])
     assert found[-1].accuracy > 0.5
 
 
 def by_hand(*rows):
-    return [End(name, None, accuracy, error, 0.0, multiply_adds) for name, accuracy, error, multiply_adds in rows]
+    return [Exit(name, None, accuracy, error, 0.0, multiply_adds) for name, accuracy, error, multiply_adds in rows]
 
 
 def test_earliest_is_the_first_within_one_standard_error_of_the_best():
@@ -148,8 +152,8 @@ def test_each_of_the_halving_ends_costs_at_most_half_of_the_one_before():
         ("e", 0.90, 0.03, 90),
         ("f", 0.89, 0.03, 100),  # no better than e
     )
-    assert [end.name for end in halving(found)] == ["e", "d", "c", "a"]
-    assert [end.name for end in halving(found[:4])] == ["d", "c", "a"]
+    assert [exit_.name for exit_ in halving(found)] == ["e", "d", "c", "a"]
+    assert [exit_.name for exit_ in halving(found[:4])] == ["d", "c", "a"]
 
 
 def test_cka_is_its_other_form_and_knows_what_does_not_matter():

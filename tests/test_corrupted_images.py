@@ -20,10 +20,10 @@ def spoil(kind, image):
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_spoilt_images_keep_shape_and_range_and_are_others(kind):
-    spoilt = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
-    assert spoilt.shape == PHOTOGRAPH.shape
-    assert spoilt.dtype == np.uint8
-    assert np.abs(spoilt.astype(int) - PHOTOGRAPH).mean() > 1
+    corrupted = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
+    assert corrupted.shape == PHOTOGRAPH.shape
+    assert corrupted.dtype == np.uint8
+    assert np.abs(corrupted.astype(int) - PHOTOGRAPH).mean() > 1
 
 
 def test_noise_has_the_strength_that_it_says():
@@ -103,12 +103,12 @@ def test_what_is_lost_of_robustness_by_hand():
         ["fgsm", "unpruned"],
         ["fgsm", "old"],
     ]
-    assert (table.loc[[0, 2], ["clean_lost", "spoilt_lost", "more_lost"]] == 0).all(axis=None)
+    assert (table.loc[[0, 2], ["clean_lost", "corrupted_lost", "more_lost"]] == 0).all(axis=None)
     corrupted, attacked = table.loc[1], table.loc[3]
     # Lost on corrupted images: 0.7 - 0.5 and 0.7 - 0.4; on clean ones: 0.2 in both seeds.
-    assert corrupted[["clean", "spoilt", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
-    assert corrupted[["clean_lost", "spoilt_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
+    assert corrupted[["clean", "corrupted", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
+    assert corrupted[["clean_lost", "corrupted_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
     half = 12.7062 * 0.1 / 2  # Student's t of one degree of freedom, standard error of 0 and 0.1
     assert corrupted[["low", "high"]].tolist() == pytest.approx([0.05 - half, 0.05 + half], rel=1e-3)
-    assert attacked[["spoilt_lost", "more_lost"]].tolist() == pytest.approx([-0.1, -0.3])
+    assert attacked[["corrupted_lost", "more_lost"]].tolist() == pytest.approx([-0.1, -0.3])
     assert table["seeds"].tolist() == [2] * 4
