@@ -23,7 +23,8 @@ from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.data.pretrained import normalise
 from lrp_core.study.runs.processes import side_by_side
-from lrp_core.study.runs.runner import Experiment
+from lrp_core.study.runs.experiment import Experiment
+from lrp_core.study.runs.finished import within
 from lrp_core.utils.devices import device_of
 
 NOISE, BLUR, BRIGHTNESS, JPEG = 0.1, 1 / 32, 0.3, 40  # of the grey values, of the side, of the grey values, quality
@@ -123,7 +124,7 @@ def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[fl
         return images.to(memory_format=torch.channels_last)
 
     rows, networks = [], [(UNPRUNED, 1.0, work.network(seed).model)]
-    networks += [(name, budget, found.model) for name in names for budget, found in work.within(name, seed, budgets)]
+    networks += [(name, budget, found.model) for name in names for budget, found in within(work, name, seed, budgets)]
     for name, budget, model in networks:
         for kind, images in (looked_at | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
             predicted = predict(model, prepare(images)).argmax(dim=1)

@@ -34,7 +34,7 @@ class Dataset:
     Attributes:
         images: uint8, RGB, (N, 3, size, size).
         labels: int64, (N,), indices into ``class_names``.
-        positions: int64, (N,), each image's place in the source's own order, in which neighbours resemble each other.
+        positions: int64, (N,), each image's position in the source's own order, in which neighbours resemble each other.
         class_names: one name a class.
         block: how many consecutive positions resemble each other, as far as is known.
     """
@@ -197,9 +197,9 @@ def _resized(image: Image.Image, size: int) -> torch.Tensor:
 
 
 def write_dataset(workspace: Path, dataset: Dataset, splits: pd.DataFrame, name: str) -> None:
-    """Write images.safetensors and splits.csv (the rows of all seeds) into a workspace."""
+    """Write dataset/images.safetensors and dataset/splits.csv (the rows of all seeds) into a workspace."""
     tensors = {"images": dataset.images, "labels": dataset.labels, "positions": dataset.positions}
     # One entry of metadata: safetensors writes several in a random order, and the file's bytes would differ.
     description = json.dumps({"name": name, "classes": dataset.class_names})
-    write_tensors(workspace / "images.safetensors", tensors, {"dataset": description})
-    write_csv(workspace / "splits.csv", splits)
+    write_tensors(workspace / "dataset" / "images.safetensors", tensors, {"dataset": description})
+    write_csv(workspace / "dataset" / "splits.csv", splits)

@@ -22,7 +22,7 @@ from lrp_core.utils.devices import choose_device
 
 @dataclass(frozen=True)
 class Samples:
-    """Normalised images (N, 3, H, W), classes (N,), -1 if not read, blocks (N,) and places in the data set (N,)."""
+    """Normalised images (N, 3, H, W), classes (N,), -1 if not read, blocks (N,) and indices in the data set (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -47,13 +47,13 @@ class Workspace:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         self.path = ROOT / workspace
-        self.folder = self.path / backbone
+        self.folder = self.path / "runs" / backbone
         self.backbone_name, self.weights, self.threads = backbone, weights, threads
-        self._images = read_tensors(self.path / "images.safetensors")
-        with safe_open(self.path / "images.safetensors", "pt") as file:
+        self._images = read_tensors(self.path / "dataset" / "images.safetensors")
+        with safe_open(self.path / "dataset" / "images.safetensors", "pt") as file:
             description = json.loads(file.metadata()["dataset"])
         self.dataset_name, self.class_names = description["name"], tuple(description["classes"])
-        self.splits = pd.read_csv(self.path / "splits.csv")
+        self.splits = pd.read_csv(self.path / "dataset" / "splits.csv")
 
     @cached_property
     def backbone(self) -> nn.Module:
@@ -86,17 +86,17 @@ class Workspace:
         for seed, head in heads.items():
             weight = torch.cat([head.weight[None], head.out_of_fold.weight])  # (1 + k, n_classes, C)
             tensors |= {f"{seed}/weight": weight, f"{seed}/fold": head.out_of_fold.fold}
-        write_tensors(self.folder / "heads.safetensors", tensors)
+        write_tensors(self.folder / "heads" / "heads.safetensors", tensors)
 
     def classifier(self, seed: int) -> nn.Module:
         """Return the backbone with the head of a seed."""
         return classifier(self.backbone, self._head(seed)[0][0])
 
     def out_of_fold_heads(self, seed: int) -> OutOfFoldHeads:
-        """Return the cross-fitted copies of a seed's head."""
+        """Return a seed's out-of-fold heads."""
         weight, fold = self._head(seed)
         return OutOfFoldHeads(weight[1:], fold)
 
     def _head(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        heads = read_tensors(self.folder / "heads.safetensors")
+        heads = read_tensors(self.folder / "heads" / "heads.safetensors")
         return heads[f"{seed}/weight"], heads[f"{seed}/fold"]

@@ -26,7 +26,8 @@ from lrp_core.study.data.files import write_text
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.pipeline import add_choice, read_params
-from lrp_core.study.runs.runner import Experiment
+from lrp_core.study.runs.experiment import Experiment
+from lrp_core.study.runs.finished import networks_of, rebuilt
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.files import atomic
 
@@ -127,11 +128,11 @@ def export(work: Experiment, name: str, seed: int, max_accuracy_drop: float, fol
         FileNotFoundError: the run's files are not there.
         ValueError: there is no such run.
     """
-    networks = work.measured(name, seed)
+    networks = networks_of(work, name, seed)
     row = smallest_network(networks, max_accuracy_drop)
     test = work.samples(seed, "test")
     before = work.network(seed)
-    (after,) = work.rebuilt(name, seed, [(row["truncation"], int(row["removed"]))])
+    (after,) = rebuilt(work, name, seed, [(row["truncation"], int(row["removed"]))])
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
     difference = export_network(after, work.backbone_name, work.weights, pixels, folder, row["truncation"])
     rows = {}
