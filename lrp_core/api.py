@@ -106,8 +106,8 @@ def prune(
     network = copy.deepcopy(model).eval().requires_grad_(False)
     if how.early_exit or how.actions:
         raise ValueError(
-            f"{method!r} is a method of the study, which knows where a backbone ends: lrp_core.depth and lrp_core.graph."
-            "up_to cut a network of yours, and prune() takes it from there"
+            f"{method!r} is a method of the study, which knows where a backbone can end: lrp_core.control.early_exit finds the exits of a "
+            "network of yours, lrp_core.graph.truncation ends it there, and prune() takes it on from there"
         )
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)

@@ -29,7 +29,7 @@ from lrp_core.study.data import datasets, splits
 from lrp_core.study.data import pretrained as backbones
 from lrp_core.study.data.files import read_tensors
 from lrp_core.study.runs import pipeline
-from lrp_core.study.runs.runner import Experiment
+from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.show import report
 from lrp_core.utils.devices import choose_device
 
@@ -378,10 +378,10 @@ TABLE = [
     ),
     ("a ridge of 0", lambda t: Reconstruction(miniature_vgg(), IMAGES, 0), ValueError, "a strength above 0, got 0"),
     (
-        "a signal misspelt",
+        "a monitored accuracy misspelt",
         lambda t: monitored_accuracies(torch.zeros(2, 6), TARGETS, TARGETS, 2, "test"),
         ValueError,
-        "unknown signal 'test'; choose one of: cross-fitted, probability, training",
+        "unknown monitored accuracy 'test'; choose one of: cross-fitted, probability, training",
     ),
     (
         "a curve that ends early",

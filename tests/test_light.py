@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from lrp_core.study.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CORE = sorted((ROOT / "lrp_core").glob("*.py"))
 STUDY = sorted((ROOT / "lrp_core" / "study").rglob("*.py"))
+CORE = sorted({*(ROOT / "lrp_core").rglob("*.py")} - {*STUDY})
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 OURS = {"lrp_core", "own_network"} | {path.stem for path in TESTS}

@@ -21,7 +21,7 @@ def test_signals_by_hand():
     np.testing.assert_allclose(got, [((0.5 + 0.4) + (0.5 - 0.3)) / 2] * 2, rtol=1e-6)
     got = monitored_accuracies(2 * logits, labels, fold, 2, "probability")  # beyond 0 and 1: no more than sure
     np.testing.assert_allclose(got, [(1 + 0) / 2] * 2)
-    with pytest.raises(ValueError, match="unknown signal 'test'; choose one of: cross-fitted, probability, training"):
+    with pytest.raises(ValueError, match="unknown monitored accuracy 'test'; choose one of: cross-fitted, probability, training"):
         monitored_accuracies(logits, labels, fold, 2, "test")
 
 

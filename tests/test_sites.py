@@ -82,7 +82,7 @@ def pruned_in(rank: int, folder: str) -> None:
     for what, arguments in {
         "class": {"labels": labels[own].clamp(max=1) if rank else labels[own]},
         "folds": {"labels": labels[own], "fold": fold[own] if rank else fold[own] // 2},
-        "kcm": {"labels": labels[own], "method": "kcm", "rate": 0.5},
+        "kcm": {"labels": labels[own], "method": "kcm", "pruning_ratio": 0.5},
     }.items():
         with pytest.raises(ValueError, match=r"\w") as error:  # the message is compared outside
             prune(**arguments)

@@ -69,7 +69,7 @@ class CalibrationTask:
         """
         self.network, self.all_reduce = network, all_reduce
         self._images, self._targets, self._fold, self._criterion = images, targets, fold, criterion
-        self._n_outputs, self._monitored = n_outputs, check_choice("monitored", monitored, MONITORED)
+        self._n_outputs, self._monitored = n_outputs, check_choice("monitored accuracy", monitored, MONITORED)
         layers = pairwise(network.layers(network.model))
         self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
         self._scores: Scores | None = None

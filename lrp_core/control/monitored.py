@@ -34,7 +34,7 @@ def monitored_accuracies(
     Raises:
         ValueError: unknown signal.
     """
-    check_choice("monitored", monitored, MONITORED)
+    check_choice("monitored accuracy", monitored, MONITORED)
     classes, labels = targets.unique(return_inverse=True)
     if monitored == "training":
         right = logits[:, :n_outputs].argmax(dim=1) == targets
