@@ -1,6 +1,6 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
-# make export: the pruned network for use elsewhere.
-# PROFILE=full chooses a profile of params.yaml, DATA=folder other images, for make repro (then without DVC) and make export.
+# make export: the pruned network for use elsewhere.  make tables: the tables in README.md and docs/.
+# PROFILE=full chooses a profile of params.yaml, DATA=folder other images (then without DVC).
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -15,14 +15,14 @@ CHOICE := $(strip $(CHOICE))
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# What is started ends with its make, however that ends (lrp_core/study/processes.py).
+# What is started ends with its make, however that ends (lrp_core/study/runs/processes.py).
 export LRP_STARTED_BY
 repro notebooks: LRP_STARTED_BY := $(shell echo $$PPID)
 
-.PHONY: repro test lab export notebooks bench docs clean
+.PHONY: repro test lab export notebooks bench docs tables clean
 
 repro: $(READY)
-	$(if $(CHOICE),python -m lrp_core.study.runs.pipeline $(CHOICE),dvc repro)
+	$(if $(DATA),python -m lrp_core.study.runs.pipeline $(CHOICE),dvc repro $(if $(PROFILE),'results/$(PROFILE)/tables'))
 	@python -m lrp_core.study.show.report $(CHOICE)
 
 test: $(TESTED)
@@ -45,14 +45,20 @@ bench: $(TESTED)
 	python benchmarks/cost.py
 	python benchmarks/heads.py
 	python benchmarks/evaluations.py
-	python benchmarks/signals.py
+	python benchmarks/monitored.py
 	python benchmarks/corrupted.py
+
+tables: $(READY)
+	python -m lrp_core.study.show.markdown_tables
 
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
 
+tables: $(READY)
+	python -m lrp_core.study.show.markdown_tables
+
 clean:
-	rm -rf .venv data/small data/default data/quick data/full data/own data/paper data/runs
+	rm -rf .venv data/small data/default data/quick data/full data/own data/finished_runs data/criteria data/paper
 
 # A half-made environment has no .ready and is made anew.
 $(READY): pyproject.toml requirements.lock

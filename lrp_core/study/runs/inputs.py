@@ -23,7 +23,7 @@ def ensure_inputs(notebook: str, workspace: str) -> None:
     """
     if workspace != SMALL:
         return
-    from lrp_core.study.pipeline import OUTPUTS, defaults, execute
+    from lrp_core.study.runs.pipeline import OUTPUTS, defaults, execute
 
     for earlier, files in OUTPUTS.items():
         if earlier == notebook:

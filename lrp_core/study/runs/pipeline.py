@@ -1,9 +1,8 @@
-"""Runs numbered notebooks with papermill: one stage of dvc.yaml, or all of them for a profile or in place.
+"""Runs numbered notebooks with papermill: one stage of DVC's, or all of them for own images or in place.
 
-python -m lrp_core.study.runs.pipeline 03_baseline_lrp_pruning --backbone vgg16  # one, as params.yaml says
-python -m lrp_core.study.runs.pipeline --profile full                            # all, as that profile of params.yaml says
-python -m lrp_core.study.runs.pipeline --data photos                             # all, on the images of that folder
-python -m lrp_core.study.runs.pipeline --in-place                                # all, at their own defaults, where they lie
+python -m lrp_core.study.runs.pipeline 02_head_training --backbone vgg16 --profile vgg16  # one stage
+python -m lrp_core.study.runs.pipeline --data photos     # all, on the images of that folder
+python -m lrp_core.study.runs.pipeline --in-place        # all, at their own defaults, where they lie
 """
 
 import argparse
@@ -32,10 +31,13 @@ from lrp_core.utils.files import atomic
 NOTEBOOKS = ROOT / "notebooks"
 # What each notebook leaves in the workspace for those after it; those in the middle do so for one backbone at a time.
 OUTPUTS = {
-    "01_data_prep": ("images.safetensors", "splits.csv"),
-    "02_head_training": ("{backbone}/heads.safetensors",),
-    "03_baseline_lrp_pruning": ("{backbone}/orders_baseline.safetensors",),
-    "04_dynamic_pruning": ("{backbone}/orders_dynamic.safetensors", "{backbone}/orders_levers.safetensors"),
+    "01_data_prep": ("dataset/images.safetensors", "dataset/splits.csv"),
+    "02_head_training": ("runs/{backbone}/heads/heads.safetensors",),
+    "03_baseline_lrp_pruning": ("runs/{backbone}/baseline/orders.safetensors",),
+    "04_dynamic_pruning": (
+        "runs/{backbone}/dynamic/orders.safetensors",
+        "runs/{backbone}/budget_search/orders.safetensors",
+    ),
     "05_auc_tables_figures": (),
 }
 ASIDE = ("06_your_own_network",)  # no stage: nothing is made of it
@@ -51,7 +53,7 @@ def read_params(profile: str | None = None, data: str | None = None) -> dict[str
     """Return the content of params.yaml, with changes.
 
     Args:
-        profile: of params.yaml: its changes apply.
+        profile: of params.yaml: its changes apply, its workspace is data/PROFILE and its results results/PROFILE.
         data: stands in for the data set; workspace and results are folders of its own, data/own and results/own.
 
     Raises:
@@ -60,14 +62,18 @@ def read_params(profile: str | None = None, data: str | None = None) -> dict[str
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     if profile is not None:
         check_choice("profile of params.yaml", profile, params["profiles"])
+        params = overlay(params, profile, {"base": _folders(profile)})
         params = overlay(params, profile, params["profiles"][profile])
     if data is not None:
         name = "-".join(filter(None, (profile, Path(data).stem)))
-        own = {"workspace": f"data/own/{name}", "results": f"results/own/{name}"}
         alone = {"beside": []}  # the committed results are of other images
-        changes = {"base": own, "01_data_prep": {"dataset": data}, "05_auc_tables_figures": alone}
+        changes = {"base": _folders(f"own/{name}"), "01_data_prep": {"dataset": data}, "05_auc_tables_figures": alone}
         params = overlay(params, name, changes)
     return params
+
+
+def _folders(name: str) -> dict[str, str]:
+    return {"workspace": f"data/{name}", "results": f"results/{name}"}
 
 
 def overlay(params: dict[str, dict], profile: str, changes: dict[str, dict]) -> dict[str, dict]:
@@ -78,7 +84,7 @@ def overlay(params: dict[str, dict], profile: str, changes: dict[str, dict]) -> 
     """
     if unknown := [section for section in changes if section not in params]:
         raise ValueError(f"profile {profile!r} of params.yaml changes what is not there: {', '.join(unknown)}")
-    return params | {section: params[section] | values for section, values in changes.items()}
+    return params | {section: params[section] | (values or {}) for section, values in changes.items()}
 
 
 def backbones_of(notebook: str, params: dict[str, dict]) -> list[str | None]:
@@ -100,7 +106,7 @@ def stage_parameters(notebook: str, params: dict[str, dict], backbone: str | Non
     declared, base = set(defaults(notebook)), params["base"]
     if backbone is not None:
         weights = base["weights"][check_choice("backbone of params.yaml", backbone, base["weights"])]
-        base = base | {"backbone": backbone, "weights": weights, "results": f"{base['results']}/{backbone}"}
+        base = base | {"backbone": backbone, "weights": weights, "results": f"{base['results']}/runs/{backbone}"}
     if notebook not in params:
         raise ValueError(f"params.yaml has no section {notebook!r}; it has: {', '.join(params)}")
     section = params[notebook] or {}
@@ -165,7 +171,7 @@ def failure(notebook: str, backbone: str | None, error: Exception, copy: Path) -
     return (
         f"{where}: {what}\n"
         f"The notebook as far as it came, with the full traceback: {copy}\n"
-        "When the cause is mended, the same command goes on from there: what is finished is kept."
+        "When the cause is removed, the same command goes on from there: what is finished is kept."
     )
 
 
@@ -216,7 +222,7 @@ def claim(workspace: str, data: str) -> None:
         RuntimeError: it is made from others, of the same name.
     """
     folder, source = ROOT / workspace, str((ROOT / Path(data).expanduser()).resolve())
-    note, has_images = folder / "source.txt", (folder / "images.safetensors").is_file()
+    note, has_images = folder / "source.txt", (folder / "dataset" / "images.safetensors").is_file()
     if has_images and note.is_file() and (other := note.read_text()) != source:
         raise RuntimeError(f"{workspace} is of {other}, not of {source}: rename one of the two, or delete {workspace}")
     with atomic(note) as temporary:
