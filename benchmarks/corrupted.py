@@ -2,9 +2,11 @@
 
 Solar cells and, where ``data/cifar10`` has its class folders, CIFAR-10 (SqueezeNet); development seeds; ``dynamic``: no
 reconstruction. There is one copy of each image, with noise or brighter, by turns; test images also have what no copy
-has. The controller may watch copies as well; the head may be fitted to them as well, which is the plainest way to
-robustness; or they may be images like the others, for head, relevance and signal. Mirror images in their place tell
-whether it is the corruption that helps, or the number. Writes results/benchmarks/corrupted.csv.
+has. The controller may monitor the accuracy on copies as well. The head may be fitted to them as well, which is the
+plainest way to robustness. Or they may be images like the others, for head, relevance and monitored accuracy. Mirror
+images in their place tell whether it is the corruption that helps, or the number.
+
+Writes results/benchmarks/corrupted.csv.
 """
 
 from evaluations import NETWORKS, Prepared, Watching, along, prepared
@@ -32,11 +34,11 @@ TASKS = ("elpv", "squeezenet1_1"), ("elpv", "efficientnet-lite0"), ("data/cifar1
 SEEDS = 100, 101, 102, 103
 SEEN = "noise", "brightness"  # by copies; of the four kinds
 CORRUPTED, MIRRORED = "corrupted", "mirrored"
-WATCHED, HEAD, ALL = "signal", "head", "head, relevance, signal"
+MONITORED, HEAD, ALL = "monitored accuracy", "head", "head, relevance, monitored accuracy"
 ROWS = (  # which copies there are, what they are used for, the method
     ("", "", "px-iterative-abs"),
     ("", "", "dynamic"),
-    (CORRUPTED, WATCHED, "dynamic"),
+    (CORRUPTED, MONITORED, "dynamic"),
     (CORRUPTED, HEAD, "px-iterative-abs"),
     (CORRUPTED, HEAD, "dynamic"),
     (CORRUPTED, ALL, "dynamic"),
@@ -60,32 +62,32 @@ def tests(at: Prepared, seed: int) -> dict[str, list[torch.Tensor]]:
 
 
 def watching(task: CalibrationTask, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Watching:
-    """Return a task that watches other images than those that score filters."""
+    """Return a task that monitors the accuracy on other images than those that score filters."""
     n_classes = int(labels.max()) + 1
     return Watching(
         task, lambda model: monitored_accuracies(predict(model, images), labels, fold, n_classes, "cross-fitted")
     )
 
 
-def run(data: str, backbone: str, seed: int) -> list[dict]:
+def run(data: str, name: str, seed: int) -> list[dict]:
     """Prune in every way on one seed, and return what each came to."""
     torch.set_num_threads(1)
-    at, results = prepared(backbone, seed, data=data, per_class=PER_CLASS[data]), []
+    at, results = prepared(name, seed, data=data, per_class=PER_CLASS[data]), []
     (pixels, labels), (_, targets) = at.images["calibration"], at.images["test"]
     calibration, n_classes, test = at.normalised(pixels), int(labels.max()) + 1, tests(at, seed)
     copies = {CORRUPTED: at.normalised(with_corrupted_copies(pixels, labels, seed)), MIRRORED: calibration.flip(-1)}
     both = {kind: (torch.cat([calibration, images]), labels.repeat(2)) for kind, images in copies.items()}
     twice = at.out_of_fold.fold.repeat(2)  # an image and its copy
-    backbone = load_backbone(backbone, NETWORKS[backbone]).to(memory_format=torch.channels_last)
+    backbone = load_backbone(name, NETWORKS[name]).to(memory_format=torch.channels_last)
     heads = {kind: fit_heads(pooled_features(backbone, images), twos, twice) for kind, (images, twos) in both.items()}
-    for kind, use, name in ROWS:
-        how, model, crossfit = methods.method(name), at.model, at.out_of_fold
+    for kind, use, method in ROWS:
+        how, model, out_of_fold = methods.method(method), at.model, at.out_of_fold
         if use in (HEAD, ALL):
-            model, crossfit = classifier(backbone, heads[kind].weight), heads[kind].out_of_fold
+            model, out_of_fold = classifier(backbone, heads[kind].weight), heads[kind].out_of_fold
         images = both[kind] if use == ALL else (calibration, labels)
         fold = twice if use == ALL else at.out_of_fold.fold
-        task = methods.task(model, OutOfFoldHeads(crossfit.weight, fold), *images, how, seed)
-        task = watching(task, *both[kind], twice) if use == WATCHED else task
+        task = methods.task(model, OutOfFoldHeads(out_of_fold.weight, fold), *images, how, seed)
+        task = watching(task, *both[kind], twice) if use == MONITORED else task
         steps = list(methods.steps(task, how))
         order, measured = np.concatenate([step.removed for step in steps]), {shown: [] for shown in test}
         for network in along(order, model, calibration):
@@ -93,8 +95,8 @@ def run(data: str, backbone: str, seed: int) -> list[dict]:
                 predicted = [predict(network, images).argmax(dim=1) for images in parts]
                 classes = [class_accuracies(one, targets, n_classes) for one in predicted]
                 measured[shown].append(torch.stack(classes).mean(dim=0))
-        row = {"dataset": data.removeprefix("data/"), "network": backbone, "method": name}
-        row |= {"copies": kind, "used for": use, "seed": seed, "tries": steps[-1].evaluations}
+        row = {"dataset": data.removeprefix("data/"), "network": name, "method": method}
+        row |= {"copies": kind, "used for": use, "seed": seed, "evaluations": steps[-1].evaluations}
         for shown, classes in measured.items():
             auc = pruning_auc(GRID, [one.mean().item() for one in classes])
             harmonic = pruning_auc(GRID, [harmonic_mean(one) for one in classes])
@@ -112,7 +114,8 @@ def main() -> None:
         table = pd.DataFrame([row for part in tqdm(parts, total=len(todo), unit="seed") for row in part])
     write_csv(ROOT / "results" / "benchmarks" / "corrupted.csv", table)
     by = ["dataset", "network", "method", "copies", "used for", "images"]
-    print(table.groupby(by, sort=False)[["tries", "unpruned", "auc", "auc_harmonic_mean"]].mean().round(3).to_string())
+    measures = ["evaluations", "unpruned", "auc", "auc_harmonic_mean"]
+    print(table.groupby(by, sort=False)[measures].mean().round(3).to_string())
 
 
 if __name__ == "__main__":

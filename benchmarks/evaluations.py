@@ -1,8 +1,8 @@
-"""What thoroughness buys: AUC of the controller against the tries that it measures, on development seeds.
+"""What thoroughness buys: AUC of the controller against the evaluations that it spends, on development seeds.
 
 Solar cells, the head as it was, no reconstruction. Development seeds draw other splits than those of any result. The
-oracle is no method: its controller sees the test images, and says what a better signal could give at most. Writes
-results/benchmarks/evaluations.csv.
+oracle is no method: its controller monitors the accuracy on the test images, which bounds what any other monitored
+accuracy can give. Writes results/benchmarks/evaluations.csv.
 """
 
 import argparse
@@ -48,27 +48,27 @@ ROWS = (
 )
 
 
-Signal = Callable[[nn.Module], np.ndarray]  # from a network with copies of its head to class accuracies
+Monitored = Callable[[nn.Module], np.ndarray]  # from a network with its out-of-fold heads to class accuracies
 
 
 class Watching:
-    """A task whose accuracy is another signal; all else is the task's."""
+    """A task that monitors another accuracy; all else is the task's."""
 
-    def __init__(self, task: CalibrationTask, signal: Signal):
-        self._task, self._signal = task, signal
+    def __init__(self, task: CalibrationTask, monitored: Monitored):
+        self._task, self._monitored = task, monitored
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._task, name)
 
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
-        """Return the class accuracies without these filters, as the signal has them."""
+        """Return the class accuracies without these filters, as they are monitored."""
         network = self._task.network
-        return self._signal(network.without(filters) if len(filters) else network.model)
+        return self._monitored(network.without(filters) if len(filters) else network.model)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A classifier with its copies, and the images of one development seed.
+    """A classifier with its out-of-fold heads, and the images of one development seed.
 
     ``images``: by split, of pixels (N, H, W, 3), uint8, and labels (N,), -1 if they are not read.
     """
@@ -105,9 +105,9 @@ def prepared(network: str, seed: int, n_unlabelled: int = 0, data: str = "elpv",
 
 def along(order: np.ndarray, model: nn.Module, images: torch.Tensor) -> Iterator[nn.Module]:
     """Yield the networks that removing filters in this order leaves, at every rate of the grid."""
-    network, gone = PrunedNetwork(model, images), 0
+    network, removed = PrunedNetwork(model, images), 0
     for rate in GRID:
-        network.remove(order[gone : (gone := filters_at(rate, network.n_filters))])
+        network.remove(order[removed : (removed := filters_at(rate, network.n_filters))])
         yield network.model
 
 

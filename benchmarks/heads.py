@@ -1,8 +1,8 @@
 """What a head costs to fit and what it is worth: the ridge in closed form against logistic regression, by depth.
 
 Development seeds, which no result uses. Both fits choose their strength on the same folds. Writes
-results/benchmarks/heads.csv: seconds of each fit and of the forward pass of the calibration images through the whole backbone,
-on one thread, and test accuracies.
+results/benchmarks/heads.csv: seconds of each fit and of the forward pass of the calibration images through the whole
+backbone, on one thread, and test accuracies.
 """
 
 import time
@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from lrp_core.graph.truncation import features_by_depth
+from lrp_core.graph.exits import features_by_exit
 from lrp_core.metrics.accuracy import predict
 from lrp_core.repair.ridge_head import draw_folds, fit_heads
 from lrp_core.study.data.pretrained import load_backbone, normalise
@@ -29,7 +29,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of logistic regression, on features scaled t
 
 
 def logistic(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return the weights (n_classes, C) of a head and fit its copies, with the C of the best cross-fitted accuracy."""
+    """Return the weights (n_classes, C) of a head, with the C of the best cross-fitted accuracy."""
 
     def fit(strength: float, chosen: np.ndarray) -> np.ndarray:
         head = LogisticRegression(C=strength, fit_intercept=False, max_iter=100)
@@ -63,7 +63,7 @@ def main() -> None:
                 start = time.perf_counter()
                 predict(backbone, images[0].to(memory_format=torch.channels_last))
                 forward = time.perf_counter() - start
-                calibration, unseen = (features_by_depth(backbone, some) for some in images)
+                calibration, unseen = (features_by_exit(backbone, some) for some in images)
                 for depth, name in list(enumerate(calibration))[::4]:
                     start = time.perf_counter()
                     ridge = fit_heads(calibration[name], torch.from_numpy(y), fold).weight.double().numpy()
@@ -76,7 +76,7 @@ def main() -> None:
                         "task": task,
                         "network": network,
                         "seed": seed,
-                        "end": name,
+                        "exit": name,
                         "depth": depth / len(calibration),
                     }
                     rows.append(row | {"features": ridge.shape[1]} | seconds | accuracies)

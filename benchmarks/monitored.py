@@ -1,10 +1,11 @@
 """What images without labels are worth to the controller: AUC on test images, development seeds.
 
 Solar cells, SqueezeNet, ``dynamic``: the head as it was, no reconstruction. Beside the cross-fitted accuracy of the
-labelled images: two signals of images without labels (lrp_core/unlabelled.py). Writes results/benchmarks/signals.csv.
+labelled images: two estimates from images without labels (lrp_core/control/unlabelled.py). Writes
+results/benchmarks/monitored.csv.
 """
 
-from evaluations import Prepared, Signal, Watching, along, prepared
+from evaluations import Monitored, Prepared, Watching, along, prepared
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,8 @@ OTHERS = (("thresholded confidence", 200), ("thresholded confidence", 900), ("ag
 ROWS = (("px-iterative-abs", ""), ("dynamic", CROSS_FITTED), *(("dynamic", row) for row in OTHERS))
 
 
-def without_labels(at: Prepared, name: str, size: int, whole: torch.nn.Module) -> Signal:
-    """Return a signal of so many unlabelled images; ``whole`` is the unpruned network with copies of its head."""
+def without_labels(at: Prepared, name: str, size: int, whole: torch.nn.Module) -> Monitored:
+    """Return the accuracies that so many unlabelled images estimate; ``whole`` is the unpruned network, all heads."""
     (pixels, labels), n_classes = at.images["calibration"], len(at.out_of_fold.weight[0])
     some = torch.randperm(len(at.images["unlabelled"][0]), generator=torch.Generator().manual_seed(0))[:size]
     images = at.normalised(at.images["unlabelled"][0][some])
@@ -39,37 +40,38 @@ def without_labels(at: Prepared, name: str, size: int, whole: torch.nn.Module) -
 
 
 def run(seed: int) -> list[dict]:
-    """Prune with every signal on one seed, and return what each came to."""
+    """Prune with every monitored accuracy on one seed, and return what each came to."""
     torch.set_num_threads(1)
     at, results = prepared(NETWORK, seed, max(size for _, size in OTHERS)), []
     (calibration, labels), (test, targets) = (
         (at.normalised(pixels), labels) for pixels, labels in (at.images["calibration"], at.images["test"])
     )
     n_classes = int(labels.max()) + 1
-    for name, watched in ROWS:
+    for name, monitored in ROWS:
         how = methods.method(name)
         task = methods.task(at.model, at.out_of_fold, calibration, labels, how, seed)
-        if watched in OTHERS:
-            task = Watching(task, without_labels(at, *watched, task.network.model))
+        if monitored in OTHERS:
+            task = Watching(task, without_labels(at, *monitored, task.network.model))
         steps = list(methods.steps(task, how))
         order = np.concatenate([step.removed for step in steps])
         predicted = [predict(network, test).argmax(dim=1) for network in along(order, at.model, calibration)]
         classes = [class_accuracies(one, targets, n_classes) for one in predicted]
-        signal = "{}, {} unlabelled".format(*watched) if watched in OTHERS else watched
-        row = {"network": NETWORK, "method": name, "signal": signal, "seed": seed, "tries": steps[-1].evaluations}
+        shown = "{}, {} unlabelled".format(*monitored) if monitored in OTHERS else monitored
+        row = {"network": NETWORK, "method": name, "monitored": shown, "seed": seed}
+        row["evaluations"] = steps[-1].evaluations
         row["auc"] = pruning_auc(GRID, [one.mean().item() for one in classes])
         results.append(row | {"auc_harmonic_mean": pruning_auc(GRID, [harmonic_mean(one) for one in classes])})
     return results
 
 
 def main() -> None:
-    """Run all signals on all development seeds, and print the means."""
+    """Run all monitored accuracies on all development seeds, and print the means."""
     with side_by_side(2) as parallel:
         parts = parallel(delayed(run)(seed) for seed in SEEDS)
         table = pd.DataFrame([row for part in tqdm(parts, total=len(SEEDS), unit="seed") for row in part])
-    write_csv(ROOT / "results" / "benchmarks" / "signals.csv", table)
+    write_csv(ROOT / "results" / "benchmarks" / "monitored.csv", table)
     print(
-        table.groupby(["method", "signal"], sort=False)
+        table.groupby(["method", "monitored"], sort=False)
         .mean(numeric_only=True)
         .drop(columns="seed")
         .round(3)

@@ -29,7 +29,8 @@ from lrp_core.study.data.pretrained import load_backbone
 from lrp_core.study.data.files import write_csv
 from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import INPUT, Add
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.layers import Sum as TracedSum
 from lrp_core.graph.tracing import trace
 from lrp_core.repair.ridge_head import classifier
 from lrp_core.relevance.lrp import filter_relevance
@@ -59,7 +60,7 @@ class Plain(nn.Module):
         self.layers = fold_batchnorm(trace(model))
         self.parts = nn.ModuleDict()
         for layer in self.layers:
-            module = Sum() if isinstance(layer.module, Add) else layer.module
+            module = Sum() if isinstance(layer.module, TracedSum) else layer.module
             for name, tensor in module._parameters.items():
                 module._parameters[name] = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
             self.parts[layer.name.replace(".", "/")] = module
