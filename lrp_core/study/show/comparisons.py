@@ -1,152 +1,135 @@
-"""Figures that compare methods: areas, ablations, price, robustness."""
+"""Figures that compare methods: their areas, what each ablation is worth, what they cost."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lrp_core.study.analysis.areas import MEASURES
-from lrp_core.study.show.style import _legend_below, _student
+from lrp_core.study.show.style import draw_point, legend_below, looks
 
 
 def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
-    """Show every method's areas, mean and 95 % interval over seeds: a panel a backbone.
+    """Show every method's areas, best first: a panel a backbone.
+
+    Mean over seeds with its 95 % interval; of fewer than four seeds each. What has no value (the area over filters of a
+    method that chooses among networks) is not drawn.
 
     Args:
-        areas: as :func:`lrp_core.study.analysis.areas.areas` returns them.
+        areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them; a measure may lack.
         unpruned: the unpruned accuracy by backbone; a dashed line.
     """
     order = areas.groupby("method")["multiply_adds"].mean().sort_values(ascending=False, kind="stable").index
-    rows = areas.melt(["backbone", "method", "seed"], list(MEASURES), "measure", "area")
-    rows["measure"] = rows["measure"].map(MEASURES)
+    measures = {measure: look for measure, look in looks(MEASURES).items() if measure in areas}
+    shifts = dict(zip(measures, 0.15 * np.linspace(-1, 1, len(measures)), strict=True))
     figure, axes = plt.subplots(
-        1, len(unpruned), figsize=(5.4 * len(unpruned), 0.42 * len(order) + 1.6), layout="constrained", squeeze=False
+        1,
+        len(unpruned),
+        figsize=(3 + 4.2 * len(unpruned), 0.42 * len(order) + 1.6),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
     )
     for axis, (backbone, accuracy) in zip(axes[0], unpruned.items(), strict=True):
-        sns.pointplot(
-            rows[rows["backbone"] == backbone],
-            x="area",
-            y="method",
-            order=order,
-            hue="measure",
-            hue_order=list(MEASURES.values()),
-            linestyle="none",
-            markers=["o", "D"],
-            dodge=0.3,
-            errorbar=_student,
-            ax=axis,
-            legend=axis is axes[0][0],
-        )
         axis.axvline(accuracy, ls="--", color="0.4", lw=1)
-        axis.set(title=backbone, xlabel="mean accuracy (dashed: unpruned)", ylabel="")
+        for (method, measure), each in _values(areas[areas["backbone"] == backbone], list(measures)).items():
+            look = measures[measure] | {"ls": ""}
+            draw_point(axis, order.get_loc(method) + shifts[measure], each, horizontal=True, **look)
+        axis.set(title=backbone, xlabel="mean accuracy (dashed: unpruned)", ylim=(len(order) - 0.5, -0.5))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        if axis is not axes[0][0]:
-            axis.set_yticklabels([])
-    _legend_below(figure, axes[0][0], columns=2)
+    axes[0][0].set_yticks(range(len(order)), order)
+    handles = [Line2D([], [], **look | {"ls": ""}, label=MEASURES[measure]) for measure, look in measures.items()]
+    legend_below(figure, handles)
     return figure
 
 
-def ablations(table: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds") -> Figure:
-    """Show what each ablation is worth: differences of an area with their intervals, a panel a backbone.
+def _values(areas: pd.DataFrame, measures: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
+    """Return the areas of the seeds by method and measure, where there are any."""
+    each = {
+        (method, measure): rows[measure].dropna()
+        for method, rows in areas.groupby("method", sort=False)
+        for measure in measures
+    }
+    return {key: values for key, values in each.items() if len(values)}
+
+
+def ablations(
+    table: pd.DataFrame, areas: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds"
+) -> Figure:
+    """Show what each ablation is worth: differences of an area, paired by seed, a panel a backbone.
+
+    Mean with its 95 % interval; of fewer than four seeds each.
 
     Args:
         table: as :func:`lrp_core.study.analysis.comparisons.ablation_table` returns it.
+        areas: that it was made from.
         backbones: in the order of the panels.
         measure: which area.
     """
-    table = table[table["measure"] == measure]
+    table = table[(table["measure"] == measure) & table["backbone"].isin(backbones)]
     values = table["value"].astype(str)
     named = table["ablation"].where(values == "True", table["ablation"] + " " + values)
     named = named.replace("reconstruct", "reconstruction")
-    rows = table.assign(label=named + "  on " + table["without"], named=named)
-    labels = rows.sort_values("named", kind="stable")["label"].unique()
-    colours = dict(zip(named.unique(), sns.color_palette("colorblind", named.nunique()), strict=True))
+    rows = table.assign(label=named + "  on " + table["without"], named=named).sort_values("named", kind="stable")
+    labels, styles = list(rows["label"].unique()), looks(rows["named"].unique())
     figure, axes = plt.subplots(
         1,
         len(backbones),
         figsize=(4.2 + 3.8 * len(backbones), 0.3 * len(labels) + 1.2),
         layout="constrained",
         squeeze=False,
+        sharey=True,
     )
     for axis, backbone in zip(axes[0], backbones, strict=True):
-        for row in rows[rows["backbone"] == backbone].itertuples():
-            y = len(labels) - 1 - list(labels).index(row.label)
-            axis.plot([row.low, row.high], [y, y], color=colours[row.named], lw=2)
-            axis.plot(row.difference, y, "o", color=colours[row.named], ms=6)
         axis.axvline(0, color="0.4", lw=1, ls="--")
-        axis.set(title=backbone, xlabel=f"difference of the {MEASURES[measure]}", ylim=(-0.7, len(labels) - 0.3))
-        axis.set_yticks(range(len(labels)), labels[::-1] if axis is axes[0][0] else [])
+        for row in rows[rows["backbone"] == backbone].itertuples():
+            same = areas[(areas["dataset"] == row.dataset) & (areas["backbone"] == backbone)]
+            each = _difference(same, row.with_ablation, row.without, measure)
+            look = styles[row.named] | {"ls": ""}
+            draw_point(axis, labels.index(row.label), each, (row.low, row.high), horizontal=True, **look)
+        axis.set(title=backbone, xlabel=f"difference of the {MEASURES[measure]}", ylim=(len(labels) - 0.5, -0.5))
+    axes[0][0].set_yticks(range(len(labels)), labels)
     return figure
 
 
-def price(table: pd.DataFrame) -> Figure:
-    """Show what methods gain against the tries that they measure: a panel a backbone, with 95 % intervals.
+def _difference(areas: pd.DataFrame, method: str, other: str, measure: str) -> pd.Series:
+    """Return what one method has more than another, seed by seed."""
+    area = areas.pivot(index="seed", columns="method", values=measure)
+    return (area[method] - area[other]).dropna()
+
+
+def cost(table: pd.DataFrame, areas: pd.DataFrame) -> Figure:
+    """Show what methods gain over the best baseline against the evaluations that they make: a panel a backbone.
+
+    Mean over seeds with its 95 % interval; of fewer than four seeds each.
 
     Args:
         table: as :func:`lrp_core.study.analysis.costs.cost_table` returns it.
+        areas: that its gains are differences of, of one data set.
     """
-    backbones, methods = table["backbone"].unique(), table["method"].unique()
-    colours = dict(zip(methods, sns.color_palette("husl", len(methods)), strict=True))
+    backbones, styles = table["backbone"].unique(), looks(table["method"].unique())
     figure, axes = plt.subplots(
-        1, len(backbones), figsize=(5.4 * len(backbones), 4.2), layout="constrained", squeeze=False, sharey=True
+        1, len(backbones), figsize=(5.4 * len(backbones), 4.6), layout="constrained", squeeze=False, sharey=True
     )
     for axis, backbone in zip(axes[0], backbones, strict=True):
         rows = table[table["backbone"] == backbone]
-        # Those that try nothing stand side by side at 0.
-        free = (rows["evaluations"] == 0).cumsum().where(rows["evaluations"] == 0)
-        offsets = 12 * (free - (free.max() + 1) / 2).fillna(0)
-        for row, offset in zip(rows.itertuples(), offsets, strict=True):
-            marker = "o" if row.evaluations == 0 else "D"
-            x, colour = row.evaluations + offset, colours[row.method]
-            axis.plot([x, x], [row.low, row.high], color=colour)
-            axis.plot(x, row.difference, marker, color=colour)
+        # The best baseline is what differs from itself by nothing.
+        best = rows[(rows[["difference", "low", "high"]] == 0).all(axis=1)]["method"].iloc[
+            0
+        ]  # differs from itself by 0
+        step = 0.04 * (rows["evaluations"].max() or 1)
+        behind = -(rows["evaluations"] == 0)[::-1].cumsum()[::-1]  # those that evaluate nothing stand side by side
+        for row, rank in zip(rows.itertuples(), behind, strict=True):
+            each = _difference(areas[areas["backbone"] == backbone], row.method, best, "accuracy")
+            x = row.evaluations or rank * step
+            draw_point(axis, x, each, (row.low, row.high), **styles[row.method] | {"ls": ""})
         axis.axhline(0, color="0.4", lw=1, ls="--")
-        axis.set(title=backbone, xlabel="tries measured in a run (0: side by side)", ylabel="gain in AUC")
-        axis.xaxis.set_major_formatter(lambda tries, _: f"{tries:g}" if tries >= 0 else "")
-    handles = [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in methods]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-def robustness(table: pd.DataFrame) -> Figure:
-    """Show accuracy on corrupted test images against that on clean ones: a row a backbone, a panel a kind of images.
-
-    Args:
-        table: as :func:`lrp_core.study.analysis.robustness.robustness_table` returns it.
-    """
-    backbones, kinds = table["backbone"].unique(), table["images"].unique()
-    pruned = table[table["method"] != "unpruned"]
-    colours = dict(zip(pruned["method"].unique(), sns.color_palette("colorblind"), strict=False))
-    markers = dict(zip(sorted(pruned["budget"].unique(), reverse=True), "oDvs", strict=False))
-    figure, axes = plt.subplots(
-        len(backbones),
-        len(kinds),
-        figsize=(4.6 * len(kinds), 4 * len(backbones)),
-        layout="constrained",
-        squeeze=False,
-    )
-    for line, backbone in zip(axes, backbones, strict=True):
-        for axis, kind in zip(line, kinds, strict=True):
-            rows = table[(table["backbone"] == backbone) & (table["images"] == kind)]
-            whole = rows[rows["method"] == "unpruned"].iloc[0]
-            axis.axline((whole["clean"], whole["corrupted"]), slope=1, color="0.6", lw=1, ls="--")
-            axis.plot(whole["clean"], whole["corrupted"], "*", color="black", ms=13)
-            for row in rows[rows["method"] != "unpruned"].itertuples():
-                ends = [row.corrupted + row.more_lost - end for end in (row.low, row.high)]
-                axis.plot([row.clean, row.clean], ends, color=colours[row.method])
-                axis.plot(row.clean, row.corrupted, markers[row.budget], color=colours[row.method])
-            axis.set(title=f"{backbone}: {kind}", xlabel="accuracy, clean", ylabel=f"accuracy, {kind}")
-            for side in (axis.xaxis, axis.yaxis):
-                side.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles = [Line2D([], [], ls="", marker="*", ms=13, color="black", label="unpruned")]
-    handles += [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in colours]
-    handles += [
-        Line2D([], [], ls="", marker=markers[budget], color="0.4", label=f"{budget:.0%} of the multiply-adds")
-        for budget in markers
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        axis.axvline(0, color="0.4", lw=1)
+        axis.set(title=backbone, xlabel="evaluations in a run (left of 0: none)", ylabel="gain in AUC")
+        axis.xaxis.set_major_formatter(lambda evaluations, _: f"{evaluations:g}" if evaluations >= 0 else "")
+    legend_below(figure, [Line2D([], [], **look | {"ls": ""}, label=name) for name, look in styles.items()])
     return figure

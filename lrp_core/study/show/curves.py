@@ -1,4 +1,4 @@
-"""Figures of accuracy against what is left of a network."""
+"""Figures over the share of filters removed, and over multiply-adds."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,25 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
-from lrp_core.study.show.style import _legend_below, _student
+from lrp_core.study.show.style import draw_line, legend_below, looks
 
 
 def pruning_curves(
     curves: pd.DataFrame, methods: Sequence[str], measures: Sequence[str] = ("accuracy", "harmonic_mean")
 ) -> Figure:
-    """Show test measures against the pruning rate: mean and 95 % interval over seeds.
+    """Show test measures against the share of filters removed: a column a measure, a row a backbone, a line a method.
 
-    A column a measure, a row a backbone, a line a method.
+    Mean over seeds with its 95 % interval; of fewer than four seeds each.
+
+    Args:
+        curves: networks on the grid of rates, as :func:`lrp_core.study.runs.measuring.on_grid` returns them.
+        methods: a colour each; those that a backbone was not pruned with are left out there.
+        measures: columns of ``curves``.
     """
-    backbones = curves["backbone"].unique()
+    backbones, drawn = curves["backbone"].unique(), {}
     titles = {"accuracy": "class-averaged test accuracy", "harmonic_mean": "harmonic mean of class accuracies"}
     figure, axes = plt.subplots(
         len(backbones),
@@ -29,23 +35,16 @@ def pruning_curves(
     )
     for row, backbone in zip(axes, backbones, strict=True):
         for axis, measure in zip(row, measures, strict=True):
-            sns.lineplot(
-                curves[curves["backbone"] == backbone],
-                x="rate_requested",  # a method that chooses has lost as many filters, or more
-                y=measure,
-                hue="method",
-                hue_order=methods,
-                style="method",
-                style_order=methods,
-                errorbar=_student,
-                ax=axis,
-                legend=axis is axes[0][0],
-            )
+            for method, look in looks(methods).items():
+                some = curves[(curves["backbone"] == backbone) & (curves["method"] == method)]
+                if len(some):
+                    by_seed = some.pivot(index="rate_requested", columns="seed", values=measure)
+                    drawn[method] = draw_line(axis, by_seed, **look | {"marker": ""}, label=method)
             axis.set(xlabel="filters removed", ylabel=titles.get(measure, measure), ylim=(0, 1), xlim=(0, 1))
             axis.set_title(backbone)
             axis.xaxis.set_major_formatter(PercentFormatter(1))
             axis.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend_below(figure, axes[0][0], columns=3)
+    legend_below(figure, [drawn[method] for method in methods if method in drawn])
     return figure
 
 
@@ -53,67 +52,30 @@ def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[s
     """Show test accuracy against multiply-adds, mean over seeds: a panel a task, all networks and methods in it.
 
     Args:
-        by_budget: as :func:`lrp_core.study.analysis.areas.by_budget` returns it.
+        by_budget: as :func:`lrp_core.study.analysis.areas.budget_table` returns it.
         unpruned: the whole networks, as :func:`lrp_core.study.analysis.areas.unpruned` returns them; points.
-        methods: a colour each.
+        methods: a colour each; a backbone has its dashes.
     """
-    tasks, backbones = by_budget["dataset"].unique(), list(by_budget["backbone"].unique())
-    figure, axes = plt.subplots(1, len(tasks), figsize=(6.2 * len(tasks), 4.6), layout="constrained", squeeze=False)
-    shown = by_budget[by_budget["method"].isin(methods)]
-    markers = dict(zip(backbones, "osD^vP", strict=False))
+    tasks, backbones = by_budget["dataset"].unique(), looks(by_budget["backbone"].unique())
+    figure, axes = plt.subplots(1, len(tasks), figsize=(6.2 * len(tasks), 5.2), layout="constrained", squeeze=False)
+    colours = {method: look["color"] for method, look in looks(methods).items() if method in set(by_budget["method"])}
     for axis, task in zip(axes[0], tasks, strict=True):
-        sns.lineplot(
-            shown[shown["dataset"] == task],
-            x="multiply_adds",
-            y="accuracy",
-            hue="method",
-            hue_order=methods,
-            style="backbone",
-            style_order=backbones,
-            errorbar=None,
-            ax=axis,
-            legend=axis is axes[0][0],
-        )
+        shown = by_budget[(by_budget["dataset"] == task) & by_budget["method"].isin(methods)]
+        for (backbone, method), rows in shown.groupby(["backbone", "method"], sort=False):
+            mean = rows.groupby("multiply_adds")["accuracy"].mean()
+            axis.plot(mean.index, mean, color=colours[method], ls=backbones[backbone]["ls"])
         whole = unpruned[unpruned["dataset"] == task].groupby("backbone")[["multiply_adds", "accuracy"]].mean()
         for backbone, row in whole.iterrows():
-            axis.plot(row["multiply_adds"], row["accuracy"], markers[backbone], color="0.2", ms=8, zorder=3)
-            axis.annotate(backbone, tuple(row), xytext=(0, 8), textcoords="offset points", ha="right", fontsize=8)
+            point = {"marker": backbones[backbone]["marker"], "color": "0.2", "ms": 8, "zorder": 3}
+            axis.plot(row["multiply_adds"], row["accuracy"], **point)
         axis.set(title=task, xscale="log", xlabel="multiply-adds of one image", ylabel="test accuracy")
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend_below(figure, axes[0][0], columns=3)
-    return figure
-
-
-def depth(table: pd.DataFrame) -> Figure:
-    """Show accuracy and multiply-adds by where the backbone ends: a column a backbone, mean and 95 % band over seeds.
-
-    Args:
-        table: columns backbone, seed, end, multiply_adds, cross-fitted, test; ends from the input to the output.
-    """
-    backbones = table["backbone"].unique()
-    figure, axes = plt.subplots(
-        2,
-        len(backbones),
-        figsize=(5.4 * len(backbones), 4.8),
-        layout="constrained",
-        squeeze=False,
-        sharex="col",
-        height_ratios=(3, 1),
-    )
-    for (above, below), backbone in zip(axes.T, backbones, strict=True):
-        rows = table[table["backbone"] == backbone]
-        rows = rows.assign(number=rows.groupby("seed").cumcount() + 1)
-        lines = rows.melt(["number", "seed"], ["cross-fitted", "test"], "on", "accuracy")
-        lines["on"] = lines["on"].map({"cross-fitted": "calibration images, cross-fitted", "test": "test images"})
-        sns.lineplot(lines, x="number", y="accuracy", hue="on", style="on", markers=True, errorbar=_student, ax=above)
-        above.set(title=backbone, ylabel="accuracy of a head there", ylim=(0, 1))
-        above.legend(title=None, loc="lower right")
-        above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        cost = rows.groupby("number")["multiply_adds"].mean()
-        below.bar(cost.index, cost / cost.iloc[-1], color="0.6")
-        below.set(xlabel="the backbone ends behind its n-th possible end", ylabel="multiply-adds", ylim=(0, 1))
-        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = [Line2D([], [], color=colour, label=method) for method, colour in colours.items()]
+    handles += [
+        Line2D([], [], **look | {"color": "0.2"}, label=f"{backbone} (point: unpruned)")
+        for backbone, look in backbones.items()
+    ]
+    legend_below(figure, handles)
     return figure
 
 

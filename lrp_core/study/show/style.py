@@ -1,18 +1,22 @@
-"""The look of all figures, and how they are written."""
+"""The look of all figures, how they show several seeds, and how they are written."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.utils.files import atomic
 
+FEWEST = 4  # seeds with an interval: of two it is 12.7 standard errors to either side, wider than any panel
 STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
+MARKERS = "oDs^vPX<>"
 
 
 def set_theme() -> None:
@@ -33,13 +37,75 @@ def close(figures: Iterable[Figure]) -> None:
         plt.close(figure)
 
 
-def _legend_below(figure: Figure, axis: Axes, columns: int) -> None:
-    """Move an axis's legend below the panels, where it covers nothing."""
-    handles, labels = axis.get_legend_handles_labels()
-    axis.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def looks(names: Iterable[Hashable]) -> dict[Hashable, dict]:
+    """Return a look for each name: color, ls (dashes) and marker, so that nobody has to tell colours apart."""
+    colours, found = sns.color_palette("colorblind"), {}
+    for i, name in enumerate(names):
+        turn = i + i // len(colours)  # other dashes and markers when the colours begin again
+        look = {"color": colours[i % len(colours)], "ls": STYLES[turn % len(STYLES)]}
+        found[name] = look | {"marker": MARKERS[turn % len(MARKERS)]}
+    return found
 
 
-def _student(values: pd.Series) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of the mean, for seaborn; of one value that value."""
-    return paired_interval(values)[:2] if len(values) > 1 else (values.iloc[0], values.iloc[0])
+def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str] | None = None) -> None:
+    """Put a legend below the panels, where it covers nothing, in as many columns as fit."""
+    labels = [handle.get_label() for handle in handles] if labels is None else labels
+    inches = 0.65 + 0.085 * max(len(label) for label in labels)
+    columns = min(len(labels), 4, max(1, int(figure.get_figwidth() / inches)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def draw_line(axis: Axes, values: pd.DataFrame, **look: object) -> Artist:
+    """Draw a mean over seeds as a line, with its 95 % interval; of fewer than four seeds each as a thin line.
+
+    Args:
+        axis: to draw on.
+        values: an x a row, a seed a column.
+        look: as :meth:`matplotlib.axes.Axes.plot` takes it.
+
+    Returns:
+        The line of the mean, for a legend.
+    """
+    (line,) = axis.plot(values.index, values.mean(axis=1), **look)
+    if values.shape[1] >= FEWEST:
+        low, high = np.array([_interval(row) for row in values.to_numpy()]).T
+        axis.fill_between(values.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
+    elif values.shape[1] > 1:
+        thin = {"color": line.get_color(), "ls": line.get_linestyle(), "lw": 0.8, "alpha": 0.5}
+        axis.plot(values.index, values.to_numpy(), **thin)
+    return line
+
+
+def draw_point(
+    axis: Axes,
+    at: float,
+    each: Sequence[float],
+    interval: tuple[float, float] | None = None,
+    horizontal: bool = False,
+    **look: object,
+) -> None:
+    """Draw a mean over seeds as a point, with its 95 % interval; of fewer than four seeds each as a small dot.
+
+    Args:
+        axis: to draw on.
+        at: where, on the other axis.
+        each: the values, one a seed.
+        interval: of the mean; default: Student's t.
+        horizontal: values are x, not y.
+        look: as :meth:`matplotlib.axes.Axes.plot` takes it: color, marker, ...
+    """
+    each = np.asarray(each, dtype=float)
+
+    def plot(values: np.ndarray, **look: object) -> None:
+        across = np.full(len(values), at)
+        axis.plot(*((values, across) if horizontal else (across, values)), **look)
+
+    if len(each) >= FEWEST:
+        plot(np.array(interval or _interval(each)), color=look.get("color"), lw=2)
+    elif len(each) > 1:
+        plot(each, color=look.get("color"), ls="", marker="o", ms=3.5, alpha=0.6, mew=0)
+    plot(each.mean(keepdims=True), **({"ls": "", "marker": "o", "ms": 7} | look))
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    return paired_interval(values)[:2]
