@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 from dask.distributed import Client, LocalCluster
-from test_pipeline import SETTINGS, Miniature
+from miniature import SETTINGS, Miniature
+
+from lrp_core.study.runs.runner import run_all
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +20,10 @@ def cluster():
 def test_runs_on_a_cluster_are_those_of_one_process(tmp_path, cluster, monkeypatch):
     names = ["px-static", "dynamic+reconstruction"]
     here = Miniature(tmp_path / "here")
-    expected = here.run_all(names, [1, 0], SETTINGS)
+    expected = run_all(here, names, [1, 0], SETTINGS)
     there = Miniature(tmp_path / "there")
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
-    got = there.run_all(names, [1, 0], SETTINGS)
+    got = run_all(there, names, [1, 0], SETTINGS)
     assert list(got) == list(expected)
     for key, run in expected.items():
         pd.testing.assert_frame_equal(got[key].curve, run.curve)
@@ -36,4 +38,4 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     with pytest.raises(OSError, match=r"tcp://127\.0\.0\.1:1"):
-        Miniature(tmp_path).run_all(["px-static"], [0], SETTINGS)
+        run_all(Miniature(tmp_path), ["px-static"], [0], SETTINGS)

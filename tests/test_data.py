@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lrp_core.study.data import datasets
-from lrp_core.study.data.datasets import Dataset, _read_image, load_dataset
+from lrp_core.study.data.datasets import Dataset, load_dataset, read_image
 from lrp_core.study.data.splits import split_dataset
 
 
@@ -29,7 +29,7 @@ def made_up(counts=(60, 90, 40), seed=0) -> Dataset:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_scarce_and_test_images_share_no_image_and_no_block(seed):
+def test_calibration_and_test_images_share_no_image_and_no_block(seed):
     dataset = made_up()
     rows = split_dataset(dataset, seed, n_calibration=10, n_test=12, block=5)
     calibration, test = rows[rows["split"] == "calibration"], rows[rows["split"] == "test"]
@@ -44,7 +44,7 @@ def test_scarce_and_test_images_share_no_image_and_no_block(seed):
     assert split_dataset(together, seed, n_calibration=10, n_test=12, block=1).equals(rows)
 
 
-def test_unlabelled_images_are_of_the_scarce_side_and_change_nothing_else():
+def test_unlabelled_images_are_of_the_calibration_side_and_change_nothing_else():
     dataset = made_up()
     rows, more = (split_dataset(dataset, 0, 10, 12, 5, n_unlabelled) for n_unlabelled in (0, 20))
     assert more.query("split != 'unlabelled'").reset_index(drop=True).equals(rows)
@@ -70,7 +70,8 @@ def test_seed_decides_the_split():
 def test_too_small_a_class_is_named():
     with pytest.raises(
         ValueError,
-        match=r"too few images for 25 calibration ones .* of 'c': 20 and 20: set calibration_per_class in params.yaml to 20 or",
+        match=r"too few images for 25 calibration ones .* of 'c': 20 and 20: "
+        r"set calibration_per_class in params.yaml to 20 or",
     ):
         split_dataset(made_up(), 0, n_calibration=25, n_test=12, block=5)
 
@@ -92,7 +93,7 @@ def test_unknown_data_set_and_small_size_are_refused():
 def test_grey_image_becomes_rgb_of_the_right_size():
     file = io.BytesIO()
     Image.fromarray(np.full((30, 20), 77, dtype=np.uint8)).save(file, "PNG")
-    pixels = _read_image(io.BytesIO(file.getvalue()), "cell.png", 32)
+    pixels = read_image(io.BytesIO(file.getvalue()), "cell.png", 32)
     assert pixels.shape == (3, 32, 32)
     assert pixels.unique().tolist() == [77]
 
@@ -104,7 +105,7 @@ def test_broken_image_is_named(content):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)).save(file, "PNG")
         content = file.getvalue()[:700]
     with pytest.raises(ValueError, match=r"cannot decode the image cell0001.png: .*; replace or remove the file"):
-        _read_image(io.BytesIO(content), "cell0001.png", 32)
+        read_image(io.BytesIO(content), "cell0001.png", 32)
 
 
 def test_elpv_is_what_its_authors_describe():

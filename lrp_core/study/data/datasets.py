@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ class Dataset:
     Attributes:
         images: uint8, RGB, (N, 3, size, size).
         labels: int64, (N,), indices into ``class_names``.
-        positions: int64, (N,), each image's position in the source's own order, in which neighbours resemble each other.
+        positions: int64, (N,), each image's position in the source's own order, where neighbours resemble each other.
         class_names: one name a class.
         block: how many consecutive positions resemble each other, as far as is known.
     """
@@ -62,7 +63,7 @@ def _elpv(size: int) -> Dataset:
     with ELPV_WHEEL.open() as archive:
         for path in tqdm(table["path"], desc="reading ELPV", unit="image"):
             with archive.open(f"{folder}/{path}") as file:
-                images.append(_read_image(file, path, size))
+                images.append(read_image(file, path, size))
     return Dataset(
         images=torch.stack(images),
         labels=torch.from_numpy(pd.Categorical(names, class_names).codes.astype(np.int64)),
@@ -118,7 +119,7 @@ def _read_all(
     images, broken = [], []
     for file in tqdm(files, desc="reading images", unit="image"):
         try:
-            images.append(_read_image(file, str(file), size))
+            images.append(read_image(file, str(file), size))
         except ValueError as error:
             broken.append(f"\n  {file}: {error.__cause__}")
     if broken:
@@ -181,8 +182,17 @@ def load_dataset(name: str, size: int) -> Dataset:
     )
 
 
-def _read_image(file, name: str, size: int) -> torch.Tensor:
-    """Return (3, size, size) uint8."""
+def read_image(file: str | Path | BinaryIO, name: str, size: int) -> torch.Tensor:
+    """Return an image as RGB pixels, (3, size, size), uint8, turned as its EXIF data say.
+
+    Args:
+        file: a path, or an open file.
+        name: what messages call it.
+        size: of each side, in pixels.
+
+    Raises:
+        ValueError: the image cannot be decoded.
+    """
     try:
         with Image.open(file) as image:
             return _resized(ImageOps.exif_transpose(image), size)
