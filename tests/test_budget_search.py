@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrp_core.control.budget_search import ACTIONS, BudgetSearch
+from lrp_core.graph.blocks import identity_blocks, without_blocks
+from lrp_core.graph.exits import features_by_exit
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import features_by_depth, identity_blocks, truncated, without_blocks
+from lrp_core.graph.truncation import truncated
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
@@ -125,7 +127,7 @@ def test_where_later_layers_know_nothing_the_trunk_ends_before_them(task):
     blind.last.weight.zero_()
     step = next(levers_of((blind, images, labels, fold)).descend([1.0]))
     assert step.truncation != trace(backbone)[-1].name
-    features = features_by_depth(blind, images)
+    features = features_by_exit(blind, images)
     assert step.error < levers_of((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
     assert step.truncation in features
 

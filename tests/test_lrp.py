@@ -8,7 +8,6 @@ from conftest import miniature_vgg
 from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle, without_biases
 from oracle import zennit_relevance
 from torch import nn
-from torch.nn import functional as F
 from zennit.canonizers import SequentialMergeBatchNorm
 
 from lrp_core.graph.batchnorm import fold_batchnorm
@@ -242,84 +241,6 @@ def test_unsupported_layer_is_named(images, targets):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 4)).double()
     with pytest.raises(ValueError, match=r"layer '1' is of the unsupported kind GELU; supported are: .*Conv2d"):
         lrp.filter_relevance(model, images, targets)
-
-
-class _Scaled(nn.Conv2d):
-    """A convolution whose weight is not what it computes with."""
-
-
-class _Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 3, 3), nn.Linear(3, 4)
-
-    def forward(self, x):
-        return self.head(self.conv(self.conv(x)).mean((2, 3)))
-
-
-class _Shifted(_Twice):
-    def forward(self, x):
-        return self.head((self.conv(x) + 1).mean((2, 3)))
-
-
-class _Overwriting(_Twice):
-    def forward(self, x):
-        x = self.conv(x)
-        x.relu_()
-        return self.head(x.mean((2, 3)))
-
-
-class _OverwritingByModule(_Twice):
-    def __init__(self):
-        super().__init__()
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x):
-        x = self.conv(x)
-        return self.head((self.act(x) + x).mean((2, 3)))
-
-
-class _Unread(_Twice):
-    def forward(self, x):
-        x = self.conv(x)
-        F.relu(x)
-        return self.head(x.mean((2, 3)))
-
-
-class _Branching(_Twice):
-    def forward(self, x):
-        return self.head(self.conv(x).mean((2, 3))) if x.sum() > 0 else x
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1), "layer '0' .* Conv2d with padding_mode='reflect'"),
-        (nn.BatchNorm2d(3, track_running_stats=False), "layer '0' .* BatchNorm2d without running statistics"),
-        (_Scaled(3, 3, 3), "layer '0' is of the unsupported kind _Scaled"),
-        (nn.Sequential(nn.GELU()), "layer '0.0' is of the unsupported kind GELU"),
-    ],
-)
-def test_unsupported_layers_are_named(images, targets, body, message):
-    model = nn.Sequential(body, nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).double()
-    with pytest.raises(ValueError, match=message):
-        lrp.filter_relevance(model, images, targets)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (_Twice(), "layer 'conv_1' is used twice; give each use a module of its own"),
-        (_Shifted(), r"layer 'add' is of the unsupported kind add\(conv, 1\)"),
-        (_Overwriting(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
-        (_OverwritingByModule(), "layer 'act' works in place on a tensor that 'add' reads afterwards"),
-        (_Unread(), "nothing reads the result of layer 'relu'"),
-        (_Branching(), "cannot trace _Branching.forward"),
-    ],
-)
-def test_untraceable_networks_are_refused(images, targets, model, message):
-    with pytest.raises(ValueError, match=message):
-        lrp.filter_relevance(model.double(), images, targets)
 
 
 def test_targets_must_fit(images):

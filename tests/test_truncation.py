@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lrp_core.control.early_exit import Exit, cka, earliest, exits, halving
-from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth, up_to
+from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
+from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.ridge_head import classifier, fit_heads
 
@@ -75,8 +76,8 @@ def maps_at(backbone, names, images):
 
 def test_ends_are_where_one_tensor_is_all_that_goes_on(backbone):
     backbone, names, images = backbone
-    features = features_by_depth(backbone, images)
-    assert list(features) == list(multiply_adds_by_depth(backbone, images[:1])) == names
+    features = features_by_exit(backbone, images)
+    assert list(features) == list(multiply_adds_by_exit(backbone, images[:1])) == names
     for name, maps in maps_at(backbone, names, images).items():
         torch.testing.assert_close(features[name], maps.mean(dim=(2, 3)))
 
@@ -87,18 +88,18 @@ def test_a_part_of_a_trunk_gives_what_the_whole_has_there(backbone):
         part = up_to(backbone, name)
         assert torch.equal(part(images), maps)
         assert not part.training
-        assert list(features_by_depth(part, images)) == names[: names.index(name) + 1]
+        assert list(features_by_exit(part, images)) == names[: names.index(name) + 1]
         shared = dict(backbone.named_parameters())
         assert all(parameter is shared[key] for key, parameter in part.named_parameters())
     assert len(dict(up_to(backbone, names[0]).named_parameters())) < len(shared)
-    assert list(features_by_depth(backbone, images)) == names  # as it was
+    assert list(features_by_exit(backbone, images)) == names  # as it was
 
 
 def test_multiply_adds_are_those_of_the_part_with_its_head(backbone):
     backbone, _, images = backbone
-    costs = multiply_adds_by_depth(backbone, images[:1])
+    costs = multiply_adds_by_exit(backbone, images[:1])
     assert list(costs.values()) == sorted(set(costs.values()))
-    for name, features in features_by_depth(backbone, images).items():
+    for name, features in features_by_exit(backbone, images).items():
         weight = torch.ones(4, features.shape[1])
         assert costs[name] + 4 * features.shape[1] == multiply_adds(
             classifier(up_to(backbone, name), weight), images[:1]
@@ -111,7 +112,7 @@ def test_heads_are_judged_on_what_they_have_not_seen(backbone):
     images = images + 2 * torch.eye(3)[labels][:, :, None, None]
     found = exits(backbone, images, labels, fold)
     assert [exit_.name for exit_ in found] == names
-    for exit_, features in zip(found, features_by_depth(backbone, images).values(), strict=True):
+    for exit_, features in zip(found, features_by_exit(backbone, images).values(), strict=True):
         heads = fit_heads(features, labels, fold)
         assert torch.equal(exit_.heads.weight, heads.weight)
         hits = [

@@ -32,10 +32,11 @@ from torch import nn
 
 from lrp_core.control.controller import first_removable
 from lrp_core.control.early_exit import Exit, cka, exits
+from lrp_core.graph.blocks import identity_blocks, without_blocks
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import Truncation, identity_blocks, truncated, without_blocks
+from lrp_core.graph.truncation import Truncation, truncated
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.cost import multiply_adds_by_layer
@@ -66,7 +67,7 @@ class BudgetStep:
         budget: of multiply-adds, as a fraction of the whole classifier's.
         action: which made it of the one before; "start" for a backbone that starts anew, "none" where the network of the
             rung before is within this budget, too.
-        truncation: what is left of the backbone's depth (:class:`lrp_core.graph.truncation.Cut`), as text.
+        truncation: what is left of the backbone's depth (:class:`lrp_core.graph.truncation.Truncation`), as text.
         removed: the filters that are gone, numbered as in the network of that depth, in the order in which they went.
         multiply_adds: of one image, as a fraction of the whole classifier's.
         error: cross-fitted (:func:`lrp_core.repair.ridge_head.squared_error`).
@@ -152,7 +153,7 @@ class BudgetSearch:
         return every if "exit" in self._pulls else every[-1:]
 
     def network(self, truncation: str, out_of_fold: bool = False) -> PrunedNetwork:
-        """Return the classifier that a cut leaves (:class:`lrp_core.graph.truncation.Cut`), with its head fitted.
+        """Return the classifier that a cut leaves (:class:`lrp_core.graph.truncation.Truncation`), with its head fitted.
 
         With ``out_of_fold``, those of its head stand beside it.
         """
@@ -252,7 +253,7 @@ class BudgetSearch:
         if blocks:
             changes, truncation = self._block_changes(backbone, blocks), Truncation.parse(now.truncation)
             shorter = self._moved(
-                "block", now, Truncation(truncation.exit_, (*truncation.skipped, min(changes, key=changes.get)))
+                "block", now, Truncation(truncation.exit, (*truncation.skipped, min(changes, key=changes.get)))
             )
             yield from [shorter] if shorter.multiply_adds() <= limit else self._narrower(shorter, limit, "block")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lrp_core.graph.truncation import features_by_depth, multiply_adds_by_depth
+from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
 from lrp_core.metrics.accuracy import class_accuracies
 from lrp_core.repair.ridge_head import Heads, fit_heads, out_of_fold_logits, squared_error
 
@@ -47,8 +47,8 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
         fold: of the images, (N,) (:func:`lrp_core.repair.ridge_head.draw_folds`).
     """
     found, n_classes = [], int(labels.max()) + 1
-    costs = multiply_adds_by_depth(backbone, images[:1])
-    for name, features in features_by_depth(backbone, images).items():
+    costs = multiply_adds_by_exit(backbone, images[:1])
+    for name, features in features_by_exit(backbone, images).items():
         heads = fit_heads(features, labels, fold)
         logits = out_of_fold_logits(features @ heads.out_of_fold.weight.flatten(0, 1).T, fold, n_classes)
         by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)

@@ -1,1 +1,15 @@
-"""A network as a list of layers: traced, run, its batch normalisation folded, truncated."""
+"""A network as a list of layers.
+
+Which file answers what:
+
+- :mod:`.layers`: what is a layer, and which kinds are supported?
+- :mod:`.tracing`: how does a model become a list of layers, and what is refused?
+- :mod:`.calls`: what does a call such as ``x.mean((2, 3))`` stand for?
+- :mod:`.execution`: how is the list run, whole or in part?
+- :mod:`.batchnorm`: how is batch normalisation folded into convolutions?
+- :mod:`.signs`: where can values not be negative?
+- :mod:`.sharing`: how is a network changed without a copy of its tensors?
+- :mod:`.exits`: where may a backbone end, and what does it give and cost there?
+- :mod:`.blocks`: which residual blocks can be skipped?
+- :mod:`.truncation`: how is a backbone of less depth made?
+"""

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lrp_core.graph.layers import Layer, _readers
+from lrp_core.graph.layers import Layer, readers
+from lrp_core.graph.sharing import with_weight
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,27 +30,20 @@ class ChannelAffine(nn.Module):
         return torch.addcmul(self.shift, a, self.scale)
 
 
-def with_weight(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module:
-    """Return the layer with other weights; it shares nothing but its settings with the given one."""
-    other = type(layer).__new__(type(layer))
-    other.__dict__ = layer.__dict__ | {"_parameters": {"weight": weight, "bias": bias}}
-    return other
-
-
 def fold_batchnorm(layers: list[Layer]) -> list[Layer]:
     """Fold each batch normalisation into the convolution before it, exactly; the traced model is untouched.
 
     A batch normalisation behind anything else, or behind a convolution that others read too, becomes the scale and
     shift by channel that it is.
     """
-    readers = _readers(layers)
+    read_by = readers(layers)
     folded: dict[str, Layer] = {}
     renamed: dict[str, str] = {}
     for layer in layers:
         layer = replace(layer, inputs=tuple(renamed.get(name, name) for name in layer.inputs))
         if isinstance(layer.module, nn.BatchNorm2d):
             source = folded.get(layer.inputs[0])
-            if source is not None and isinstance(source.module, nn.Conv2d) and len(readers[source.name]) == 1:
+            if source is not None and isinstance(source.module, nn.Conv2d) and len(read_by[source.name]) == 1:
                 scale, shift = affine(layer.module)
                 weight = source.module.weight.detach() * scale.view(-1, 1, 1, 1)
                 bias = shift if source.module.bias is None else torch.addcmul(shift, source.module.bias, scale)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.graph.layers import Layer, rectified
+from lrp_core.graph.layers import Layer
+from lrp_core.graph.signs import rectified
 
 BATCH = 24  # images at a time, where gradients are needed
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lrp_core.graph.execution import batched, run_together
-from lrp_core.graph.layers import WEIGHTED, Layer, shallow_copy
+from lrp_core.graph.layers import WEIGHTED, Layer
+from lrp_core.graph.sharing import shallow_copy
 from lrp_core.graph.tracing import rebind, trace
 from lrp_core.pruning.dependency import Coupling, couple
 from lrp_core.pruning.surgery import copy_weights, slice_channels

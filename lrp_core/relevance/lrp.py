@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import ChannelAffine, fold_batchnorm
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, Sum, nonnegative, rectified
+from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, Sum
+from lrp_core.graph.signs import nonnegative, rectified
 from lrp_core.graph.tracing import trace
 from lrp_core.relevance import rules
 from lrp_core.utils.devices import device_of

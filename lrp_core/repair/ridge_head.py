@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.graph.layers import shallow_copy
+from lrp_core.graph.sharing import shallow_copy
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
 from lrp_core.utils.devices import device_of

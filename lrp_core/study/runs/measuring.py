@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from lrp_core.control.early_exit import Exit
-from lrp_core.graph.truncation import features_by_depth, up_to
+from lrp_core.graph.exits import features_by_exit
+from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mean, predict
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.network import PrunedNetwork
@@ -87,7 +88,7 @@ class Judge:
         Yields:
             By end, what :meth:`measure` returns, and cut, the name of the layer behind which the backbone ends.
         """
-        features = features_by_depth(backbone, self.test.images)
+        features = features_by_exit(backbone, self.test.images)
         for exit_ in exits:
             network = PrunedNetwork(classifier(up_to(backbone, exit_.name), exit_.heads.weight), self.test.images[:1])
             yield {

@@ -1,0 +1,53 @@
+"""The exits of a backbone: where it may end, and what it gives and costs there.
+
+An exit is wherever one tensor is all that goes on, and a convolution reads it; and where the backbone ends now, which
+comes last.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lrp_core.graph.execution import batched, run_together
+from lrp_core.graph.layers import INPUT, Layer
+from lrp_core.graph.tracing import trace
+from lrp_core.utils.devices import device_of
+
+
+def features_by_exit(backbone: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a head would read at each exit: by layer, its output averaged over positions, (N, C).
+
+    Args:
+        backbone: images to feature maps, made of supported layers.
+        images: (N, C, H, W), normalised.
+    """
+    features = {}
+
+    def keep(name: str, maps: list[torch.Tensor]) -> None:
+        features[name] = torch.cat([part.mean(dim=(2, 3)) for part in maps]).cpu()
+
+    with torch.no_grad():
+        _visit_exits(backbone, images, keep)
+    return features
+
+
+def multiply_adds_by_exit(backbone: nn.Module, image: torch.Tensor) -> dict[str, int]:
+    """Return the multiply-adds of one image (1, C, H, W) up to each exit, without a head."""
+    found = {}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _visit_exits(backbone, image, lambda name, _: found.update({name: counter.get_total_flops() // 2}))
+    return found
+
+
+def _visit_exits(backbone: nn.Module, images: torch.Tensor, visit: Callable[[str, list[torch.Tensor]], None]) -> None:
+    """Run a backbone, and show what it has at each exit: the layer's name and, by batch, its feature maps."""
+    layers = trace(backbone)
+
+    def before(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
+        single = len(lives[0]) == 1 and layer.inputs[0] != INPUT
+        if single and isinstance(layer.module, nn.Conv2d):
+            visit(layer.inputs[0], [live[layer.inputs[0]] for live in lives])
+
+    visit(layers[-1].name, run_together(layers, batched(images, device_of(backbone)), before))

@@ -1,0 +1,258 @@
+"""A trace against the model's own forward, in float64; what cannot be traced is refused by name."""
+
+import operator
+
+import pytest
+import torch
+from networks import settle
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import get_model
+
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.tracing import trace
+
+
+class Between(nn.Module):
+    """A convolution (6 x 6 pixels to 4 channels of 4 x 4), a function of its output, a dense layer."""
+
+    def __init__(self, function, n_features):
+        super().__init__()
+        self.function = function
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(n_features, 2)
+        self.mean = nn.Parameter(torch.ones(1))  # named like a call
+
+    def forward(self, x):
+        return self.head(self.function(self.conv(x)))
+
+
+def between(function, n_features=4):
+    return settle(Between(function, n_features)).double()
+
+
+def images():
+    return torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def relu_in_place(x):
+    x = x + x
+    return F.relu(x, True).mean((2, 3))
+
+
+SPELLINGS = {
+    "flatten(x, 1)": (lambda x: torch.flatten(x, 1), 64),
+    "flatten(x, start_dim=1)": (lambda x: torch.flatten(x, start_dim=1), 64),
+    "flatten(x, 1, -1)": (lambda x: torch.flatten(x, 1, -1), 64),
+    "flatten(x, 1, end_dim=-1)": (lambda x: torch.flatten(x, 1, end_dim=-1), 64),
+    "flatten(input=x, end_dim=-1, start_dim=1)": (lambda x: torch.flatten(input=x, end_dim=-1, start_dim=1), 64),
+    "flatten(x, -3, 3)": (lambda x: torch.flatten(x, -3, 3), 64),
+    "x.flatten(1)": (lambda x: x.flatten(1), 64),
+    "x.flatten(start_dim=1)": (lambda x: x.flatten(start_dim=1), 64),
+    "x.flatten(1, 3)": (lambda x: x.flatten(1, 3), 64),
+    "x.flatten(start_dim=-3, end_dim=-1)": (lambda x: x.flatten(start_dim=-3, end_dim=-1), 64),
+    "mean(x, (2, 3))": (lambda x: torch.mean(x, (2, 3)), 4),
+    "mean(x, [3, 2])": (lambda x: torch.mean(x, [3, 2]), 4),
+    "mean(x, dim=(-1, 2))": (lambda x: torch.mean(x, dim=(-1, 2)), 4),
+    "mean(input=x, dim=[-2, -1])": (lambda x: torch.mean(input=x, dim=[-2, -1]), 4),
+    "mean(x, axis=(2, 3))": (lambda x: torch.mean(x, axis=(2, 3)), 4),
+    "mean(x, (2, 3), True)": (lambda x: torch.mean(x, (2, 3), True).flatten(1), 4),
+    "x.mean((3, -2), keepdim=True)": (lambda x: x.mean((3, -2), keepdim=True).flatten(1), 4),
+    "x.mean([2, 3], False, dtype=None)": (lambda x: x.mean([2, 3], False, dtype=None), 4),
+    "x.mean(dim=(2, 3))": (lambda x: x.mean(dim=(2, 3)), 4),
+    "relu(input=x)": (lambda x: F.relu(input=x).mean((2, 3)), 4),
+    "relu(x, True)": (relu_in_place, 4),
+    "torch.relu(input=x)": (lambda x: torch.relu(input=x).mean((2, 3)), 4),
+    "relu6(x)": (lambda x: F.relu6(x).mean((2, 3)), 4),
+    "dropout(x, p=0.5, training=False)": (lambda x: F.dropout(x, p=0.5, training=False).mean((2, 3)), 4),
+    "max_pool2d(x, 2)": (lambda x: F.max_pool2d(x, 2).flatten(1), 16),
+    "max_pool2d(x, kernel_size=[3, 2], stride=1)": (
+        lambda x: F.max_pool2d(x, kernel_size=[3, 2], stride=1).flatten(1),
+        24,
+    ),
+    "avg_pool2d(x, 3, 1, padding=1)": (lambda x: F.avg_pool2d(x, 3, 1, padding=1).flatten(1), 64),
+    "avg_pool2d(input=x, kernel_size=2)": (lambda x: F.avg_pool2d(input=x, kernel_size=2).flatten(1), 16),
+    "adaptive_avg_pool2d(x, output_size=2)": (lambda x: F.adaptive_avg_pool2d(x, output_size=2).flatten(1), 16),
+    "cat([x, relu(x)], 1)": (lambda x: torch.cat([x, F.relu(x)], 1).mean((2, 3)), 8),
+    "cat(tensors=(x, relu(x)), dim=-3)": (lambda x: torch.cat(tensors=(x, F.relu(x)), dim=-3).mean((2, 3)), 8),
+    "concat((x, relu(x)), axis=1)": (lambda x: torch.concat((x, F.relu(x)), axis=1).mean((2, 3)), 8),
+    "cat([x, x], 1)": (lambda x: torch.cat([x, x], 1).mean((2, 3)), 8),
+    "cat([x, relu(x), x], 1)": (lambda x: torch.cat([x, F.relu(x), x], 1).mean((2, 3)), 12),
+    "x + x": (lambda x: (x + x).mean((2, 3)), 4),
+    "x += x": (lambda x: operator.iadd(x, x).mean((2, 3)), 4),
+    "add(x, other=x)": (lambda x: torch.add(x, other=x).mean((2, 3)), 4),
+    "add(other=relu(x), input=x, alpha=1)": (lambda x: torch.add(other=F.relu(x), input=x, alpha=1).mean((2, 3)), 4),
+    "x.add(other=x)": (lambda x: x.add(other=x).mean((2, 3)), 4),
+    "x + dropout(x)": (lambda x: (x + F.dropout(x, training=False)).mean((2, 3)), 4),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_call_computes_what_the_model_does(spelling):
+    model = between(*SPELLINGS[spelling])
+    torch.testing.assert_close(run(trace(model), {INPUT: images()}), model(images()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda x: x.flatten(), r"Flatten\(0, -1\) \(only from dimension 1 to the last\)"),
+        (lambda x: torch.flatten(x, 2), r"Flatten\(2, -1\)"),
+        (lambda x: torch.flatten(x, end_dim=1), r"Flatten\(0, 1\)"),
+        (lambda x: x.flatten(1, 2), r"Flatten\(1, 2\)"),
+        (lambda x: x.flatten("C"), r"Flatten\(C, -1\)"),
+        (lambda x: x.mean(), r"mean\(conv\)"),
+        (lambda x: x.mean(2), r"mean\(conv, 2\); supported are: AdaptiveAvgPool2d"),
+        (lambda x: x.mean(dim=-1), r"mean\(conv, dim=-1\)"),
+        (lambda x: x.mean((1, 2, 3)), r"mean\(conv, \(1, 2, 3\)\)"),
+        (lambda x: x.mean((2, 2)), r"mean\(conv, \(2, 2\)\)"),
+        (lambda x: torch.mean(x, dim=[1]), r"mean\(conv, dim=\[1\]\)"),
+        (lambda x: torch.mean(x, (2, 3), dtype=torch.float32), r"mean\(conv, \(2, 3\), dtype=torch.float32\)"),
+        (lambda x: x.mean(2, 3), r"mean\(conv, 2, 3\)"),
+        (lambda x: torch.cat([x, x]), r"cat\(\[conv, conv\]\)"),
+        (lambda x: torch.cat([x, x], dim=2), r"cat\(\[conv, conv\], dim=2\)"),
+        (lambda x: torch.cat(x, 1), r"cat\(conv, 1\)"),
+        (lambda x: torch.cat([x, torch.ones(1)], 1), "_tensor_constant0, a parameter, buffer or constant"),
+        (lambda x: torch.cat([x, x], 1, out=x), r"cat\(\[conv, conv\], 1, out=conv\)"),
+        (lambda x: x + 1, r"add\(conv, 1\)"),
+        (lambda x: 1 + x, r"add\(1, conv\)"),
+        (lambda x: torch.add(x, x, alpha=2), r"add\(conv, conv, alpha=2\)"),
+        (lambda x: torch.add(x, 2, x), r"add\(conv, 2, conv\)"),
+        (lambda x: x.add(other=1), r"add\(conv, other=1\)"),
+        (lambda x: F.relu(x, inplace=x), r"relu\(conv, inplace=conv\)"),
+        (lambda x: x.relu(1, 2, 3), r"relu\(conv, 1, 2, 3\)"),
+        (lambda x: F.dropout(x, speed=1), r"cannot trace Between.forward: .*speed"),
+        (lambda x: x.relu(speed=1), r"relu\(conv, speed=1\)"),
+        (lambda x: torch.max_pool2d(x, 2), r"max_pool2d\(conv, 2\)"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], r"max_pool2d_with_indices\(conv, 2, "),
+        (lambda x: F.avg_pool2d(x), r"cannot trace Between.forward|avg_pool2d\(conv\)"),
+        (lambda x: F.avg_pool2d(x, x), r"avg_pool2d\(conv, conv\)"),
+        (lambda x: F.adaptive_avg_pool2d(x, 1, 2), r"cannot trace Between.forward"),
+        (lambda x: torch.sigmoid(x), r"sigmoid\(conv\)"),
+    ],
+)
+def test_other_calls_are_refused_by_name(function, kind):
+    with pytest.raises(ValueError, match=kind):
+        trace(between(function))
+
+
+def test_a_parameter_in_the_forward_is_refused_even_if_it_is_named_like_a_call():
+    class Shifted(Between):
+        def forward(self, x):
+            return self.head((self.conv(x) + self.mean).mean((2, 3)))
+
+    with pytest.raises(
+        ValueError, match="layer 'mean' is of the unsupported kind mean, a parameter, buffer or constant"
+    ):
+        trace(Shifted(None, 4))
+
+
+def test_a_module_that_is_called_with_more_than_a_tensor_is_refused():
+    class Called(Between):
+        def forward(self, x):
+            return self.head(self.conv(x, x).mean((2, 3)))
+
+    with pytest.raises(ValueError, match=r"layer 'conv' is of the unsupported kind Conv2d\(x, x\)"):
+        trace(Called(None, 4))
+    with pytest.raises(ValueError, match="layer '1' is of the unsupported kind MaxPool2d with return_indices=True"):
+        trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, return_indices=True)))
+
+
+class _Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.act = nn.Conv2d(3, 3, 3), nn.Linear(3, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.head(self.conv(self.conv(x)).mean((2, 3)))
+
+
+class _Overwriting(_Twice):
+    def forward(self, x):
+        x = self.conv(x)
+        x.relu_()
+        return self.head(x.mean((2, 3)))
+
+
+class _OverwritingByModule(_Twice):
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((self.act(x) + x).mean((2, 3)))
+
+
+class _OverwritingUnderAnotherName(_Twice):
+    """Dropout that does nothing returns the very tensor that it is given."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((F.dropout(x, training=False).relu_() + x).mean((2, 3)))
+
+
+class _OverwritingAView(_Twice):
+    """What flattening returns shares its memory with what was flattened."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(x.flatten(1).relu_()) + self.head(x.mean((2, 3)))
+
+
+class _Unread(_Twice):
+    def forward(self, x):
+        x = self.conv(x)
+        F.relu(x)
+        return self.head(x.mean((2, 3)))
+
+
+class _Branching(_Twice):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3))) if x.sum() > 0 else x
+
+
+class _Dictionary(_Twice):
+    def forward(self, x):
+        return {"out": self.head(self.conv(x).mean((2, 3)))}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (_Twice(), "layer 'conv_1' is used twice; give each use a module of its own"),
+        (_Overwriting(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
+        (_OverwritingByModule(), "layer 'act' works in place on a tensor that 'add' reads afterwards"),
+        (_OverwritingUnderAnotherName(), "layer 'relu_' works in place on a tensor that 'add' reads afterwards"),
+        (_OverwritingAView(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
+        (_Unread(), "nothing reads the result of layer 'relu'"),
+        (_Branching(), "cannot trace _Branching.forward"),
+        (_Dictionary(), "_Dictionary must return the tensor that its last layer makes"),
+    ],
+)
+def test_untraceable_networks_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        trace(model)
+
+
+class _Scaled(nn.Conv2d):
+    """A convolution whose weight is not what it computes with."""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1), "layer '0' .* Conv2d with padding_mode='reflect'"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "layer '0' .* BatchNorm2d without running statistics"),
+        (_Scaled(3, 3, 3), "layer '0' is of the unsupported kind _Scaled"),
+        (nn.Sequential(nn.GELU()), "layer '0.0' is of the unsupported kind GELU"),
+    ],
+)
+def test_unsupported_layers_are_refused_by_name(body, message):
+    model = nn.Sequential(body, nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    with pytest.raises(ValueError, match=message):
+        trace(model)
+
+
+def test_regnet_is_traced():
+    """Its forward flattens with a keyword; its convolutions are grouped."""
+    with torch.random.fork_rng():
+        model = settle(get_model("regnet_x_400mf", num_classes=4)).double()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(run(trace(model), {INPUT: x}), model(x), rtol=1e-9, atol=1e-12)
