@@ -1,17 +1,17 @@
 """Hands a pruned network over: as safetensors, ONNX and torch.export, with a model card. One command: make export.
 
-The pruning rate is chosen by a rule, on calibration images only: the largest up to which the cross-fitted harmonic mean of
-the class accuracies has stayed within so many points of the unpruned network's.
+Of a finished run's networks it takes the one with the fewest multiply-adds whose cross-fitted accuracy is within so many
+points of the unpruned network's. The calibration images decide; test images only fill the card's table.
 """
 
 import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import torch
 from torch import nn
 
@@ -24,13 +24,16 @@ from lrp_core.repair.ridge_head import classifier
 from lrp_core.study.analysis.costs import smallest_network
 from lrp_core.study.data.files import write_text
 from lrp_core.study.data.pretrained import load_backbone, normalise
+from lrp_core.study.data.workspace import Samples
 from lrp_core.study.paths import ROOT
-from lrp_core.study.runs.pipeline import add_choice, read_params
 from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.runs.finished import networks_of, rebuilt
+from lrp_core.study.runs.pipeline import add_choice, read_params
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.files import atomic
 
+NETWORK = "network.safetensors"
+CARD = Path(__file__).with_name("templates") / "model_card.md"
 TOLERANCE = 1e-4  # of an exported network's logits, relative to the largest
 
 
@@ -58,7 +61,7 @@ def export_network(
         weights: of the backbone, which tell how pixels are normalised.
         pixels: two images or more to compare on, (N, 3, H, W), uint8.
         folder: where to write.
-        truncation: the layer behind which the backbone was cut; "" for the whole one.
+        truncation: of the backbone (:class:`lrp_core.graph.truncation.Truncation`); "" for the whole one.
 
     Returns:
         The largest difference of any logit, relative to the largest logit.
@@ -68,7 +71,7 @@ def export_network(
     """
     shape = [pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
     recipe = {"backbone": backbone, "truncation": truncation, "head": shape}
-    save_pruned(folder / "network.safetensors", pruned.model, pruned.kept(), pruned.example_shape, recipe)
+    save_pruned(folder / NETWORK, pruned.model, pruned.kept(), pruned.example_shape, recipe)
     deployed = Deployed(pruned.model, backbone, weights).eval()
     with torch.no_grad():
         expected = deployed(pixels)
@@ -95,8 +98,11 @@ def export_network(
     return worst
 
 
-def load_exported(path: Path) -> nn.Module:
-    """Read the network.safetensors of an export: images, normalised, to logits; in eval mode and frozen.
+def load_exported(path: str | Path) -> nn.Module:
+    """Read the network.safetensors of an export, in eval mode and frozen.
+
+    It takes images (N, 3, H, W) as :func:`lrp_core.study.data.pretrained.normalise` returns them, and returns logits
+    (N, n_classes), the same as those of the network that was exported, bit by bit.
 
     Raises:
         ValueError: the file was not written by :func:`export_network`.
@@ -104,7 +110,8 @@ def load_exported(path: Path) -> nn.Module:
     recipe = read_recipe(path)
     if recipe is None:
         raise ValueError(
-            f"{path} does not say of which backbone it is; read it with lrp_core.pruning.saving.load_pruned"
+            f"{path} does not say of which backbone it is: read it with lrp_core.load_pruned, and a function that "
+            "makes the unpruned network"
         )
 
     def build() -> nn.Module:
@@ -131,66 +138,44 @@ def export(work: Experiment, name: str, seed: int, max_accuracy_drop: float, fol
     networks = networks_of(work, name, seed)
     row = smallest_network(networks, max_accuracy_drop)
     test = work.samples(seed, "test")
-    before = work.network(seed)
     (after,) = rebuilt(work, name, seed, [(row["truncation"], int(row["removed"]))])
     pixels = torch.from_numpy(work.pixels(test.index)).permute(0, 3, 1, 2)
     difference = export_network(after, work.backbone_name, work.weights, pixels, folder, row["truncation"])
-    rows = {}
-    for column, network in (("before", before), ("after", after)):
-        accuracies = class_accuracies(
-            predict(network.model, test.images).argmax(dim=1), test.labels, len(work.class_names)
-        )
-        sizes = asdict(size(network.model, test.images[:1]))
-        rows[column] = {f"accuracy, {label}": f"{a:.1%}" for label, a in zip(work.class_names, accuracies, strict=True)}
-        rows[column] |= {"accuracy, mean of the classes": f"{accuracies.mean():.1%}"}
-        rows[column] |= {"harmonic mean of the classes": f"{harmonic_mean(accuracies):.1%}"}
-        rows[column] |= {what: f"{sizes[what]:,}" for what in ("filters", "parameters", "multiply_adds")}
-        rows[column] |= {"latency of one image, ms": f"{1000 * sizes['latency']:.1f}"}
-    write_text(folder / "MODEL_CARD.md", _card(work, name, seed, max_accuracy_drop, row, pixels, difference, rows))
-
-
-def _card(
-    work: Experiment,
-    name: str,
-    seed: int,
-    max_accuracy_drop: float,
-    row: pd.Series,
-    pixels: torch.Tensor,
-    difference: float,
-    rows: dict[str, dict[str, str]],
-) -> str:
-    table = pd.DataFrame(rows)
-    lines = [f"| {what} | {values['before']} | {values['after']} |" for what, values in table.iterrows()]
     calibration = np.bincount(work.samples(seed, "calibration").labels)
-    classes = ", ".join(f"{i}: {label}" for i, label in enumerate(work.class_names))
-    side = pixels.shape[-1]
-    truncation = f"; its backbone ends behind the layer `{row['truncation']}`" if row["truncation"] else ""
-    return "\n".join(
-        [
-            f"# {work.backbone_name}, pruned for {work.dataset_name}",
-            "",
-            f"A frozen {work.backbone_name} (weights: {work.weights}) with a linear head, without {row['rate']:.1%} of "
-            f"its filters{truncation}. Removed by `{name}`; nothing was trained but the head.",
-            "",
-            f"- Data: {work.dataset_name}, seed {seed}; {calibration.sum()} labelled images ({calibration.tolist()} a class) for "
-            f"the head, the pruning and every choice; {len(pixels)} test images, looked at once.",
-            f"- Size: the fewest multiply-adds with which the cross-fitted accuracy on the labelled images is within "
-            f"{100 * max_accuracy_drop:g} points of the unpruned network's.",
-            f"- Input: RGB pixels, uint8, (N, 3, {side}, {side}). Output: logits of the classes {classes}.",
-            "- Files: `network.onnx` and `network.pt2` (torch.export) take pixels; `network.safetensors` is read by "
-            "`lrp_core.pruning.saving.load_pruned` and takes what `lrp_core.study.data.pretrained.normalise` gives.",
-            f"- Checked: the exported networks' logits differ from the network's by {difference:.0e} of the largest.",
-            "",
-            "| on the test images and this machine | before | after |",
-            "|---|---|---|",
-            *lines,
-            "",
-            f"Accuracies are of one seed and {len(pixels)} images; the tables of the project have more seeds, with "
-            "intervals. Latency is measured and differs from run to run. The licences of the weights and of the images "
-            "apply to this network too.",
-            "",
-        ]
-    )
+    card = {
+        "backbone": work.backbone_name,
+        "weights": work.weights,
+        "dataset": work.dataset_name,
+        "method": name,
+        "seed": seed,
+        "removed": f"{row['rate']:.1%}",
+        "depth": f"; the backbone is truncated to `{row['truncation']}`" if row["truncation"] else "",
+        "truncation": row["truncation"],
+        "head": ", ".join(map(str, read_recipe(folder / NETWORK)["head"])),
+        "n_calibration": calibration.sum(),
+        "per_class": ", ".join(map(str, calibration)),
+        "n_test": len(pixels),
+        "points": f"{100 * max_accuracy_drop:g}",
+        "side": pixels.shape[-1],
+        "classes": ", ".join(f"{i}: {label}" for i, label in enumerate(work.class_names)),
+        "difference": f"{difference:.0e}",
+        "table": _before_and_after(work, work.network(seed).model, after.model, test),
+    }
+    write_text(folder / "MODEL_CARD.md", Template(CARD.read_text()).substitute(card))
+
+
+def _before_and_after(work: Experiment, before: nn.Module, after: nn.Module, test: Samples) -> str:
+    """Return the rows of a Markdown table of what two networks reach on test images, and of what they cost."""
+    columns = []
+    for model in (before, after):
+        predicted, cost = predict(model, test.images).argmax(dim=1), asdict(size(model, test.images[:1]))
+        accuracies = class_accuracies(predicted, test.labels, len(work.class_names))
+        column = {f"accuracy, {label}": f"{a:.1%}" for label, a in zip(work.class_names, accuracies, strict=True)}
+        column |= {"accuracy, mean of the classes": f"{accuracies.mean():.1%}"}
+        column |= {"harmonic mean of the classes": f"{harmonic_mean(accuracies):.1%}"}
+        column |= {what.replace("_", "-"): f"{cost[what]:,}" for what in ("filters", "parameters", "multiply_adds")}
+        columns.append(column | {"latency of one image, ms": f"{1000 * cost['latency']:.1f}"})
+    return "\n".join(f"| {what} | {value} | {columns[1][what]} |" for what, value in columns[0].items())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -199,9 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", help="default: the first of params.yaml")
     parser.add_argument("--method", help="default: the proposed one")
     parser.add_argument("--seed", type=int, help="default: the first")
-    parser.add_argument(
-        "--points", type=float, default=2.0, help="that the cross-fitted accuracy may fall (default: 2)"
-    )
+    drop = "how far the cross-fitted accuracy may fall, in points (default: 2)"
+    parser.add_argument("--max-accuracy-drop", type=float, default=2.0, metavar="POINTS", help=drop)
     add_choice(parser)
     options = parser.parse_args(arguments)
     try:
@@ -210,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         backbone = options.backbone or next(iter(base["weights"]))
         check_choice("backbone of params.yaml", backbone, base["weights"])
         work = Experiment(base["workspace"], backbone, base["weights"][backbone], base["threads"], device="cpu")
-        folder = ROOT / base["results"] / backbone / "export"
+        folder = ROOT / base["results"] / "export" / backbone
         seed = base["seeds"][0] if options.seed is None else options.seed
         name = options.method or params["05_auc_tables_figures"]["proposed"]
         export(work, name, seed, options.max_accuracy_drop / 100, folder)
