@@ -50,7 +50,7 @@ def test_weights_are_those_of_ridge_regression(bias, monkeypatch):
     ).double()  # fmt: skip
     images = torch.randn(30, 3, 7, 7, dtype=torch.float64)
     rebuilt = pruned(model, images, [1, 4, 6, 11])
-    # By layer: its place, the channels that it reads and what stays of them, its filters that stay, if it gets a bias.
+    # By layer: its position, the channels that it reads and which are kept, its kept filters, if it has a constant.
     for index, kept, outputs, constant in (
         (2, [0, 2, 3, 5], [1, 2, 3, 4, 6], True),
         (6, [1, 2, 3, 4, 6], range(4), bias),
@@ -58,23 +58,75 @@ def test_weights_are_those_of_ridge_regression(bias, monkeypatch):
         outputs = list(outputs)
         with torch.no_grad():
             y = model[:index](images).transpose(0, 1).flatten(1).T.numpy()
-            x = rebuilt[:index](images).transpose(0, 1).flatten(1).T.numpy()  # behind layers that are mended already
+            x = rebuilt[:index](images).transpose(0, 1).flatten(1).T.numpy()  # behind layers that are updated already
         handed_on = np.zeros_like(y)
         handed_on[:, kept] = x
-        known = np.c_[x, np.ones(len(x))] if constant else x
         # Ridge penalises sums of squares where the module's moments are sums as well.
-        ridge = Ridge(1e-3 * np.mean(np.sum(y**2, axis=0)), fit_intercept=False, solver="cholesky")
-        mix = ridge.fit(known, y - handed_on).coef_  # (C, known)
+        squares = np.square(y - y.mean(axis=0) if constant else y).sum(axis=0)
+        ridge = Ridge(1e-3 * squares.mean(), fit_intercept=constant, solver="cholesky").fit(x, y - handed_on)
+        mix = ridge.coef_.copy()  # (C, K)
         mix[kept, range(len(kept))] += 1
         weight = model[index].weight.detach()[outputs].flatten(2) if index == 2 else model[index].weight[..., None]
         expected = torch.einsum("oct,ck->okt", weight, torch.from_numpy(mix))
         got = rebuilt[index].weight.flatten(2) if index == 2 else rebuilt[index].weight[..., None]
-        assert torch.allclose(got, expected[:, : len(kept)], rtol=1e-8)
+        assert torch.allclose(got, expected, rtol=1e-8)
         if constant:
             before = model[index].bias.detach()[outputs] if bias else 0
-            assert torch.allclose(rebuilt[index].bias, before + expected[:, -1].sum(dim=1), rtol=1e-8)
+            intercept = weight.sum(dim=2) @ torch.from_numpy(ridge.intercept_)
+            assert torch.allclose(rebuilt[index].bias, before + intercept, rtol=1e-8)
         else:
             assert rebuilt[index].bias is None
+
+
+def shifted_network(bias: bool = True) -> nn.Sequential:
+    """Two convolutions with a ReLU and a normalisation between them, and a head; float64."""
+    torch.manual_seed(6)
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Conv2d(6, 7, 3), nn.ReLU()
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4, bias=bias)
+    return nn.Sequential(*layers, *head).double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_the_scale_of_activations_changes_nothing(scale, bias):
+    """One layer times s, the next one over s: the same function, so it is pruned to the same function."""
+    model, images = shifted_network(bias), torch.randn(30, 3, 8, 8, dtype=torch.float64)
+    scaled = copy.deepcopy(model)
+    scaled[0].weight *= scale
+    scaled[0].bias *= scale
+    scaled[2].running_mean *= scale
+    scaled[2].bias *= scale
+    scaled[3].weight /= scale * scale
+    scaled[3].bias /= scale
+    scaled[7].weight *= scale
+    torch.testing.assert_close(scaled(images), model(images))
+    gone = [1, 4, 6, 11]
+    expected = pruned(model, images, gone)(images)
+    assert not torch.allclose(expected, model(images), rtol=1e-3)
+    torch.testing.assert_close(pruned(scaled, images, gone)(images), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [-3.0, 100.0])
+def test_a_constant_added_to_activations_changes_nothing(offset):
+    """Pixels of Caffe and Keras lie around 100: what one layer adds and the next takes off is not shrunk."""
+    model, images = shifted_network(), torch.randn(30, 3, 8, 8, dtype=torch.float64)
+    shifted = copy.deepcopy(model)
+    shifted[2].bias += offset
+    shifted[3].bias -= offset * shifted[3].weight.sum(dim=(1, 2, 3))
+    torch.testing.assert_close(shifted(images), model(images))
+    gone = [1, 4, 6, 11]
+    expected = pruned(model, images, gone)(images)
+    torch.testing.assert_close(pruned(shifted, images, gone)(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_float32_is_enough_where_activations_are_large():
+    """Moments are formed in float64: activations of 100 and more, that vary by 1, lose nothing but their own digits."""
+    model, images = shifted_network(), torch.randn(30, 3, 8, 8, dtype=torch.float64)
+    model[2].bias += 300
+    model[3].bias -= 300 * model[3].weight.sum(dim=(1, 2, 3))
+    expected = pruned(model, images, [1, 4, 6, 11])(images)
+    rebuilt = pruned(copy.deepcopy(model).float(), images.float(), [1, 4, 6, 11])(images.float())
+    torch.testing.assert_close(rebuilt.double(), expected, rtol=0, atol=1e-3 * expected.std().item())
 
 
 def test_maps_larger_than_the_sample_are_looked_at_in_part(monkeypatch):
@@ -124,14 +176,16 @@ def test_a_ridge_without_strength_is_refused():
         Reconstruction(miniature_vgg(), torch.zeros(1, 3, 8, 8), 0)
 
 
-def test_channels_that_are_dead_on_all_images_are_no_obstacle():
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_channels_that_do_not_vary_are_no_obstacle(value):
     torch.manual_seed(3)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False)
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=value > 0)
     ).requires_grad_(False)
     images = torch.randn(9, 3, 6, 6)
     for alive in (1, 0):
-        model[0].weight[alive:], model[0].bias[alive:] = 0, -1
+        model[0].weight[alive:], model[0].bias[alive:] = 0, value or -1  # dead, or the same for all images
         for gone in ([0, 1], [2, 3]):
             rebuilt = pruned(model, images, gone)
             assert rebuilt[-1].weight.isfinite().all()
+            assert rebuilt[-1].weight.abs().max() < 10

@@ -1,18 +1,25 @@
-"""Reconstruction without training: the channels that stay take over the part of those that are gone.
+"""Reconstruction without training: the channels that are kept take over the part of those that are pruned.
 
-A layer read channels y in the unpruned network; in the pruned one it reads x, fewer of them, and not what they were,
-since the layers before it are pruned too. The best linear stand-in for y is a ridge regression on x and a constant,
-over positions and calibration images, that leaves alone what needs no mending: with P the matrix that hands on what stayed,
-M = P + (Y - P X) X^T (X X^T + strength * mean(Y^2) * I)^-1. The layer's weights W then become W M, tap by tap, and
-its bias gains the constant's part. Layers are mended in their order, each on what the mended ones before it give. No
-label is read and nothing is trained.
+A layer reads channels y in the unpruned network. In the pruned network it reads x: fewer channels, and not what they
+were, since the layers before it are pruned too. Of the best affine stand-in for y, only the correction is regularised:
+
+    y ~ mean(y) + (P + D) (x - mean(x)),    D = R X^T (X X^T + strength * n * variance * I)^-1
+
+P hands on the channels that are kept. X and R hold the n samples (positions of all calibration images) of x and of
+y - P x, less their means, and ``variance`` is that of a channel of y, averaged over channels. So D is a ridge
+regression with a free intercept: neither the scale of the activations nor a constant added to them changes what the
+network computes. The layer's weights W become W' = W (P + D), tap by tap, and its bias gains the sum over taps of
+W mean(y) - W' mean(x). (Where a convolution pads with zeros, the bias is right in the inside and an approximation at the
+border.) Layers are updated from input to output, each on what the updated ones before it give. No label is read, and
+nothing is trained.
 
 Ours. The nearest in the literature fits the weights of one layer after the other to sampled outputs, those of the
-unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 and 3.2);
-here inputs stand in for inputs, so that one solution of the size of the channels serves all taps and all filters.
+unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 and 3.2).
+Here inputs stand in for inputs, so that one solution of the size of the channels serves all taps and all filters.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,13 +35,32 @@ from lrp_core.utils.sites import AllReduce, single_site
 
 STRENGTH = 1e-3  # chosen on development seeds, that no result uses
 POSITIONS = 16  # of a feature map that are looked at, drawn once
+CHUNK = 4096  # samples that are in float64 at a time
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a layer reads in the unpruned network.
+
+    Attributes:
+        samples: (C, S), of this site.
+        mean: of the samples of all sites, (C,), float64; 0 for a layer that has no bias to put a mean into.
+        n: how many samples all sites have.
+        penalty: what is added to the diagonal of the moments.
+    """
+
+    samples: torch.Tensor
+    mean: torch.Tensor
+    n: float
+    penalty: float
 
 
 class Reconstruction:
     """What the layers of an unpruned network read, and the weights that this gives a smaller one.
 
     Convolutions with groups, depthwise ones among them, stay as they are: no other channel can stand in for the one
-    that a filter reads. A dense layer without a bias gets none.
+    that a filter reads. A convolution without a bias gets one. A dense layer without a bias gets none: nothing is
+    centred there, and the second moment takes the place of the variance.
     """
 
     def __init__(
@@ -45,8 +71,11 @@ class Reconstruction:
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
-            strength: of the ridge, relative to the mean second moment of the channels that the layer reads.
-            all_reduce: sums over images, over all places.
+            strength: of the ridge, relative to the variance of a channel that the layer reads, averaged over channels.
+            all_reduce: sums over images, over all sites.
+
+        Raises:
+            ValueError: a strength of 0 or less.
         """
         if strength <= 0:
             raise ValueError(f"the ridge needs a strength above 0, got {strength}")
@@ -58,7 +87,7 @@ class Reconstruction:
             if isinstance(layer.module, nn.Linear) or (isinstance(layer.module, nn.Conv2d) and layer.module.groups == 1)
         }
         self._positions: dict[str, torch.Tensor] = {}
-        self._read: dict[str, torch.Tensor] = {}
+        self._targets: dict[str, _Target] = {}
         channels = {}
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
@@ -70,7 +99,7 @@ class Reconstruction:
                 generator = torch.Generator().manual_seed(0)
                 chosen = torch.randperm(maps[0].numel() // n_channels, generator=generator)[:POSITIONS]
                 self._positions[layer.name] = chosen.to(device)
-                self._read[layer.name] = self._samples(layer, lives, n_channels)
+                self._targets[layer.name] = self._target(layer, self._samples(layer, lives, n_channels))
 
         with torch.no_grad():
             run_together(layers, batched(images, device), visit)
@@ -78,19 +107,19 @@ class Reconstruction:
     def compensation(
         self, coupling: Coupling, kept_groups: np.ndarray
     ) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
-        """Return what gives layers of a smaller network weights that make up for what is gone, when they are run.
+        """Return what updates the weights of a smaller network's layers when they are about to be run.
 
         Args:
             coupling: of the unpruned network, or of a part of it (:func:`lrp_core.graph.truncation.truncated`).
-            kept_groups: which groups are left, (n_groups,), boolean.
+            kept_groups: which groups are kept, (n_groups,), boolean.
         """
         kept_groups = np.append(kept_groups, True)  # group -1
         kept = {
-            name: kept_groups[coupling.channels[name]].reshape(len(y), -1)[:, 0]
-            for name, y in self._read.items()
+            name: kept_groups[coupling.channels[name]].reshape(len(target.mean), -1)[:, 0]
+            for name, target in self._targets.items()
             if name in coupling.channels
         }
-        names = list(self._read)
+        names = list(self._targets)
         first = next((i for i, name in enumerate(names) if name not in kept or not kept[name].all()), len(names))
         changed = set(names[first:])  # all that comes after the first layer that lost inputs, or was lost itself
 
@@ -100,8 +129,7 @@ class Reconstruction:
                 x = self._samples(layer, lives, int(inputs.sum()))
                 filters = coupling.filters.get(layer.name)
                 outputs = slice(None) if filters is None else torch.from_numpy(kept_groups[filters])
-                original, y = self._originals[layer.name], self._read[layer.name]
-                self._compensate(layer.module, original, x, y, inputs.to(x.device), outputs)
+                self._update(layer, x, inputs.to(x.device), outputs)
 
         return visit
 
@@ -110,42 +138,57 @@ class Reconstruction:
         maps = (live[layer.inputs[0]].unflatten(1, (n_channels, -1)).flatten(2) for live in lives)
         return torch.cat([a[..., self._positions[layer.name]].transpose(0, 1).flatten(1) for a in maps], dim=1)
 
-    def _compensate(
-        self,
-        module: nn.Module,
-        original: nn.Module,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        inputs: torch.Tensor,
-        outputs: torch.Tensor | slice,
-    ) -> None:
-        """Set weight and bias of a layer that reads x, (K, samples), in place of y, (C, samples).
+    def _mean(self, layer: Layer, samples: torch.Tensor, n: float) -> torch.Tensor:
+        """Return the mean over all sites, (C,); 0 if the layer has no constant to put it into."""
+        if isinstance(self._originals[layer.name], nn.Linear) and self._originals[layer.name].bias is None:
+            return samples.new_zeros(len(samples), dtype=torch.float64)
+        return self._all_reduce(_summed(lambda y: y.sum(dim=1), samples)) / n
 
-        ``inputs``, (C,), and ``outputs``, (C_out,), are masks of what stayed.
+    def _target(self, layer: Layer, samples: torch.Tensor) -> _Target:
+        n = self._all_reduce(torch.tensor([float(samples.shape[1])], dtype=torch.float64, device=samples.device)).item()
+        mean = self._mean(layer, samples, n)
+        squares = self._all_reduce(_summed(lambda y: (y - mean[:, None]).square().sum(dim=1), samples))
+        # Of channels that are constant on these images rounding leaves a variance, to which nothing is to be fitted.
+        rounding = torch.finfo(samples.dtype).eps ** 2 * mean.square().mean().item()
+        # Any penalty will do if all that is read is 0.
+        penalty = self._strength * n * (squares.mean().item() / n + rounding or 1.0)
+        return _Target(samples, mean, n, penalty)
+
+    def _update(self, layer: Layer, x: torch.Tensor, inputs: torch.Tensor, outputs: torch.Tensor | slice) -> None:
+        """Set weight and bias of a layer that reads x, (K, S), in the place of its target, (C, S).
+
+        ``inputs``, (C,), and ``outputs``, (C_out,), are masks of what is kept.
         """
-        n_kept = len(x)
-        if has_constant := isinstance(original, nn.Conv2d) or original.bias is not None:
-            x = torch.cat([x, torch.ones_like(x[:1])])
-        moments = self._all_reduce((x @ x.T).double())
-        missing = self._all_reduce((x @ y.T).double())
-        missing[:, inputs] -= moments[:, :n_kept]
-        # What is read may be dead on these images. Any strength will do if all of it is.
-        scale = self._all_reduce(y.square().sum(dim=1)).mean().item() or 1.0
-        moments.diagonal().add_(self._strength * scale)
+        module, original, target = layer.module, self._originals[layer.name], self._targets[layer.name]
+        mean = self._mean(layer, x, target.n)
+        lost = target.samples.clone()  # y - P x
+        lost[inputs] -= x
+        lost_mean = target.mean.clone()
+        lost_mean[inputs] -= mean
+
+        def products(x: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
+            x = x - mean[:, None]
+            return x @ torch.cat([x, lost - lost_mean[:, None]]).T
+
+        moments, missing = self._all_reduce(_summed(products, x, lost)).split([len(x), len(lost)], dim=1)
+        factor = torch.linalg.cholesky(moments + target.penalty * torch.eye(len(x)).to(moments))
         weight = original.weight.detach()[outputs]
-        taps = weight.unflatten(1, (len(y), -1)).flatten(2)  # (C_out, C, taps)
+        taps = weight.unflatten(1, (len(lost), -1)).flatten(2)  # (C_out, C, taps)
         each = taps.transpose(0, 1).flatten(1)  # (C, C_out * taps)
-        factor = torch.linalg.cholesky(moments)
-        if each.shape[1] < len(y):  # the fewer columns to solve for, the better
-            change = torch.cholesky_solve(missing @ each.double(), factor).to(each)
+        if each.shape[1] < len(lost):  # the fewer columns to solve for, the better
+            new = torch.cholesky_solve(missing @ each.double(), factor).to(each)
         else:
-            change = torch.cholesky_solve(missing, factor).to(each) @ each
-        change[:n_kept] += each[inputs]
-        mended = change.unflatten(1, (len(taps), -1)).transpose(0, 1)  # (C_out, K, taps), the constant last
-        replace_tensor(
-            module, "weight", mended[:, :n_kept].reshape(len(weight), -1, *weight.shape[2:]), original.weight
-        )
-        if has_constant:
-            bias = mended[:, -1].sum(dim=1)
+            new = torch.cholesky_solve(missing, factor).to(each) @ each
+        new += each[inputs]
+        new = new.unflatten(1, (len(taps), -1)).transpose(0, 1)  # (C_out, K, taps)
+        replace_tensor(module, "weight", new.reshape(len(weight), -1, *weight.shape[2:]), original.weight)
+        if original.bias is not None or isinstance(original, nn.Conv2d):
+            bias = taps.sum(dim=2).double() @ target.mean - new.sum(dim=2, dtype=torch.float64) @ mean
             bias = bias if original.bias is None else bias + original.bias.detach()[outputs]
-            module.bias = nn.Parameter(bias, requires_grad=False)
+            module.bias = nn.Parameter(bias.to(weight), requires_grad=False)
+
+
+def _summed(term: Callable[..., torch.Tensor], *samples: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a term of samples, (C, S) each, over chunks of them in float64."""
+    chunks = zip(*(part.split(CHUNK, dim=1) for part in samples), strict=True)
+    return sum(term(*(part.double() for part in parts)) for parts in chunks)
