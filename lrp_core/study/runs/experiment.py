@@ -7,7 +7,8 @@ from torch import nn
 from lrp_core.control import methods
 from lrp_core.control.budget_search import BudgetSearch
 from lrp_core.control.methods import Method
-from lrp_core.graph.truncation import features_by_depth, truncated
+from lrp_core.graph.exits import features_by_exit
+from lrp_core.graph.truncation import truncated
 from lrp_core.importance.registry import criterion
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.ridge_head import OutOfFoldHeads, classifier, fit_heads, with_out_of_fold_heads
@@ -40,7 +41,7 @@ class Experiment(Workspace):
         if not truncation:
             return self.classifier(seed), self.out_of_fold_heads(seed)
         calibration, part = self.samples(seed, "calibration"), truncated(self.backbone, truncation)
-        *_, features = features_by_depth(part, calibration.images).values()
+        *_, features = features_by_exit(part, calibration.images).values()
         heads = fit_heads(features, calibration.labels, self.out_of_fold_heads(seed).fold)
         return classifier(part, heads.weight), heads.out_of_fold
 
