@@ -1,1 +1,1 @@
-"""From measured networks to areas, comparisons, costs, statistics and robustness."""
+"""From measured networks to areas, comparisons, ablations, costs, monitored accuracies, robustness and statistics."""

@@ -1,34 +1,64 @@
 """From the tidy rows of measured networks to areas under curves."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from lrp_core.control import methods
+from lrp_core.control.methods import method
 from lrp_core.metrics.accuracy import pruning_auc
-from lrp_core.study.runs.measuring import BUDGETS, choose
+from lrp_core.study.runs.measuring import BUDGETS, at_rates, choose, measured_once
 
 MEASURES = {"accuracy": "AUC over filters", "multiply_adds": "area over multiply-adds"}
-_TASK, _RUN = ["dataset", "backbone"], ["dataset", "backbone", "method", "seed"]
+TASK = ["dataset", "backbone"]
+_RUN = [*TASK, "method", "seed"]
 
 
 def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
     """Return the whole networks, a row a task, backbone and seed, whatever methods were run."""
-    return networks[networks["rate"] == 0].drop_duplicates([*_TASK, "seed"])
+    return networks[networks["rate"] == 0].drop_duplicates([*TASK, "seed"])
+
+
+def on_common_seeds(rows: pd.DataFrame, within: Sequence[str] = ("dataset", "backbone")) -> pd.DataFrame:
+    """Return the rows of those seeds that all methods were run on, so that their means can stand side by side.
+
+    Some draws of images are harder than others: means over different seeds differ by the seeds, too.
+
+    Args:
+        rows: columns backbone, method, seed, and those of ``within``.
+        within: what is compared: everything that has these columns in common.
+
+    Raises:
+        ValueError: no seed is common to all methods.
+    """
+    if rows.empty:
+        return rows
+    within = list(within)
+    runs = rows.assign(run=rows.groupby(["backbone", "method"]).ngroup())
+    of_seed = runs.groupby([*within, "seed"])["run"].transform("nunique")
+    common = rows[of_seed == runs.groupby(within)["run"].transform("nunique")]
+    if len(common[within].drop_duplicates()) < len(rows[within].drop_duplicates()):
+        seeds = rows.groupby("method", sort=False)["seed"].unique().map(lambda some: sorted(some.tolist()))
+        raise ValueError(f"methods have no seed in common, so their means cannot be compared; seeds: {seeds.to_dict()}")
+    return common
 
 
 def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
     """Return what each run has to offer for so many multiply-adds.
 
-    Of its networks that are small enough it is the one that :func:`lrp_core.study.runs.measuring.choose` takes, without test
-    images. Where none is small enough one can only guess.
+    Of its networks that are small enough it is the one that :func:`lrp_core.study.runs.measuring.choose` takes, without
+    test images. A run may have none. All that can be done without a network is to give every image the same class, and
+    that is how it is judged: accuracy 1 / n_classes, harmonic mean 0. A network that has collapsed to one class, which
+    is how most of them end, is judged alike.
 
     Args:
-        networks: columns dataset, backbone, method (of :data:`lrp_core.control.methods.METHODS`), seed, rate, crossfitted,
-            squared_error, accuracy, accuracy_<class>, multiply_adds.
+        networks: columns dataset, backbone, method, seed, rate, rate_requested, crossfitted, squared_error, accuracy,
+            harmonic_mean, accuracy_<class>, multiply_adds.
 
     Returns:
         A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
-        multiply-adds), multiply_adds (of the budget), accuracy (on the test images), guess (none is small enough).
+        multiply-adds), multiply_adds (of the budget), accuracy and harmonic_mean (on the test images), guess (whether
+        there is no network that small).
 
     Raises:
         ValueError: networks of which the calibration images say nothing, or an unknown method.
@@ -40,51 +70,81 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
             f"curves of {tasks} lack crossfitted or squared_error: an earlier version wrote them, run them anew"
         )
     rows = []
-    for task, group in networks.groupby(_TASK, sort=False):
+    for task, group in measured_once(networks).groupby(TASK, sort=False):
         whole = unpruned(group)["multiply_adds"].iloc[0]
-        chance = 1 / sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
+        n_classes = sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
+        missing = {"accuracy": 1 / n_classes, "harmonic_mean": 0.0}
         for run, some in group.groupby(["method", "seed"], sort=False):
-            refitted = methods.method(run[0]).refit
+            refitted = method(run[0]).refit
             for budget in BUDGETS:
                 chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9), refitted)
-                accuracy = chance if chosen is None else chosen["accuracy"]
-                rows.append((*task, *run, budget, budget * whole, accuracy, chosen is None))
-    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "guess"])
+                measured = missing if chosen is None else chosen[list(missing)]
+                rows.append((*task, *run, budget, budget * whole, *measured.values(), chosen is None))
+    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "harmonic_mean", "guess"])
 
 
 def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
     """Return the areas of each run, a row a run.
 
+    Methods that choose among networks (:func:`lrp_core.study.runs.measuring.chooses`) have no area over filters: what
+    they chose at 0 % would have lost far more than 0 % of them.
+
     Args:
-        networks: as for :func:`by_budget`, with rate_requested and harmonic_mean.
-        budgets: what :func:`by_budget` returns of them.
+        networks: as for :func:`budget_table`.
+        budgets: what :func:`budget_table` returns of them.
 
     Returns:
         Columns dataset, backbone, method, seed; accuracy, harmonic_mean, accuracy_<class>, the areas under these over
         the fraction of filters removed, 0 to 95 % (that under ``accuracy`` is the class-averaged AUC, the mean of the
-        classes' areas); multiply_adds, the area under the accuracy over the logarithm of the multiply-adds, 100 to 1 %
-        (:func:`by_budget`). All are divided by the length of their axis: they are mean accuracies.
+        classes' areas; NaN for methods that choose); multiply_adds, the area under the accuracy over the logarithm of
+        the multiply-adds, 100 to 1 %. All are divided by the length of their axis: they are mean accuracies.
     """
     measures = ["accuracy", "harmonic_mean", *(name for name in networks if name.startswith("accuracy_"))]
-    grid = networks[networks["rate_requested"].notna()]
-    rows = [
+    over_filters = [
         dict(zip(_RUN, key, strict=True)) | {name: pruning_auc(rows["rate_requested"], rows[name]) for name in measures}
-        for key, rows in grid.groupby(_RUN, sort=False)
+        for key, rows in at_rates(networks).groupby(_RUN, sort=False)
     ]
     by_run = budgets.groupby(_RUN, sort=False)["accuracy"]
     over_multiply_adds = by_run.agg(lambda values: np.trapezoid(values) / (len(values) - 1)).rename("multiply_adds")
-    return pd.DataFrame(rows).merge(over_multiply_adds.reset_index(), on=_RUN)
+    table = over_multiply_adds.reset_index().merge(
+        pd.DataFrame(over_filters, columns=[*_RUN, *measures]), how="left", on=_RUN
+    )
+    return table[[*_RUN, *measures, "multiply_adds"]]
 
 
-def class_table(area_table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean area by backbone, method and class, in the order of the methods' class-averaged areas."""
-    columns = [name for name in area_table if name.startswith("accuracy_")]
-    means = area_table.groupby(["backbone", "method"], sort=False)[["accuracy", *columns]].mean().reset_index()
+def class_table(areas: pd.DataFrame) -> pd.DataFrame:
+    """Return the AUC by backbone, method and class, in the order of the methods' class-averaged AUC.
+
+    Args:
+        areas: as :func:`area_table` returns them; methods without an area over filters are left out.
+
+    Returns:
+        Columns backbone, method, seeds, and one a class; means over the seeds that all these methods were run on.
+    """
+    columns = [name for name in areas if name.startswith("accuracy_")]
+    groups = on_common_seeds(areas[areas["accuracy"].notna()]).groupby(["backbone", "method"], sort=False)
+    means = groups[["accuracy", *columns]].mean().reset_index()
+    means.insert(2, "seeds", groups["seed"].nunique().to_numpy())
     means = means.sort_values(["backbone", "accuracy"], ascending=False, kind="stable")
     return means.drop(columns="accuracy").rename(columns=lambda name: name.removeprefix("accuracy_"))
 
 
-def metrics(auc: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Return AUC and retention by backbone and method, for ``dvc metrics``."""
-    rows = auc.round(6).set_index(["backbone", "method"])[["auc", "retention"]]
-    return {backbone: rows.loc[backbone].to_dict("index") for backbone in auc["backbone"].unique()}
+def metrics(areas: pd.DataFrame, auc: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the numbers for ``dvc metrics``, by backbone and method.
+
+    Args:
+        areas: as :func:`area_table` returns them.
+        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it.
+
+    Returns:
+        Of each method area_over_multiply_adds, and auc and retention where it has them; means over the seeds that all
+        methods in the table were run on.
+    """
+    areas = on_common_seeds(areas)
+    numbers = areas.groupby(["backbone", "method"], sort=False)[["multiply_adds"]].mean()
+    numbers = numbers.rename(columns={"multiply_adds": "area_over_multiply_adds"})
+    numbers = numbers.join(auc.set_index(["backbone", "method"])[["auc", "retention"]]).round(6)
+    return {
+        backbone: {name: row.dropna().to_dict() for name, row in numbers.loc[backbone].iterrows()}
+        for backbone in areas["backbone"].unique()
+    }

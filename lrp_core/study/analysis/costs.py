@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from lrp_core.control.methods import METHODS
-from lrp_core.study.analysis.areas import unpruned
+from lrp_core.study.analysis.areas import on_common_seeds, unpruned
 from lrp_core.study.analysis.statistics import paired_interval
-from lrp_core.study.runs.measuring import without_guesses
+from lrp_core.study.runs.experiment import STAGES
+from lrp_core.study.runs.measuring import chooses, measured_once
 
 
 def smallest_network(networks: pd.DataFrame, max_accuracy_drop: float) -> pd.Series:
     """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
 
     Args:
-        networks: of one run (:meth:`lrp_core.study.runs.runner.Experiment.measured`).
-        max_accuracy_drop: how far the accuracy may fall, as a fraction; 0.02 is two points.
+        networks: of one run (:func:`lrp_core.study.runs.finished.networks_of`).
+        max_accuracy_drop: by how much the accuracy may be lower, as a fraction; 0.02 is two points.
     """
-    (unpruned, *_) = networks["crossfitted"][networks["rate"] == 0]
-    near = without_guesses(networks[networks["crossfitted"] >= unpruned - max_accuracy_drop - 1e-12])
+    (whole, *_) = networks["crossfitted"][networks["rate"] == 0]
+    near = networks[networks["crossfitted"] >= whole - max_accuracy_drop - 1e-12]
     return near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False]).iloc[0]
 
 
@@ -28,39 +28,39 @@ def smallest_networks(
 ) -> pd.DataFrame:
     """Return the smallest network that each method finds within so many points of the best unpruned one.
 
-    Which unpruned network is the best, and which pruned one is within the points of it, the cross-fitted accuracy on
-    the calibration images says; the test images judge what came of it.
+    The cross-fitted accuracy on the calibration images says which unpruned network is the best, and which pruned one is
+    within the points of it; the test images judge what came of it. All rows of a data set are of the seeds that every
+    method was run on, with every backbone: give it the methods that are to be compared, and no others.
 
     Args:
-        networks: as for :func:`by_budget`, with parameters.
-        max_accuracy_drop: of accuracy, as fractions.
+        networks: as for :func:`lrp_core.study.analysis.areas.budget_table`, with parameters.
+        max_accuracy_drop: by how much the accuracy may be lower, as fractions.
 
     Returns:
-        One row a dataset, method and number of points: dataset, method, points, found (seeds with such a network),
-        seeds, backbone (the most frequent), multiply_adds and parameters (medians), accuracy (mean, on the test
-        images), difference from the best unpruned network's, low, high (its 95 % interval). Method "unpruned" is the
-        best unpruned network itself.
+        One row a dataset, method and allowed drop: dataset, method, max_accuracy_drop, found (number of seeds with such
+        a network), seeds, backbone (the most frequent), multiply_adds and parameters (medians over the seeds where one
+        was found), accuracy (mean over these, on the test images), difference from the best unpruned network's on the
+        same seeds, low, high (its 95 % interval). Method "unpruned" is the best unpruned network itself.
     """
     rows = []
-    for dataset, group in networks.groupby("dataset", sort=False):
+    for dataset, group in on_common_seeds(measured_once(networks), ["dataset"]).groupby("dataset", sort=False):
         whole = unpruned(group)
         best = whole[whole["backbone"] == whole.groupby("backbone", sort=False)["crossfitted"].mean().idxmax()]
         rows.append(_found("unpruned", 0.0, best.assign(whole=best["accuracy"]), len(best)) | {"dataset": dataset})
-        reference = best.set_index("seed")[["crossfitted", "accuracy"]].rename(columns=lambda name: f"whole_{name}")
-        for method, some in group.groupby("method", sort=False):
-            some = some.join(reference, on="seed", how="inner").rename(columns={"whole_accuracy": "whole"})
-            some = without_guesses(some)
-            for fall in max_accuracy_drop:
-                near = some[some["crossfitted"] >= some["whole_crossfitted"] - fall - 1e-9]
+        reference = best.set_index("seed")[["crossfitted", "accuracy"]]
+        reference = reference.rename(columns={"crossfitted": "whole_crossfitted", "accuracy": "whole"})
+        for name, some in group.join(reference, on="seed").groupby("method", sort=False):
+            for drop in max_accuracy_drop:
+                near = some[some["crossfitted"] >= some["whole_crossfitted"] - drop - 1e-9]
                 near = near.sort_values(["multiply_adds", "crossfitted"], ascending=[True, False])
                 found = near.drop_duplicates("seed")
-                rows.append(_found(method, fall, found, some["seed"].nunique()) | {"dataset": dataset})
+                rows.append(_found(name, drop, found, some["seed"].nunique()) | {"dataset": dataset})
     table = pd.DataFrame(rows)
     return table[["dataset", *(name for name in table if name != "dataset")]]
 
 
 def _found(method: str, max_accuracy_drop: float, found: pd.DataFrame, seeds: int) -> dict:
-    row = {"method": method, "points": max_accuracy_drop, "found": len(found), "seeds": seeds}
+    row = {"method": method, "max_accuracy_drop": max_accuracy_drop, "found": len(found), "seeds": seeds}
     if found.empty:
         return row
     row |= {"backbone": found["backbone"].mode()[0], **found[["multiply_adds", "parameters"]].median()}
@@ -72,29 +72,40 @@ def _found(method: str, max_accuracy_drop: float, found: pd.DataFrame, seeds: in
 
 
 def cost_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
-    """Return what each method spends on a run, beside what it gains; methods that cut the backbone first are left out.
+    """Return what each method that is read at a rate spends on a run, beside what it gains.
 
     Args:
-        traces: of all methods, a row a step: backbone, method, seed, evaluations (tries measured so far).
-        auc: as :func:`auc_table` returns it.
+        traces: of all methods, a row a step: dataset, backbone, method, seed, evaluations (measured so far).
+        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it, of the same methods.
 
     Returns:
-        One row a backbone and method: backbone, method, steps and evaluations (means over seeds), seeds, auc, gain,
-        difference, low, high; the gains are over the best baseline, whose own are 0.
+        One row a backbone and method: backbone, method, steps and evaluations (means over the seeds of the AUC), seeds,
+        auc, gain, difference, low, high; the gains are over the best baseline, whose own are 0.
     """
     each, gains = ["backbone", "method"], ["gain", "difference", "low", "high"]
-    runs = traces.groupby([*each, "seed"], sort=False)["evaluations"].agg(steps="size", evaluations="max").reset_index()
+    read = traces[~traces["method"].isin([name for name in traces["method"].unique() if chooses(name)])]
+    by_run = on_common_seeds(read).groupby([*each, "seed"], sort=False)["evaluations"]
+    runs = by_run.agg(steps="size", evaluations="max").reset_index()
     spent = runs.groupby(each, sort=False).agg({"steps": "mean", "evaluations": "mean", "seed": "size"}).reset_index()
-    spent = spent[[not METHODS[name].early_exit for name in spent["method"]]].rename(columns={"seed": "seeds"})
+    spent = spent.rename(columns={"seed": "seeds"})
     table = spent.merge(auc[[*each, "auc", *gains]], on=each).fillna(dict.fromkeys(gains, 0.0))
     return table.sort_values(["backbone", "evaluations", "auc"], kind="stable", ignore_index=True)
 
 
 def time_spent(workspace: Path, backbones: Iterable[str]) -> pd.DataFrame:
-    """Return the seconds that finding an order took, mean over seeds: columns backbone, method, seconds."""
+    """Return the seconds that finding the orders of a run took, means over the seeds that all methods were run on.
+
+    Args:
+        workspace: its folder (:attr:`lrp_core.study.data.workspace.Workspace.path`).
+        backbones: that were pruned there.
+
+    Returns:
+        Columns backbone, method, seconds.
+    """
     parts = [
-        pd.read_csv(workspace / backbone / f"seconds_{stage}.csv").assign(backbone=backbone)
+        pd.read_csv(workspace / "runs" / backbone / stage / "seconds.csv").assign(backbone=backbone)
         for backbone in backbones
-        for stage in ("levers", "dynamic", "baseline")
+        for stage in reversed(STAGES)
     ]
-    return pd.concat(parts).groupby(["backbone", "method"], sort=False)["seconds"].mean().reset_index()
+    seconds = on_common_seeds(pd.concat(parts, ignore_index=True), ["backbone"])
+    return seconds.groupby(["backbone", "method"], sort=False)["seconds"].mean().reset_index()

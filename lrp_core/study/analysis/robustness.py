@@ -22,9 +22,9 @@ from lrp_core.importance.criterion import BATCH
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.data.pretrained import normalise
-from lrp_core.study.runs.processes import side_by_side
 from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.runs.finished import within
+from lrp_core.study.runs.processes import side_by_side
 from lrp_core.utils.devices import device_of
 
 NOISE, BLUR, BRIGHTNESS, JPEG = 0.1, 1 / 32, 0.3, 40  # of the grey values, of the side, of the grey values, quality
@@ -93,11 +93,13 @@ def fgsm(
     return (pixels + STEP * direction).clip(0, 255).astype(np.uint8)
 
 
-def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], budgets: Iterable[float]) -> pd.DataFrame:
-    """Measure the networks that finished runs offer for budgets, and the unpruned one, on corrupted test images.
+def robustness(
+    experiment: Experiment, names: Sequence[str], seeds: Sequence[int], budgets: Iterable[float]
+) -> pd.DataFrame:
+    """Measure networks of finished runs on clean, corrupted and attacked test images.
 
     Args:
-        work: where the runs were made.
+        experiment: where the runs were made.
         names: of the methods.
         seeds: of the runs.
         budgets: of multiply-adds, as fractions of the unpruned network's.
@@ -107,61 +109,66 @@ def robustness(work: Experiment, names: Sequence[str], seeds: Sequence[int], bud
         images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean. A method
         without a network that small has no row.
     """
-    with side_by_side(work.jobs) as parallel:
-        parts = parallel(delayed(_of_seed)(work, names, seed, list(budgets)) for seed in seeds)
-        progress = tqdm(parts, f"corrupting {work.backbone_name}", total=len(seeds), unit="seed")
+    with side_by_side(experiment.jobs) as parallel:
+        parts = parallel(
+            delayed(_of_seed)(experiment.at(n), names, seed, list(budgets)) for n, seed in enumerate(seeds)
+        )
+        progress = tqdm(parts, f"corrupting {experiment.backbone_name}", total=len(seeds), unit="seed")
         return pd.DataFrame([row for rows in progress for row in rows])
 
 
-def _of_seed(work: Experiment, names: Sequence[str], seed: int, budgets: list[float]) -> list[dict]:
-    torch.set_num_threads(work.threads)
-    test = work.samples(seed, "test")
-    pixels = work.pixels(test.index)
-    looked_at = {CLEAN: pixels} | corrupted(pixels, seed)
+def _of_seed(experiment: Experiment, names: Sequence[str], seed: int, budgets: list[float]) -> list[dict]:
+    torch.set_num_threads(experiment.threads)
+    test = experiment.samples(seed, "test")
+    pixels = experiment.pixels(test.index)
+    seen = {CLEAN: pixels} | corrupted(pixels, seed)
 
     def prepare(pixels: np.ndarray) -> torch.Tensor:
-        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), work.backbone_name, work.weights)
+        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), experiment.backbone_name, experiment.weights)
         return images.to(memory_format=torch.channels_last)
 
-    rows, networks = [], [(UNPRUNED, 1.0, work.network(seed).model)]
-    networks += [(name, budget, found.model) for name in names for budget, found in within(work, name, seed, budgets)]
+    rows, networks = [], [(UNPRUNED, 1.0, experiment.network(seed).model)]
+    for name in names:
+        networks += [(name, budget, network.model) for budget, network in within(experiment, name, seed, budgets)]
     for name, budget, model in networks:
-        for kind, images in (looked_at | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
+        for kind, images in (seen | {ATTACK: fgsm(model, pixels, test.labels, prepare)}).items():
             predicted = predict(model, prepare(images)).argmax(dim=1)
-            accuracies = class_accuracies(predicted, test.labels, len(work.class_names)).numpy()
-            row = {"backbone": work.backbone_name, "method": name, "seed": seed, "budget": budget, "images": kind}
-            rows.append(row | {"accuracy": accuracies.mean(), "harmonic_mean": harmonic_mean(accuracies)})
+            accuracies = class_accuracies(predicted, test.labels, len(experiment.class_names)).numpy()
+            row = {"backbone": experiment.backbone_name, "method": name, "seed": seed, "budget": budget}
+            row |= {"images": kind, "accuracy": accuracies.mean(), "harmonic_mean": harmonic_mean(accuracies)}
+            rows.append(row)
     return rows
 
 
-def robustness_table(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.DataFrame:
+def robustness_summary(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.DataFrame:
     """Tell whether networks lose more on corrupted images than on clean ones.
 
+    Every loss is against the unpruned network on the same images of the same seeds.
+
     Args:
-        rows: as :func:`lrp_core.study.analysis.robustness.robustness` returns them, of one or more backbones.
-        corruptions: kinds of images that are averaged; of the others each stands for itself.
+        rows: as :func:`robustness` returns them, of one or more backbones.
+        corruptions: kinds of images that are averaged; each of the others stands for itself.
 
     Returns:
-        One row a backbone, kind of corrupted images ("corrupted" for the average), method and budget, the unpruned network
-        first: backbone, images, method, budget, clean and corrupted (class-averaged accuracies, means over seeds),
-        harmonic_mean (of the corrupted), clean_lost and corrupted_lost (against the unpruned network on the same images),
-        more_lost (corrupted_lost less clean_lost: what is lost of robustness, beside what is lost of accuracy), low, high
-        (its 95 % interval; none of one seed), seeds. A network that guesses has nothing to lose, whatever is corrupted.
+        One row a backbone, kind of images ("corrupted" for the average), method and budget, the unpruned network first:
+        backbone, images, method, budget, clean and corrupted (class-averaged accuracies on clean images and on those of
+        this kind, means over seeds), harmonic_mean (on those of this kind), clean_lost and corrupted_lost (against the
+        unpruned network), more_lost (corrupted_lost less clean_lost: the robustness that is lost besides the
+        accuracy), low, high (its 95 % interval; none of one seed), seeds (in which there is a network that small). A
+        network at chance has nothing to lose, whatever the images.
     """
     kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
     network = ["backbone", "method", "budget", "seed"]
     means = rows.assign(images=kinds).groupby([*network, "images"], sort=False)[["accuracy", "harmonic_mean"]].mean()
     wide = means.unstack("images", sort=False)
-    clean, found = wide["accuracy", "clean"], []
-    for kind in [name for name in dict.fromkeys(kinds) if name != "clean"]:
-        corrupted = wide["accuracy", kind]
-        table = pd.DataFrame({"clean": clean, "corrupted": corrupted, "harmonic_mean": wide["harmonic_mean", kind]})
-        whole = table.xs("unpruned", level="method").droplevel("budget")
+    found = []
+    for kind in [name for name in dict.fromkeys(kinds) if name != CLEAN]:
+        table = pd.DataFrame({"clean": wide["accuracy", CLEAN], "corrupted": wide["accuracy", kind]})
+        table["harmonic_mean"] = wide["harmonic_mean", kind]
+        whole = table.xs(UNPRUNED, level="method").droplevel("budget")
         table = table.join(whole[["clean", "corrupted"]].add_prefix("whole_"), on=["backbone", "seed"])
-        table["clean_lost"], table["corrupted_lost"] = (
-            table.whole_clean - table.clean,
-            table.whole_spoilt - table.corrupted,
-        )
+        for images in ("clean", "corrupted"):
+            table[f"{images}_lost"] = table[f"whole_{images}"] - table[images]
         for (backbone, method, budget), some in table.groupby(network[:3], sort=False):
             more = some["corrupted_lost"] - some["clean_lost"]
             low, high, _ = paired_interval(more) if len(more) > 1 else (np.nan, np.nan, np.nan)

@@ -1,16 +1,22 @@
-"""Is it more than chance? Differences that are paired by seed, several of them, and accuracies against guessing."""
+"""Is it more than chance? Differences that are paired by seed, several of them, and accuracies against chance."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import norm, ttest_1samp
 
+_ROUNDING = 1e-12  # of differences between means of a few hundred images
+
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """Return the 95 % interval of the mean of paired differences by Student's t, and the p-value of a mean of 0.
 
+    Args:
+        differences: one a seed. Those below 1e-12 are rounding errors and count as 0.
+
     Returns:
-        Its low end, its high end, and p (two-sided).
+        Its low end, its high end, and p (two-sided). Equal differences have an interval of one point; p is 1 where
+        they are 0, and 0 elsewhere.
 
     Raises:
         ValueError: fewer than two differences.
@@ -18,7 +24,8 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     differences = np.asarray(differences, dtype=float)
     if len(differences) < 2:
         raise ValueError(f"an interval needs two or more paired differences, got {len(differences)}; run more seeds")
-    if np.ptp(differences) < 1e-12:  # of which no deviation can be told
+    differences = np.where(np.abs(differences) < _ROUNDING, 0.0, differences)
+    if np.ptp(differences) < _ROUNDING:  # equal: there is no deviation to divide by
         return float(differences[0]), float(differences[0]), float(differences[0] == 0)
     test = ttest_1samp(differences, 0)
     interval = test.confidence_interval(0.95)
@@ -26,10 +33,11 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Return p-values that may each be compared with 5 %, though there are several.
+    """Return p-values that may each be compared with 5 %, though there are several (Holm 1979).
 
-    Holm, A simple sequentially rejective multiple test procedure, 1979: the smallest of m times m, the next times
-    m - 1, and so on, none below the one before, none above 1.
+    The smallest of m p-values is multiplied by m, the next by m - 1, and so on; none is below the one before, none
+    above 1. Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics,
+    1979.
     """
     p = np.asarray(p, dtype=float)
     rank = np.argsort(p, kind="stable")
@@ -39,13 +47,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def above_chance(accuracies: np.ndarray, images: np.ndarray) -> bool:
-    """Tell whether class accuracies are higher on average than guessing makes them in 95 % of all cases.
+    """Tell whether class accuracies are higher on average than those of random guesses in 95 % of all cases.
 
-    One-sided, normal approximation.
+    The test is one-sided and takes the mean of the guesses' accuracies for normal.
 
     Args:
         accuracies: of each class, (n_classes,).
-        images: that each was measured on, (n_classes,).
+        images: how many each was measured on, (n_classes,).
     """
     chance = 1 / len(accuracies)
     deviation = np.sqrt(np.sum(chance * (1 - chance) / images)) / len(accuracies)

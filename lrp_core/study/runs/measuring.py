@@ -1,4 +1,10 @@
-"""What is measured of pruned networks: accuracy by pruning rate, and by multiply-adds."""
+"""What is measured of pruned networks, and which of them stands for a pruning rate or for so many multiply-adds.
+
+Methods are read in one of two ways. Most of them remove filters in one order, so that there is one network at each
+rate: they are read at the rate. Early exits and the budget search (:func:`chooses`) have several networks of about one
+size and choose among them without test images. What they would choose at a rate has often lost far more filters than
+that; they are read by multiply-adds alone, for which every method chooses.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +14,7 @@ import pandas as pd
 import torch
 
 from lrp_core.control.early_exit import Exit
+from lrp_core.control.methods import method
 from lrp_core.graph.exits import features_by_exit
 from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mean, predict
@@ -27,9 +34,9 @@ class Judge:
     """What networks are measured on.
 
     Attributes:
-        n_filters: of the whole network, of which others are parts.
-        fold: of the calibration images.
-        calibration: what the copies of a head are judged on.
+        n_filters: of the whole network, of which the others are parts.
+        fold: of the calibration images, (N,).
+        calibration: what the out-of-fold heads are judged on.
         test: images that nothing has seen yet.
         class_names: one name a class.
     """
@@ -41,12 +48,13 @@ class Judge:
     class_names: tuple[str, ...]
 
     def measure(self, network: PrunedNetwork) -> dict:
-        """Measure a classifier with copies of its head (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`).
+        """Measure a classifier with its out-of-fold heads (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`).
 
         Returns:
-            removed (filters), rate (of the whole network's filters that are gone), crossfitted and squared_error
-            (class-averaged accuracy and squared error of the copies on the calibration images), accuracy (class-averaged, on
-            the test images), harmonic_mean, accuracy_<class>, parameters, multiply_adds (of one image), kept_<layer>.
+            removed (number of filters); rate (fraction of the whole network's filters that are removed); crossfitted
+            and squared_error (class-averaged accuracy and squared error of the out-of-fold heads on the calibration
+            images); accuracy (class-averaged), harmonic_mean and accuracy_<class> on the test images; parameters;
+            multiply_adds (of one image); kept_<layer> (number of filters).
         """
         n_classes = len(self.class_names)
         left, own = int(network.active.sum()), without_out_of_fold_heads(network.model, n_classes)
@@ -67,8 +75,8 @@ class Judge:
         """Measure a network that loses filters, at the rates of the grid and the tail that the order reaches.
 
         Args:
-            network: the unpruned classifier with copies of its head; loses the filters.
-            order: filter numbers, first to go first.
+            network: the unpruned classifier with its out-of-fold heads; loses the filters.
+            order: filter numbers, first to be removed first.
         """
         n_pruned = 0
         for rate in (*GRID, *TAIL):
@@ -79,14 +87,14 @@ class Judge:
             yield self.measure(network)
 
     def measure_exits(self, backbone: torch.nn.Module, exits: list[Exit]) -> Iterator[dict]:
-        """Measure a backbone that ends earlier and earlier, with the heads that it has there.
+        """Measure a backbone at its exits, each with the head that was fitted there.
 
         Args:
             backbone: the whole one.
-            exits: of it (:func:`lrp_core.control.early_exit.ends`).
+            exits: of it (:func:`lrp_core.control.early_exit.exits`).
 
         Yields:
-            By end, what :meth:`measure` returns, and cut, the name of the layer behind which the backbone ends.
+            By exit, what :meth:`measure` returns, and truncation, the name of the last layer that is left.
         """
         features = features_by_exit(backbone, self.test.images)
         for exit_ in exits:
@@ -112,11 +120,6 @@ class Judge:
         }
 
 
-def without_guesses(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are networks; those without multiply-adds stand for a guess (:func:`on_grid`)."""
-    return networks[networks["multiply_adds"] > 0]
-
-
 def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> pd.Series | None:
     """Return the best row among the networks that are small enough, as the calibration images have it; None if none is.
 
@@ -124,41 +127,60 @@ def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> p
 
     Args:
         networks: as :class:`Judge` measures them, or what is known of them.
-        small_enough: of each row, whether it is.
+        small_enough: whether each row is.
         refitted: whether heads were fitted to their features. If so, the least cross-fitted squared error is best: it
             is what they were fitted by, and on development seeds it chose better than accuracy, which counts whole
-            images. The outputs of a head that its features have left have no scale; there it is accuracy.
+            images. A head that no longer fits its features gives outputs without a scale; there accuracy decides.
     """
     by = "squared_error" if refitted else "crossfitted"
-    allowed = without_guesses(networks[small_enough])
+    allowed = networks[small_enough]
     allowed = allowed.assign(**{by: allowed[by].round(9)})  # equal ones differ in last bits
     ranked = allowed.sort_values([by, "multiply_adds"], ascending=[refitted, True], kind="stable")
     return ranked.iloc[0] if len(ranked) else None
+
+
+def chooses(name: str) -> bool:
+    """Tell whether a method has more than one network of a size to choose from, so that it cannot be read at a rate.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    how = method(name)
+    return how.early_exit or bool(how.actions)
 
 
 def on_grid(networks: pd.DataFrame, choosing: bool) -> pd.DataFrame:
     """Return measured networks with the rate of the grid that each stands for, in a column rate_requested.
 
     Args:
-        networks: as :class:`Judge` measures them.
-        choosing: whether the method, one that refits heads, chooses at each rate among all of its networks that have
-            lost as many filters; its choices stand before the networks themselves, which then stand for no rate. If
-            not, those of the grid are the first ones.
+        networks: of one run, as :class:`Judge` measures them; first those of the grid, then those of the tail.
+        choosing: whether the method :func:`chooses`; its networks stand for no rate (NaN), nor does the tail.
     """
-    if not choosing:
-        requested = [*GRID, *TAIL][: len(networks)]
-        return networks.assign(rate_requested=[rate if rate in GRID else np.nan for rate in requested])
-    chosen = [choose(networks, networks["rate"] >= rate - 1e-9, refitted=True) for rate in GRID]
-    # Without a network that small one can only guess, which costs nothing.
-    measures = [name for name in networks if name.startswith(("accuracy", "harmonic_mean", "crossfitted"))]
-    guess = dict.fromkeys(measures, 1 / sum(name.startswith("accuracy_") for name in networks))
-    guess |= {
-        "truncation": "",
-        "removed": 0,
-        "squared_error": 1 - guess["accuracy"],
-        "parameters": 0,
-        "multiply_adds": 0,
-    }
-    rows = [({"rate": rate} | guess if row is None else row.to_dict()) for row, rate in zip(chosen, GRID, strict=True)]
-    grid = pd.DataFrame([row | {"rate_requested": rate} for row, rate in zip(rows, GRID, strict=True)])
-    return pd.concat([grid, networks], ignore_index=True)
+    requested = [rate if rate in GRID and not choosing else np.nan for rate in (*GRID, *TAIL)]
+    requested += [np.nan] * len(networks)
+    return networks.assign(rate_requested=requested[: len(networks)])
+
+
+def at_rates(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return the networks of methods that are read at a rate, those of the grid: what curves over filters are made of.
+
+    Args:
+        networks: columns method, rate_requested and others.
+    """
+    return networks[networks["rate_requested"].notna() & ~_chosen(networks)]
+
+
+def measured_once(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return every network that was measured, once.
+
+    Earlier versions wrote what a method that :func:`chooses` would take at each rate, a guess where it had nothing,
+    before the networks themselves. These rows are left out.
+
+    Args:
+        networks: columns method, rate_requested and others.
+    """
+    return networks[networks["rate_requested"].isna() | ~_chosen(networks)]
+
+
+def _chosen(networks: pd.DataFrame) -> pd.Series:
+    return networks["method"].isin([name for name in networks["method"].unique() if chooses(name)])

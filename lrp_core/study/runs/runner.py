@@ -51,7 +51,7 @@ def run(experiment: Experiment, name: str, seed: int, settings: Settings = Setti
     judge = measuring.Judge(n_filters, fold, *samples, experiment.class_names)
     find = _search if how.actions else _prune
     orders, trace, networks, seconds = find(experiment, how, seed, settings, judge)
-    curve = measuring.on_grid(pd.DataFrame(networks), choosing=how.early_exit or bool(how.actions))
+    curve = measuring.on_grid(pd.DataFrame(networks), choosing=measuring.chooses(name))
     layers = [column for column in curve if column.startswith("kept_")]
     curve[layers] = curve[layers].fillna(0).astype(int)  # behind the exit
     labels = {"dataset": experiment.dataset_name, "backbone": experiment.backbone_name, "method": name, "seed": seed}
