@@ -89,7 +89,7 @@ def prune(
             drawn if not given.
         all_reduce: where images are in several places, which all call this function on their own (with the same
             model and settings) and get the same network: from a tensor to the sum of all places' tensors, which may
-            overwrite it. Nothing else is exchanged (``docs/several_places.md``).
+            overwrite it. Nothing else is exchanged (``docs/several_sites.md``).
 
     Raises:
         ValueError: images, labels, folds, rate or points that cannot be used, an unknown method, an unsupported layer,

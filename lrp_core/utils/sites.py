@@ -3,7 +3,7 @@
 Relevance by class, right answers by class, the second moments that heads and reconstruction are fitted to: everything
 that pruning asks of images is a sum over them. Each place runs the same program on its own images, and where a sum is
 taken it is added up over the places, by whatever the places have in common (``torch.distributed.all_reduce``, say). All
-of them see the same sums, and so they take the same decisions. See ``docs/several_places.md``.
+of them see the same sums, and so they take the same decisions. See ``docs/several_sites.md``.
 """
 
 from collections.abc import Callable
