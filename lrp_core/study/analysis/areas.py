@@ -73,13 +73,12 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
     for task, group in measured_once(networks).groupby(TASK, sort=False):
         whole = unpruned(group)["multiply_adds"].iloc[0]
         n_classes = sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
-        missing = {"accuracy": 1 / n_classes, "harmonic_mean": 0.0}
         for run, some in group.groupby(["method", "seed"], sort=False):
             refitted = method(run[0]).refit
             for budget in BUDGETS:
                 chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9), refitted)
-                measured = missing if chosen is None else chosen[list(missing)]
-                rows.append((*task, *run, budget, budget * whole, *measured.values(), chosen is None))
+                measured = (1 / n_classes, 0.0) if chosen is None else chosen[["accuracy", "harmonic_mean"]]
+                rows.append((*task, *run, budget, budget * whole, *measured, chosen is None))
     return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "harmonic_mean", "guess"])
 
 
