@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from lrp_core.study.analysis.statistics import holm, paired_interval
+from lrp_core.study.analysis.statistics import above_chance, holm, paired_interval
 
 
 @pytest.mark.parametrize("n_seeds", [5, 10])
@@ -37,6 +37,12 @@ def test_equal_differences_leave_no_doubt():
         paired_interval([0.1])
 
 
+@pytest.mark.parametrize("differences", [[1e-17] * 3, [0.0, -1e-17, 3e-17], [(0.1 + 0.2) - 0.3] * 5])
+def test_rounding_errors_are_no_difference(differences):
+    """Two methods that find the same networks differ by the order of their sums, not by anything to be sure of."""
+    assert paired_interval(differences) == (0.0, 0.0, 1.0)
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
@@ -47,3 +53,13 @@ def test_holm_seldom_errs_in_any_of_many():
     p = np.random.default_rng(0).random((4000, 10))
     assert 0.035 < np.mean([(holm(row) < 0.05).any() for row in p]) < 0.065
     assert (p < 0.05).any(axis=1).mean() > 0.35
+
+
+@pytest.mark.parametrize("images", [[20, 20], [8, 40, 160], [30] * 12])
+def test_guesses_are_seldom_above_chance(images):
+    """Against guesses drawn one by one: 5 % of them by design, and what knows a class or two more always."""
+    rng, n_classes = np.random.default_rng(0), len(images)
+    guesses = [[(rng.integers(n_classes, size=n) == 0).mean() for n in images] for _ in range(2000)]
+    taken = np.mean([above_chance(np.array(accuracies), np.array(images)) for accuracies in guesses])
+    assert 0.01 < taken < 0.08
+    assert above_chance(np.full(n_classes, 1 / n_classes + 0.35), np.array(images))
