@@ -17,6 +17,7 @@ from lrp_core.metrics.accuracy import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
+from lrp_core.study.runs.measuring import chooses
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.files import atomic
 
@@ -47,7 +48,7 @@ def _read(path: str, **options) -> pd.DataFrame:
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---"] * len(header), *([*cells, *[""] * (len(header) - len(cells))] for cells in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -254,7 +255,7 @@ def corrupted_copies() -> str:
     columns = ["dataset", "network", "method", "copies", "used for"]
     rows = []
     for (dataset, network, method, copies, use), some in table.groupby(columns, sort=False):
-        cells = [dataset, network, _name(method), copies, use.replace("signal", "monitoring")]
+        cells = [dataset, network, _name(method), copies, use.replace("signal", "monitored accuracy")]
         cells.append(f"{some['evaluations'].mean():.0f}")
         task = table[(table["dataset"] == dataset) & (table["network"] == network) & (table["method"] == method)]
         usual = task[task["copies"] == ""]
@@ -266,22 +267,21 @@ def corrupted_copies() -> str:
 
 
 def auc() -> str:
-    """Return AUC of every method that is read at a rate; those that choose among networks have none."""
+    """Return AUC of every method that is read at a rate."""
     rows = []
     for profile in dict.fromkeys(task.profile for task in TASKS):
         for row in _read(f"{profile}/tables/auc.csv").itertuples():
-            if row.method.startswith((EXIT, SEARCH)):
+            if chooses(row.method):  # in tables of earlier versions
                 continue
-            cells = [profile, row.backbone, _name(row.method), f"{row.auc:.3f} ± {row.auc_sd:.3f}"]
-            cells += [f"{row.auc_harmonic_mean:.3f}", f"{row.retention:.3f}"]
+            cells = [profile, row.backbone, _name(row.method), "" if pd.isna(row.seeds) else f"{row.seeds:.0f}"]
+            cells += [f"{row.auc:.3f} ± {row.auc_sd:.3f}", f"{row.auc_harmonic_mean:.3f}", f"{row.retention:.3f}"]
             if pd.isna(row.difference):
-                rows.append([*cells, *[""] * 4, row.verdict])
+                rows.append([*cells, "", "", row.verdict])
             else:
-                same = f"{row.auc - row.difference:.3f}"
                 interval = f"{row.low:+.3f} to {row.high:+.3f}"
-                rows.append([*cells, f"{row.seeds:.0f}", same, f"{row.gain:+.1%}", interval, row.verdict.split(":")[0]])
-    header = ["profile", "network", "method", "AUC (mean ± sd)", "AUC of the harmonic mean", "retention", "seeds"]
-    return _markdown(header + ["best baseline on these seeds", "gain", "95 % interval of the difference", ""], rows)
+                rows.append([*cells, f"{row.gain:+.1%}", interval, row.verdict.split(":")[0]])
+    header = ["profile", "network", "method", "seeds", "AUC (mean ± sd)", "AUC of the harmonic mean", "retention"]
+    return _markdown([*header, "gain", "95 % interval of the difference", ""], rows)
 
 
 def controllers() -> str:
@@ -315,12 +315,14 @@ def smallest() -> str:
     """Return the smallest networks within so many points, as the calibration images chose them."""
     rows = []
     for row in _read("full/tables/smallest.csv").itertuples():
-        if row.method in ("unpruned", P, REFITTED, RECONSTRUCTED, EXIT, EXIT_PRUNED, SEARCH):
-            whole = row.method == "unpruned"
-            cells = [row.dataset, _name(row.method), "" if whole else f"{100 * row.max_accuracy_drop:.0f}"]
-            cells += [f"{row.found} of {row.seeds}", row.backbone, f"{row.multiply_adds / 1e6:.2f} M"]
-            cells += [f"{row.parameters / 1e3:.0f} k", f"{row.accuracy:.3f}"]
-            rows.append([*cells, "" if whole else _interval(row.difference, row.low, row.high)])
+        if row.method not in ("unpruned", P, REFITTED, RECONSTRUCTED, EXIT, EXIT_PRUNED, SEARCH):
+            continue
+        cells = [row.dataset, _name(row.method), f"{100 * row.max_accuracy_drop:.0f}", f"{row.found} of {row.seeds}"]
+        if row.found:
+            cells += [row.backbone, f"{row.multiply_adds / 1e6:.2f} M", f"{row.parameters / 1e3:.0f} k"]
+            compared = row.method != "unpruned" and not pd.isna(row.low)
+            cells += [f"{row.accuracy:.3f}", _interval(row.difference, row.low, row.high) if compared else ""]
+        rows.append(cells)
     header = ["task", "method", "points", "found in", "network", "multiply-adds", "parameters", "test accuracy"]
     return _markdown([*header, "difference"], rows)
 
