@@ -1,4 +1,4 @@
-"""Spoilt images against scipy, the attack against its closed form, the table by hand."""
+"""Corrupted images against scipy, the attack against its closed form, the table by hand."""
 
 import numpy as np
 import pandas as pd
@@ -8,18 +8,18 @@ from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from lrp_core.study.analysis.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm, robustness_table
+from lrp_core.study.analysis.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm, robustness_summary
 
 _NOISE = gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 3)), (2, 2, 0))
 PHOTOGRAPH = (300 * _NOISE + 128).clip(0, 255).astype(np.uint8)
 
 
-def spoil(kind, image):
+def corrupt(kind, image):
     return CORRUPTIONS[kind](image, np.random.default_rng(1)).astype(float)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_spoilt_images_keep_shape_and_range_and_are_others(kind):
+def test_corrupted_images_keep_shape_and_range_and_are_others(kind):
     corrupted = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
     assert corrupted.shape == PHOTOGRAPH.shape
     assert corrupted.dtype == np.uint8
@@ -28,7 +28,7 @@ def test_spoilt_images_keep_shape_and_range_and_are_others(kind):
 
 def test_noise_has_the_strength_that_it_says():
     grey = np.full((200, 200, 3), 128, dtype=np.uint8)
-    added = spoil("noise", grey) - 128
+    added = corrupt("noise", grey) - 128
     assert added.std() == pytest.approx(255 * NOISE, rel=0.02)
     assert added.mean() == pytest.approx(0, abs=0.3)
     assert np.corrcoef(added[..., 0].ravel(), added[..., 1].ravel())[0, 1] == pytest.approx(0, abs=0.02)
@@ -36,14 +36,14 @@ def test_noise_has_the_strength_that_it_says():
 
 def test_blur_is_a_gaussian_of_a_32nd_of_the_side():
     expected = gaussian_filter(PHOTOGRAPH.astype(float), (64 * BLUR, 64 * BLUR, 0), mode="nearest")
-    assert np.abs(spoil("blur", PHOTOGRAPH) - expected)[4:-4, 4:-4].mean() < 1  # Pillow's is made of boxes
+    assert np.abs(corrupt("blur", PHOTOGRAPH) - expected)[4:-4, 4:-4].mean() < 1  # Pillow's is made of boxes
 
 
 def test_brightness_is_added_to_the_brightest_of_the_colours():
-    assert (spoil("brightness", np.full((4, 4, 3), 50, dtype=np.uint8)) == 50 + round(0.3 * 255)).all()
-    assert (spoil("brightness", np.full((4, 4, 3), 250, dtype=np.uint8)) == 255).all()
+    assert (corrupt("brightness", np.full((4, 4, 3), 50, dtype=np.uint8)) == 50 + round(0.3 * 255)).all()
+    assert (corrupt("brightness", np.full((4, 4, 3), 250, dtype=np.uint8)) == 255).all()
     orange = np.full((4, 4, 3), (100, 50, 0), dtype=np.uint8)
-    assert np.abs(spoil("brightness", orange) - np.array([176, 88, 0])).max() <= 2
+    assert np.abs(corrupt("brightness", orange) - np.array([176, 88, 0])).max() <= 2
 
 
 def test_jpeg_rounds_cosines_as_its_standard_says():
@@ -62,7 +62,7 @@ def test_jpeg_rounds_cosines_as_its_standard_says():
     grey = PHOTOGRAPH[:8, :8, :1].repeat(3, axis=2)
     cosines = dctn(grey[..., 0] - 128.0, norm="ortho")
     expected = (idctn((cosines / steps).round() * steps, norm="ortho") + 128).clip(0, 255)
-    assert np.abs(spoil("JPEG", grey) - expected[..., None]).max() <= 2
+    assert np.abs(corrupt("JPEG", grey) - expected[..., None]).max() <= 2
 
 
 def test_the_attack_on_a_linear_model_is_its_closed_form():
@@ -96,7 +96,7 @@ def test_what_is_lost_of_robustness_by_hand():
             for kind, accuracy in by_kind.items():
                 row = {"backbone": "b", "method": method, "seed": seed, "budget": budget, "images": kind}
                 rows.append(row | {"accuracy": accuracy, "harmonic_mean": accuracy / 2})
-    table = robustness_table(pd.DataFrame(rows), ["noise", "blur"])
+    table = robustness_summary(pd.DataFrame(rows), ["noise", "blur"])
     assert table[["images", "method"]].to_numpy().tolist() == [
         ["corrupted", "unpruned"],
         ["corrupted", "old"],

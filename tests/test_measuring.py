@@ -1,17 +1,19 @@
-"""Which measured network stands for a pruning rate, by hand; and what was measured, against plain removal."""
+"""Which measured network stands for a rate or a budget, by hand; and what was measured, against plain removal."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_pipeline import SETTINGS, Miniature
+from miniature import SETTINGS, Miniature
 from torch import nn
 
 from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
-from lrp_core.study.runs.measuring import GRID, TAIL, choose, on_grid
+from lrp_core.study.runs.finished import within
+from lrp_core.study.runs.measuring import GRID, TAIL, at_rates, choose, chooses, measured_once, on_grid
+from lrp_core.study.runs.runner import run, write_runs
 
 
 def measured(*rows):
@@ -21,8 +23,6 @@ def measured(*rows):
 @pytest.mark.parametrize("refitted", [True, False])
 def test_the_best_that_a_head_can_tell_is_chosen_of_equal_ones_the_smallest(refitted):
     networks = measured((0.0, 0.1, 100, 0.5), (0.3, 0.2, 60, 0.9), (0.5, 0.2, 40, 0.1), (0.7, 0.2, 50, 0.8))
-    guess = measured((0.95, 0.0, 0, 0.5))
-    networks = pd.concat([networks, guess], ignore_index=True)
     if refitted:
         networks["crossfitted"] = 0.5
     else:  # with outputs of no scale
@@ -38,6 +38,15 @@ def test_the_best_that_a_head_can_tell_is_chosen_of_equal_ones_the_smallest(refi
     assert chosen(networks["rate"] > 0.7) is None
 
 
+def test_methods_that_choose_are_early_exits_and_budget_searches():
+    for name in ("early-exit", "early-exit+px-iterative-abs+refit", "budget-search", "budget-search-filters"):
+        assert chooses(name)
+    for name in ("px-iterative-abs", "joint+reconstruction+refit", "dynamic", "kcm+refit"):
+        assert not chooses(name)
+    with pytest.raises(ValueError, match="unknown method 'end-early'"):
+        chooses("end-early")
+
+
 def test_without_a_choice_the_first_networks_are_those_of_the_grid():
     rates = [*GRID, *TAIL]
     curve = on_grid(measured(*((rate + 0.001, 0.5, 1, 0.5) for rate in rates)), choosing=False)
@@ -48,18 +57,25 @@ def test_without_a_choice_the_first_networks_are_those_of_the_grid():
     assert short["rate_requested"].tolist() == [0.0, 0.05]
 
 
-def test_with_a_choice_every_rate_has_the_best_of_all_that_have_lost_as_many_filters():
-    networks = measured((0.0, 0.3, 90, 0.1), (0.5, 0.1, 50, 0.2), (0.3, 0.2, 60, 0.3), (0.99, 0.6, 3, 0.4))
-    networks = networks.assign(accuracy_a=0.0, accuracy_b=0.0)
+@pytest.mark.parametrize("n_networks", [1, 24, 40])
+def test_networks_of_a_method_that_chooses_stand_for_no_rate(n_networks):
+    networks = measured(*[(0.5, 0.1, 50, 0.2)] * n_networks)
     curve = on_grid(networks, choosing=True)
-    grid = curve[curve["rate_requested"].notna()]
-    assert grid["rate_requested"].tolist() == list(GRID)
-    assert grid["accuracy"].tolist() == [0.2] * 11 + [0.4] * 9  # 0 to 0.5, then to 0.95
-    rest = curve[curve["rate_requested"].isna()]
-    pd.testing.assert_frame_equal(rest[networks.columns].reset_index(drop=True), networks)
-    guessed = on_grid(networks[networks["rate"] < 0.9], choosing=True)[:20]
-    assert guessed["accuracy"].tolist() == [0.2] * 11 + [0.5] * 9  # of two classes, without a network that small
-    assert guessed["squared_error"].tolist() == [0.1] * 11 + [0.5] * 9  # (1/2)^2 + (1/2)^2
+    assert curve["rate_requested"].isna().all()
+    pd.testing.assert_frame_equal(curve[networks.columns], networks)
+
+
+def test_rows_of_an_earlier_version_are_told_apart_by_their_method():
+    """It wrote the choice at each rate, a guess where there was none, before the networks of a method that chooses."""
+    read = measured((0.0, 0.1, 100, 0.9), (0.05, 0.1, 90, 0.8), (0.96, 0.1, 5, 0.1))
+    read = read.assign(method="px-static", rate_requested=[0.0, 0.05, np.nan])
+    chosen = measured((0.6, 0.1, 40, 0.8), (0.95, 0.5, 0, 0.5)).assign(rate_requested=[0.0, 0.95])
+    networks = measured((0.0, 0.2, 100, 0.9), (0.6, 0.1, 40, 0.8)).assign(rate_requested=np.nan)
+    early = pd.concat([chosen, networks]).assign(method="early-exit")
+    both = pd.concat([read, early], ignore_index=True)
+    assert at_rates(both).index.tolist() == [0, 1]
+    assert measured_once(both).index.tolist() == [0, 1, 2, 5, 6]
+    assert at_rates(both[:0]).empty
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +91,13 @@ def work(tmp_path_factory):
     return work
 
 
-def plainly(work, end, gone):
-    """Cut a backbone, remove filters, fit a head and measure, with nothing kept from anywhere."""
-    calibration, test, fold = work.samples(0, "calibration"), work.samples(0, "test"), work.out_of_fold(0).fold
-    backbone = up_to(work.backbone, end) if end else work.backbone
+def plainly(work, truncation, removed):
+    """Truncate a backbone, remove filters, fit a head and measure, with nothing kept from anywhere."""
+    calibration, test, fold = work.samples(0, "calibration"), work.samples(0, "test"), work.out_of_fold_heads(0).fold
+    backbone = up_to(work.backbone, truncation) if truncation else work.backbone
     zeros = torch.zeros(3, pooled_features(backbone, test.images[:1]).shape[1])
     network = PrunedNetwork(classifier(backbone, zeros), calibration.images)
-    network.remove(gone)
+    network.remove(removed)
     backbone = network.model.backbone
     heads = fit_heads(features := pooled_features(backbone, calibration.images), calibration.labels, fold)
 
@@ -104,29 +120,28 @@ def plainly(work, end, gone):
 
 @pytest.mark.parametrize("name", ["px-static+refit", "early-exit+px-static+refit"])
 def test_measured_networks_are_those_that_plain_removal_gives(work, name, tmp_path):
-    run = work.run(name, 0, SETTINGS)
-    truncation = name.startswith("truncation")
-    assert set(run.orders) <= ({"1", "3"} if truncation else {""})
-    assert run.curve["rate_requested"].dropna().tolist() == list(GRID)
-    for _, row in run.curve.iloc[:: 5 if truncation else 6].iterrows():
-        order = run.orders[row["truncation"]][: row["removed"]] if row["removed"] else np.array([], dtype=int)
+    one, early = run(work, name, 0, SETTINGS), name.startswith("early-exit")
+    assert set(one.orders) <= ({"1", "3"} if early else {""})
+    assert one.curve["rate_requested"].dropna().tolist() == ([] if early else list(GRID))
+    for _, row in one.curve.iloc[:: 5 if early else 6].iterrows():
+        order = one.orders[row["truncation"]][: row["removed"]] if row["removed"] else np.array([], dtype=int)
         for column, value in plainly(work, row["truncation"], order).items():
             assert row[column] == pytest.approx(value), (column, row["truncation"], row["removed"])
     # Later stages find the same networks again.
     for stage, runs in (
-        ("baseline", {(name, 0): run}),
-        ("dynamic", {("dynamic", 0): work.run("dynamic", 0, SETTINGS)}),
-        ("budget-search", {("budget-search", 0): work.run("budget-search", 0, SETTINGS)}),
+        ("baseline", {(name, 0): one}),
+        ("dynamic", {("dynamic", 0): run(work, "dynamic", 0, SETTINGS)}),
+        ("budget_search", {("budget-search", 0): run(work, "budget-search", 0, SETTINGS)}),
     ):
-        work.write_runs(stage, runs, tmp_path)
+        write_runs(work, stage, runs, tmp_path)
     test = work.samples(0, "test")
-    whole, budgets = run.curve["multiply_adds"].max(), (1.0, 0.3, 0.02)
-    for budget, network in work.within(name, 0, budgets):
-        row = choose(run.curve, run.curve["multiply_adds"] <= budget * whole, refitted=True)
+    whole, budgets = one.curve["multiply_adds"].max(), (1.0, 0.3, 0.02)
+    for budget, network in within(work, name, 0, budgets):
+        row = choose(one.curve, one.curve["multiply_adds"] <= budget * whole, refitted=True)
         predicted = network.model(test.images).argmax(dim=1)
         accuracies = [(predicted[test.labels == k] == k).float().mean().item() for k in range(3)]
         assert np.mean(accuracies) == pytest.approx(row["accuracy"], abs=1e-6)
         assert multiply_adds(network.model, test.images[:1]) == row["multiply_adds"]
-    assert list(work.within(name, 0, [0.0])) == []
+    assert list(within(work, name, 0, [0.0])) == []
     with pytest.raises(ValueError, match=r"unknown run '.*px-static\+refit/1'; choose one of: .*px-static\+refit/0"):
-        next(work.within(name, 1, [1.0]))
+        next(within(work, name, 1, [1.0]))
