@@ -1,5 +1,6 @@
 """Small and large networks with random parameters, for tests: what the architectures do, not what they know."""
 
+import copy
 from collections import OrderedDict
 
 import torch
@@ -115,3 +116,48 @@ class Branches(nn.Module):
         joined += self.c(x)
         x = F.relu(self.own(F.relu(self.norm(joined))))
         return self.head(x.mean((2, 3)))
+
+
+class Repeating(nn.Module):
+    """A network that reads values twice, in a sum and side by side; float64 once settled and doubled.
+
+    ``doubled`` is added to itself; ``beside`` is concatenated with itself before ``joined`` reads it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.doubled, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.beside = nn.Conv2d(6, 5, 3, padding=1)
+        self.joined = nn.Conv2d(10, 7, 3)
+        self.head = nn.Linear(14, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.doubled(x)))
+        x = x + x
+        x = F.relu(self.beside(x))
+        x = F.relu(self.joined(torch.cat([x, x], dim=1)))
+        x = x.mean((2, 3))
+        return self.head(torch.cat([x, x], 1))
+
+    def read_once(self) -> nn.Module:
+        """Return the plain network that computes the same: weights doubled or added up instead."""
+        plain = nn.Sequential(
+            OrderedDict(
+                doubled=copy.deepcopy(self.doubled),
+                norm=copy.deepcopy(self.norm),
+                relu1=nn.ReLU(),
+                beside=copy.deepcopy(self.beside),
+                relu2=nn.ReLU(),
+                joined=nn.Conv2d(5, 7, 3),
+                relu3=nn.ReLU(),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                head=nn.Linear(7, 4),
+            )
+        )
+        plain.beside.weight.data *= 2
+        for name in ("joined", "head"):
+            both = getattr(self, name)
+            getattr(plain, name).weight.data = sum(both.weight.detach().chunk(2, dim=1))
+            getattr(plain, name).bias.data = both.bias.detach()
+        return plain.eval().requires_grad_(False)

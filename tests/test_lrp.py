@@ -5,7 +5,7 @@ import torch
 import zennit.composites
 import zennit.torchvision
 from conftest import miniature_vgg
-from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle, without_biases
+from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, network, settle, without_biases
 from oracle import zennit_relevance
 from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
@@ -198,6 +198,22 @@ def test_sum_shares_by_contribution_and_concatenation_splits(no_stabiliser):
     got = lrp.filter_relevance(model, image, torch.tensor([0]))
     expected = {"one": 0.5, "three": 1.5, "two": -1.0}
     assert {name: round(value.item(), 10) for name, value in got.items()} == expected
+
+
+def test_a_value_that_is_read_twice_is_explained_like_weights_that_are_doubled(no_stabiliser):
+    """x + x and [x, x]: by the epsilon rule, relevance is that of the plain network, filter by filter."""
+    model = settle(Repeating()).double()
+    plain, images = model.read_once(), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(model(images), plain(images))
+    epsilon, targets = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"}, torch.tensor([0, 1, 3])
+    ours, expected = (lrp.explain(net, images, targets, epsilon, pixels=True) for net in (model, plain))
+    assert ours.filters.keys() == expected.filters.keys()
+    for name, relevance in expected.filters.items():
+        torch.testing.assert_close(ours.filters[name], relevance, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.pixels, expected.pixels, rtol=1e-9, atol=1e-9)
+    for composite in ("epsilon-zplus", "epsilon-alpha2-beta1"):
+        gap = lrp.explain(without_biases(model), images, targets, composite).conservation_gap()
+        assert max(gap.values()) < 1e-9, composite
 
 
 def test_functional_calls_are_understood():

@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch_pruning
 from conftest import miniature_vgg
-from networks import BACKBONES, Branches, depthwise_network, draw_images, network, settle
+from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, network, settle
 from torch import nn
+from torch.nn import functional as F
+from torchvision.models import get_model
 
 from lrp_core.graph.layers import INPUT, Concat
 from lrp_core.graph.tracing import trace
@@ -63,10 +65,10 @@ def test_pruned_vgg16_equals_masked_vgg16(vgg16, rate):
     assert multiply_adds(smaller, images[:1]) < multiply_adds(model, images[:1])
 
 
-def masked_run(model, coupling, gone, images):
+def masked_run(model, coupling, pruned, images):
     """The whole network, layer by layer, with the channels of these groups set to 0 behind every single layer."""
     values, channels = {INPUT: images}, {INPUT: np.full(3, -1)}
-    silent = torch.from_numpy(np.append(~gone, True))
+    silent = torch.from_numpy(np.append(~pruned, True))
     for layer in trace(model):
         value = layer.module(*(values[name] for name in layer.inputs))
         carried = [channels[name] for name in layer.inputs]
@@ -94,9 +96,9 @@ def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
     for rate in (0.1, 0.5, 0.9):
         generator = np.random.default_rng(0)
         layers = [np.flatnonzero(whole.layer_of == layer) for layer in range(len(whole.layer_names))]
-        gone = np.concatenate([generator.choice(groups, int(rate * len(groups)), replace=False) for groups in layers])
-        smaller = whole.without(gone)
-        expected = masked_run(model, whole.coupling, np.isin(np.arange(whole.n_filters), gone), images)
+        pruned = np.concatenate([generator.choice(groups, int(rate * len(groups)), replace=False) for groups in layers])
+        smaller = whole.without(pruned)
+        expected = masked_run(model, whole.coupling, np.isin(np.arange(whole.n_filters), pruned), images)
         assert (smaller(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
         assert n_parameters(smaller) < size * (1 - 0.9 * rate)
         size = n_parameters(smaller) / (1 - 0.9 * rate) if rate < 0.5 else size
@@ -147,6 +149,46 @@ def test_grouped_convolutions_keep_their_groups_alike():
         lambda module, inputs, output: output * (torch.arange(16) % 4 < 2).view(-1, 1, 1)
     )
     assert torch.allclose(smaller(images), masked(images), rtol=1e-10)
+
+
+def test_values_that_are_read_twice_shrink_twice():
+    """x + x and [x, x]: the smaller network is the whole one with the filters' maps set to 0, and counts them once."""
+    model = settle(Repeating()).double()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    filters = {"doubled": [0, 4], "beside": [1, 3], "joined": [6]}
+    coupling = couple(model, images[:1])
+    assert coupling.n_groups == 6 + 5 + 7
+    smaller = remove_filters(model, filters, images[:1])
+    assert [smaller.beside.in_channels, smaller.joined.in_channels, smaller.head.in_features] == [4, 6, 12]
+    masked = model.read_once()
+    for relu, name in (("relu1", "doubled"), ("relu2", "beside"), ("relu3", "joined")):
+        kept = torch.ones(masked.get_submodule(name).out_channels)
+        kept[filters[name]] = 0
+        masked.get_submodule(relu).register_forward_hook(
+            lambda _, inputs, output, kept=kept: output * kept.view(-1, 1, 1)
+        )
+    torch.testing.assert_close(smaller(images), masked(images))
+    pruned = PrunedNetwork(model, images)
+    pruned.remove(np.array([0, 4, 7, 9, 17]))
+    torch.testing.assert_close(pruned.model(images), smaller(images))
+    # Half of the network is run: what the layers behind "beside" read is handed in.
+    values = [{"beside": model.beside(2 * F.relu(model.norm(model.doubled(images))))}]
+    _, (output,) = PrunedNetwork(model, images).outputs_without(np.array([6, 8]), values)
+    torch.testing.assert_close(output, remove_filters(model, {"beside": [0, 2]}, images[:1])(images))
+
+
+def test_a_regnet_shrinks_to_what_it_is_when_masked():
+    """Its blocks have grouped convolutions, and a projection where their size changes."""
+    with torch.random.fork_rng():
+        model = settle(get_model("regnet_x_400mf", num_classes=4)).double()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, generator = PrunedNetwork(model, images[:1]), np.random.default_rng(0)
+    layers = [np.flatnonzero(whole.layer_of == layer) for layer in range(len(whole.layer_names))]
+    pruned = np.concatenate([generator.choice(groups, len(groups) // 2, replace=False) for groups in layers])
+    smaller = whole.without(pruned)
+    expected = masked_run(model, whole.coupling, np.isin(np.arange(whole.n_filters), pruned), images)
+    torch.testing.assert_close(smaller(images), expected)
+    assert n_parameters(smaller) < 0.5 * n_parameters(model)
 
 
 def test_relevance_of_a_group_is_the_sum_over_its_members():

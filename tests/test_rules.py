@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.relevance import rules
+from lrp_core.relevance import composites, rules
+from lrp_core.relevance.linear_map import LinearMap
 
 LAYERS = {
     "dense": (nn.Linear(7, 5), (7,)),
@@ -74,7 +75,7 @@ def test_rule_against_its_definition(kind, rule, signed, rectified, no_stabilise
     relevance = torch.randn(output.shape, generator=generator, dtype=torch.float64)
     if rectified:
         relevance *= output > 0
-    mapping = rules.LinearMap(layer, signed, rectified)
+    mapping = LinearMap(layer, signed, rectified)
     got = rule(mapping, a, output, relevance)
     for i in range(2):
         expected = by_definition(rule, layer, shape, a[i].flatten(), output[i].flatten(), relevance[i].flatten())
@@ -90,7 +91,7 @@ def test_zbox_takes_bounds_by_channel(no_stabiliser):
     output = layer(a).detach()
     relevance = torch.ones_like(output)
     rule = rules.ZBox(bounds)
-    got = rule(rules.LinearMap(layer, True, False), a, output, relevance)
+    got = rule(LinearMap(layer, True, False), a, output, relevance)
     expected = by_definition(rule, layer, shape, a.flatten(), output.flatten(), relevance.flatten())
     assert torch.allclose(got.flatten(), expected, rtol=1e-10)
 
@@ -103,7 +104,7 @@ def test_alpha_and_beta_must_conserve():
 def test_composites_assign_by_depth():
     names = {f"conv{i}": nn.Conv2d(1, 1, 1) for i in range(7)} | {"head": nn.Linear(1, 1)}
     chosen = {"low": "flat", "mid": rules.Gamma(0.1), "high": "zplus", "first": "wsquare"}
-    assigned = rules.composite(chosen).assign(names)
+    assigned = composites.composite(chosen).assign(names)
     expected = ["WSquare", "Flat", "Flat", "Gamma", "Gamma", "ZPlus", "ZPlus", "Epsilon"]
     assert [type(rule).__name__ for rule in assigned.values()] == expected
     assert assigned["conv3"].gamma == 0.1
@@ -120,4 +121,4 @@ def test_composites_assign_by_depth():
 )
 def test_impossible_composites_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
-        rules.composite(choice)
+        composites.composite(choice)

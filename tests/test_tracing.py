@@ -35,9 +35,10 @@ def images():
     return torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def relu_in_place(x):
-    x = x + x
-    return F.relu(x, True).mean((2, 3))
+def add_in_place(x):
+    x += x
+    x += F.relu(x)
+    return x.mean((2, 3))
 
 
 SPELLINGS = {
@@ -61,7 +62,7 @@ SPELLINGS = {
     "x.mean([2, 3], False, dtype=None)": (lambda x: x.mean([2, 3], False, dtype=None), 4),
     "x.mean(dim=(2, 3))": (lambda x: x.mean(dim=(2, 3)), 4),
     "relu(input=x)": (lambda x: F.relu(input=x).mean((2, 3)), 4),
-    "relu(x, True)": (relu_in_place, 4),
+    "relu(x, True)": (lambda x: F.relu(x, True).mean((2, 3)), 4),
     "torch.relu(input=x)": (lambda x: torch.relu(input=x).mean((2, 3)), 4),
     "relu6(x)": (lambda x: F.relu6(x).mean((2, 3)), 4),
     "dropout(x, p=0.5, training=False)": (lambda x: F.dropout(x, p=0.5, training=False).mean((2, 3)), 4),
@@ -79,7 +80,8 @@ SPELLINGS = {
     "cat([x, x], 1)": (lambda x: torch.cat([x, x], 1).mean((2, 3)), 8),
     "cat([x, relu(x), x], 1)": (lambda x: torch.cat([x, F.relu(x), x], 1).mean((2, 3)), 12),
     "x + x": (lambda x: (x + x).mean((2, 3)), 4),
-    "x += x": (lambda x: operator.iadd(x, x).mean((2, 3)), 4),
+    "x += x": (add_in_place, 4),
+    "iadd(x, x)": (lambda x: operator.iadd(x, x).mean((2, 3)), 4),
     "add(x, other=x)": (lambda x: torch.add(x, other=x).mean((2, 3)), 4),
     "add(other=relu(x), input=x, alpha=1)": (lambda x: torch.add(other=F.relu(x), input=x, alpha=1).mean((2, 3)), 4),
     "x.add(other=x)": (lambda x: x.add(other=x).mean((2, 3)), 4),
@@ -180,6 +182,15 @@ class _OverwritingByModule(_Twice):
         return self.head((self.act(x) + x).mean((2, 3)))
 
 
+class _OverwritingByAddition(_Twice):
+    """What is added at last is not what the convolution made, but what ``+=`` has made of it."""
+
+    def forward(self, x):
+        x = same = self.conv(x)
+        x += F.relu(x)
+        return self.head((x + same).mean((2, 3)))
+
+
 class _OverwritingUnderAnotherName(_Twice):
     """Dropout that does nothing returns the very tensor that it is given."""
 
@@ -219,6 +230,7 @@ class _Dictionary(_Twice):
         (_Twice(), "layer 'conv_1' is used twice; give each use a module of its own"),
         (_Overwriting(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
         (_OverwritingByModule(), "layer 'act' works in place on a tensor that 'add' reads afterwards"),
+        (_OverwritingByAddition(), "layer 'add' works in place on a tensor that 'add_1' reads afterwards"),
         (_OverwritingUnderAnotherName(), "layer 'relu_' works in place on a tensor that 'add' reads afterwards"),
         (_OverwritingAView(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
         (_Unread(), "nothing reads the result of layer 'relu'"),

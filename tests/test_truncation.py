@@ -1,14 +1,19 @@
-"""Where a backbone may end, by hand; what it gives and costs there, by hooks and by counting."""
+"""The exits of a backbone, by hand; what it gives and costs there, by hooks and by counting."""
 
 from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lrp_core.control.early_exit import Exit, cka, earliest, exits, halving
+from lrp_core.graph.blocks import identity_blocks
+from lrp_core.graph.execution import run
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
-from lrp_core.graph.truncation import up_to
+from lrp_core.graph.layers import INPUT, Sum
+from lrp_core.graph.tracing import trace
+from lrp_core.graph.truncation import truncated, up_to
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.ridge_head import classifier, fit_heads
 
@@ -42,21 +47,21 @@ class Branched(nn.Module):
 
     def forward(self, x):
         x = self.stem_relu(self.stem(x))
-        other = self.two(self.one_relu(self.one(x)))  # no end in between: x goes on beside it
+        other = self.two(self.one_relu(self.one(x)))  # no exit in between: x goes on beside it
         x = self.join_relu(torch.cat([x, other], dim=1) if self.joined else x + other)
         return self.last_relu(self.last(x))
 
 
-TRUNKS = {
+BACKBONES = {
     "chain": (chain, ["pool1", "relu2", "pool3"]),
     "sum": (lambda: Branched(joined=False), ["stem_relu", "join_relu", "last_relu"]),
     "concatenation": (lambda: Branched(joined=True), ["stem_relu", "join_relu", "last_relu"]),
 }
 
 
-@pytest.fixture(params=TRUNKS)
+@pytest.fixture(params=BACKBONES)
 def backbone(request):
-    build, names = TRUNKS[request.param]
+    build, names = BACKBONES[request.param]
     torch.manual_seed(0)
     backbone = build().eval().requires_grad_(False)
     return backbone, names, torch.randn(90, 3, 12, 12)
@@ -74,7 +79,7 @@ def maps_at(backbone, names, images):
     return caught
 
 
-def test_ends_are_where_one_tensor_is_all_that_goes_on(backbone):
+def test_exits_are_where_one_tensor_is_all_that_goes_on(backbone):
     backbone, names, images = backbone
     features = features_by_exit(backbone, images)
     assert list(features) == list(multiply_adds_by_exit(backbone, images[:1])) == names
@@ -82,7 +87,7 @@ def test_ends_are_where_one_tensor_is_all_that_goes_on(backbone):
         torch.testing.assert_close(features[name], maps.mean(dim=(2, 3)))
 
 
-def test_a_part_of_a_trunk_gives_what_the_whole_has_there(backbone):
+def test_a_part_of_a_backbone_gives_what_the_whole_has_there(backbone):
     backbone, names, images = backbone
     for name, maps in maps_at(backbone, names, images).items():
         part = up_to(backbone, name)
@@ -144,7 +149,7 @@ def test_earliest_is_the_first_within_one_standard_error_of_the_best():
     assert earliest([first]) is first
 
 
-def test_each_of_the_halving_ends_costs_at_most_half_of_the_one_before():
+def test_each_of_the_halving_exits_costs_at_most_half_of_the_one_before():
     found = by_hand(
         ("a", 0.52, 0.05, 4),
         ("b", 0.56, 0.05, 10),  # no better than a
@@ -157,7 +162,7 @@ def test_each_of_the_halving_ends_costs_at_most_half_of_the_one_before():
     assert [exit_.name for exit_ in halving(found[:4])] == ["d", "c", "a"]
 
 
-def test_cka_is_its_other_form_and_knows_what_does_not_matter():
+def test_cka_is_its_other_form_and_ignores_what_does_not_matter():
     """Kornblith et al., eq. 3: |Y'X|^2 / (|X'X| |Y'Y|) of centred features; turned, scaled and moved ones are alike."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(30, n, dtype=torch.float64, generator=generator) for n in (5, 8))
@@ -168,3 +173,51 @@ def test_cka_is_its_other_form_and_knows_what_does_not_matter():
     turned, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=generator))
     assert cka(x, 3 * x @ turned + 7) == pytest.approx(1)
     assert cka(x, torch.ones(30, 2)) == 0
+
+
+class Doubling(nn.Module):
+    """A residual block, between sums of a value with itself, one of them in the block's branch, and one in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)
+        self.mix, self.last = nn.Conv2d(5, 5, 1), nn.Conv2d(10, 4, 1)
+        self.skips = False
+
+    def block(self, x):
+        return self.outer(F.relu(self.inner(x)))
+
+    def other(self, x):
+        x = self.mix(x)
+        return x + x
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = x + x
+        x = x if self.skips else x + self.block(x)
+        x = x + self.other(x)
+        x = F.relu(self.last(torch.cat([x, x], dim=1)))
+        x += x
+        return x
+
+
+def test_sums_of_a_value_with_itself_are_kept_and_are_no_residual_blocks():
+    torch.manual_seed(0)
+    model, images = Doubling().double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert identity_blocks(trace(model)) == {"add_1": ("outer", "relu_1", "inner")}
+    stem = F.relu(model.stem(images))
+    torch.testing.assert_close(up_to(model, "add")(images), 2 * stem)
+    features = features_by_exit(model, images)
+    assert list(features) == ["add", "add_1", "cat", "add_4"]
+    torch.testing.assert_close(features["add"], 2 * stem.mean((2, 3)))
+    torch.testing.assert_close(features["add_4"], model(images).mean((2, 3)))
+    smaller = truncated(model, " -add_1")
+    assert [layer.name for layer in trace(smaller) if isinstance(layer.module, Sum)] == [
+        "add",
+        "add_2",
+        "add_3",
+        "add_4",
+    ]
+    model.skips = True
+    torch.testing.assert_close(smaller(images), model(images))
+    torch.testing.assert_close(run(trace(smaller), {INPUT: images}), model(images))

@@ -1,5 +1,6 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import operator
 from dataclasses import replace
 
 from torch import fx, nn
@@ -8,8 +9,18 @@ from lrp_core.graph.calls import module_of_call, operands, overwrites, written
 from lrp_core.graph.layers import ACTIVATIONS, IDENTITIES, INPUT, STATEFUL, SUPPORTED, Concat, Layer, Sum
 
 
+class _Proxy(fx.Proxy):
+    """Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards."""
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, name="add")
+
+
 class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return isinstance(module, SUPPORTED) or super().is_leaf_module(module, qualified_name)

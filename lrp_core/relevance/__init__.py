@@ -1,1 +1,9 @@
-"""Layer-wise Relevance Propagation (LRP): rules, composites, and one backward pass of relevance."""
+"""Layer-wise Relevance Propagation (LRP).
+
+Which file answers what:
+
+- :mod:`.lrp`: how does relevance go back through a whole network, and what comes of it?
+- :mod:`.rules`: how does one layer share relevance among its inputs?
+- :mod:`.composites`: which rule goes to which layer?
+- :mod:`.linear_map`: how do rules see a convolution or dense layer?
+"""

@@ -1,9 +1,9 @@
 """Layer-wise Relevance Propagation (LRP): how much each filter of a network contributes to a class.
 
-One pass forward keeps what the rules will read, one pass backward carries relevance from the logit to the filters, and
-to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp_core.relevance.rules`. Of the other layers,
-activations and batch normalisations that could not be folded pass relevance on (the pass rule), max pooling gives all
-to the winner, and sums and average pooling share by contribution (the norm rule).
+One pass forward keeps what the rules will read. One pass backward carries relevance from the logit to the filters, and
+to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp_core.relevance.rules`. Of the other
+layers, activations and batch normalisations that could not be folded pass relevance on (the pass rule), max pooling
+gives all to the winner, and sums and average pooling share by contribution (the norm rule).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,8 @@ from lrp_core.graph.execution import run
 from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, Sum
 from lrp_core.graph.signs import nonnegative, rectified
 from lrp_core.graph.tracing import trace
-from lrp_core.relevance import rules
+from lrp_core.relevance import composites, rules
+from lrp_core.relevance.linear_map import LinearMap
 from lrp_core.utils.devices import device_of
 
 _NO_VALUES = (*ACTIVATIONS, ChannelAffine)  # pass relevance on, whatever went through them
@@ -74,7 +75,7 @@ def explain(
     model: nn.Module,
     images: torch.Tensor,
     targets: torch.Tensor,
-    composite: str | Mapping[str, str | rules.Rule] | rules.Composite = "epsilon-zplus",
+    composite: str | Mapping[str, str | rules.Rule] | composites.Composite = "epsilon-zplus",
     *,
     absolute: bool = False,
     pixels: bool = False,
@@ -90,7 +91,8 @@ def explain(
         model: a classifier made of supported layers, images (N, C, H, W) to logits (N, K); left as it is.
         images: (N, C, H, W), in the dtype of the model's parameters; results come back to their device.
         targets: the class to explain, by sample, (N,), int64.
-        composite: which rule goes to which layer: a name, or a rule for each depth (:func:`lrp_core.relevance.rules.composite`).
+        composite: which rule goes to which layer: a name, or a rule for each depth
+            (:func:`lrp_core.relevance.composites.composite`).
         absolute: sum |R| over positions instead of R.
         pixels: also go through the first convolution, to the input.
         box: least and greatest normalised pixel, numbers or (C,), for composites that end with the z-box rule.
@@ -105,7 +107,7 @@ def explain(
         )
     device = device_of(model)
     with torch.no_grad():
-        propagation = _Propagation(model, rules.composite(composite, box), absolute, pixels)
+        propagation = _Propagation(model, composites.composite(composite, box), absolute, pixels)
         parts = [
             propagation(images[i : i + batch_size].to(device), targets[i : i + batch_size].to(device))
             for i in range(0, len(images), batch_size)
@@ -126,14 +128,14 @@ def explain(
 class _Propagation:
     """A network made ready: traced, folded, its rules assigned, the parts of its weights made when first needed."""
 
-    def __init__(self, model: nn.Module, composite: rules.Composite, absolute: bool, pixels: bool):
+    def __init__(self, model: nn.Module, composite: composites.Composite, absolute: bool, pixels: bool):
         self.layers = fold_batchnorm(trace(model))
         self.absolute, self.pixels = absolute, pixels
         weighted = {layer.name: layer.module for layer in self.layers if isinstance(layer.module, WEIGHTED)}
         self.rules = composite.assign(weighted)
         unsigned, followed = nonnegative(self.layers), rectified(self.layers)
         self.maps = {
-            layer.name: rules.LinearMap(layer.module, layer.inputs[0] not in unsigned, layer.name in followed)
+            layer.name: LinearMap(layer.module, layer.inputs[0] not in unsigned, layer.name in followed)
             for layer in self.layers
             if layer.name in weighted
         }
@@ -203,14 +205,14 @@ class _Propagation:
             return [_winner_takes_all(module, inputs[0], relevance)]
         if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
             return _norm(module, inputs, relevance)
-        raise AssertionError(f"no rule for {type(module).__name__}")  # graph.SUPPORTED and this list differ
+        raise AssertionError(f"no rule for {type(module).__name__}")  # graph.layers.SUPPORTED and this list differ
 
 
 def filter_relevance(
     model: nn.Module,
     images: torch.Tensor,
     targets: torch.Tensor,
-    composite: str | Mapping[str, str | rules.Rule] | rules.Composite = "epsilon-zplus",
+    composite: str | Mapping[str, str | rules.Rule] | composites.Composite = "epsilon-zplus",
     *,
     absolute: bool = False,
     batch_size: int = 24,

@@ -1,4 +1,4 @@
-"""The rules of Layer-wise Relevance Propagation (LRP), and composites: which rule goes to which layer.
+"""The rules of Layer-wise Relevance Propagation (LRP).
 
 A rule redistributes the relevance R_k of a layer's outputs to its inputs a_j. With z_k the denominator that the rule
 sums its contributions to, R_j = a_j * sum_k w'_jk R_k / z_k for some weights w'. Biases take no relevance and stay out
@@ -6,105 +6,19 @@ of z, so that relevance is conserved. Each rule takes as few convolutions as its
 computed is not computed again, and behind a ReLU, where no input is negative, half of the terms are absent.
 
 Sources: Bach et al., PLOS ONE 2015 (epsilon, alpha-beta); Montavon et al., Pattern Recognition 2017 (z+, w^2, z-box);
-Lapuschkin et al., Nature Communications 2019 (flat); Montavon et al., in Explainable AI, LNCS 11700, 2019 (gamma,
-composites by depth); Andeol et al., 2021 (gamma for signed inputs).
+Lapuschkin et al., Nature Communications 2019 (flat); Montavon et al., in Explainable AI, LNCS 11700, 2019 (gamma);
+Andeol et al., 2021 (gamma for signed inputs).
 """
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from lrp_core.utils.errors import check_choice
+from lrp_core.relevance.linear_map import LinearMap
 
 Box = tuple[float | torch.Tensor, float | torch.Tensor]
 EPSILON = 1e-6  # keeps a denominator from 0; small beside any pre-activation that carries relevance
-
-
-class LinearMap:
-    """A convolution or dense layer as rules see it: without its bias, and with the signs of what passes through it.
-
-    Attributes:
-        weight, positive, negative: the weight, its positive and its negative part; the parts are made once, when asked.
-        bias: (C_out,) or None.
-        signed: whether inputs can be negative.
-        rectified: whether an activation follows, behind which negative outputs carry no relevance.
-    """
-
-    def __init__(self, layer: nn.Module, signed: bool, rectified: bool):
-        """Take a convolution or dense layer; nothing is copied."""
-        self._layer, self.signed, self.rectified = layer, signed, rectified
-        self.weight = layer.weight.detach()
-        self.bias = None if layer.bias is None else layer.bias.detach()
-
-    @cached_property
-    def positive(self) -> torch.Tensor:
-        """Its positive part."""
-        return self.weight.clamp(min=0)
-
-    @cached_property
-    def negative(self) -> torch.Tensor:
-        """Its negative part."""
-        return self.weight.clamp(max=0)
-
-    def __call__(self, weight: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """Map inputs to outputs with these weights."""
-        if isinstance(self._layer, nn.Linear):
-            return F.linear(a, weight)
-        padding, extra = self._padding(a)
-        return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=padding, **self._geometry)
-
-    def transposed(self, weight: torch.Tensor, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """Map outputs back to inputs of the shape of ``a``, with these weights."""
-        if isinstance(self._layer, nn.Linear):
-            return s @ weight
-        padding, (left, right, top, bottom) = self._padding(a)
-        height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
-        # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
-        rest = [
-            size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
-            for size, pad, dilation, kernel, outputs, stride in zip(
-                (height, width),
-                padding,
-                self._layer.dilation,
-                self._layer.kernel_size,
-                s.shape[2:],
-                self._layer.stride,
-                strict=True,
-            )
-        ]
-        back = F.conv_transpose2d(s, weight, None, padding=padding, output_padding=rest, **self._geometry)
-        return back[:, :, top : height - bottom, left : width - right]
-
-    def unbiased(self, output: torch.Tensor) -> torch.Tensor:
-        """Take the bias off the layer's output again; always a new tensor."""
-        if self.bias is None:
-            return output.clone()
-        return output - (self.bias if output.dim() == 2 else self.bias.view(-1, 1, 1))
-
-    @property
-    def _geometry(self) -> dict:
-        return {"stride": self._layer.stride, "dilation": self._layer.dilation, "groups": self._layer.groups}
-
-    def _padding(self, a: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-        """Return the padding that is alike on both sides, and what else is needed (left, right, top, bottom)."""
-        layer = self._layer
-        if isinstance(layer.padding, tuple) and type(layer) is nn.Conv2d:
-            return layer.padding, (0, 0, 0, 0)
-        extra = []
-        for axis in (1, 0):  # the width first, as F.pad wants it
-            reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-            if layer.padding == "valid":
-                total = 0
-            else:  # as many outputs as strides fit into the input
-                size, stride = a.shape[2 + axis], layer.stride[axis]
-                total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-            extra += [total // 2, total - total // 2]
-        return (0, 0), tuple(extra)
 
 
 def share(relevance: torch.Tensor, z: torch.Tensor, sign: int = 0) -> torch.Tensor:
@@ -287,74 +201,3 @@ RULES: dict[str, Rule] = {
     "wsquare": WSquare(),
     "flat": Flat(),
 }
-
-
-@dataclass(frozen=True)
-class Composite:
-    """Which rule goes to which layer: to dense layers, to the low, middle and high third of the convolutions.
-
-    Attributes:
-        low, mid, high: for convolutions, the low third being next to the pixels.
-        dense: for dense layers.
-        first: for the first convolution, instead of ``low``; only the relevance of pixels depends on it.
-    """
-
-    low: Rule
-    mid: Rule
-    high: Rule
-    dense: Rule = Epsilon()
-    first: Rule | None = None
-
-    def assign(self, layers: Mapping[str, nn.Module]) -> dict[str, Rule]:
-        """Return the rule of each layer, given convolutions and dense layers by name in the order of the network."""
-        convolutions = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
-        thirds = (self.low, self.mid, self.high)
-        rules = {name: thirds[3 * i // len(convolutions)] for i, name in enumerate(convolutions)}
-        if self.first is not None and convolutions:
-            rules[convolutions[0]] = self.first
-        return {name: rules.get(name, self.dense) for name in layers}
-
-
-COMPOSITES: dict[str, Callable[[Box | None], Composite]] = {
-    "epsilon-zplus": lambda box: Composite(ZPlus(), ZPlus(), ZPlus()),
-    "epsilon-alpha2-beta1": lambda box: Composite(*[AlphaBeta(2.0, 1.0)] * 3),
-    "epsilon-gamma-box": lambda box: Composite(Gamma(), Gamma(), Gamma(), first=_box(box)),
-}
-
-
-class _Unbounded(Rule):
-    """Stands for z-box as long as nobody asks for pixels."""
-
-    def __call__(self, layer, a, output, relevance):
-        raise ValueError("this composite ends with the z-box rule: give box=(low, high), the bounds of the pixels")
-
-
-def _box(box: Box | None) -> Rule:
-    return _Unbounded() if box is None else ZBox(box)
-
-
-def composite(choice: str | Mapping[str, str | Rule] | Composite, box: Box | None = None) -> Composite:
-    """Return a composite.
-
-    Args:
-        choice: a name (``"epsilon-zplus"``, ``"epsilon-alpha2-beta1"``, ``"epsilon-gamma-box"``), a composite, or a
-            rule, itself or by name, for each of ``low``, ``mid`` and ``high``, and if wanted ``dense`` and ``first``.
-        box: bounds of the normalised pixels, for the z-box rule.
-
-    Raises:
-        ValueError: an unknown composite, rule or depth, or a missing one.
-    """
-    if isinstance(choice, Composite):
-        return choice
-    if isinstance(choice, str):
-        return COMPOSITES[check_choice("composite", choice, COMPOSITES)](box)
-    for depth in choice:
-        check_choice("depth of a composite", depth, ("low", "mid", "high", "dense", "first"))
-    if missing := [depth for depth in ("low", "mid", "high") if depth not in choice]:
-        raise ValueError(f"a composite needs a rule for each of low, mid and high; missing: {', '.join(missing)}")
-    return Composite(
-        **{
-            depth: rule if isinstance(rule, Rule) else RULES[check_choice(f"rule for {depth}", rule, RULES)]
-            for depth, rule in choice.items()
-        }
-    )

@@ -1,0 +1,90 @@
+"""Convolutions and dense layers as the rules of LRP see them: linear maps, forward and transposed."""
+
+import math
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class LinearMap:
+    """A convolution or dense layer as rules see it: without its bias, and with the signs of what passes through it.
+
+    Attributes:
+        weight, positive, negative: the weight, its positive and its negative part; the parts are made once, when asked.
+        bias: (C_out,) or None.
+        signed: whether inputs can be negative.
+        rectified: whether an activation follows, behind which negative outputs carry no relevance.
+    """
+
+    def __init__(self, layer: nn.Module, signed: bool, rectified: bool):
+        """Take a convolution or dense layer; nothing is copied."""
+        self._layer, self.signed, self.rectified = layer, signed, rectified
+        self.weight = layer.weight.detach()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    @cached_property
+    def positive(self) -> torch.Tensor:
+        """Its positive part."""
+        return self.weight.clamp(min=0)
+
+    @cached_property
+    def negative(self) -> torch.Tensor:
+        """Its negative part."""
+        return self.weight.clamp(max=0)
+
+    def __call__(self, weight: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Map inputs to outputs with these weights."""
+        if isinstance(self._layer, nn.Linear):
+            return F.linear(a, weight)
+        padding, extra = self._padding(a)
+        return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=padding, **self._geometry)
+
+    def transposed(self, weight: torch.Tensor, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Map outputs back to inputs of the shape of ``a``, with these weights."""
+        if isinstance(self._layer, nn.Linear):
+            return s @ weight
+        padding, (left, right, top, bottom) = self._padding(a)
+        height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
+        # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
+        rest = [
+            size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
+            for size, pad, dilation, kernel, outputs, stride in zip(
+                (height, width),
+                padding,
+                self._layer.dilation,
+                self._layer.kernel_size,
+                s.shape[2:],
+                self._layer.stride,
+                strict=True,
+            )
+        ]
+        back = F.conv_transpose2d(s, weight, None, padding=padding, output_padding=rest, **self._geometry)
+        return back[:, :, top : height - bottom, left : width - right]
+
+    def unbiased(self, output: torch.Tensor) -> torch.Tensor:
+        """Take the bias off the layer's output again; always a new tensor."""
+        if self.bias is None:
+            return output.clone()
+        return output - (self.bias if output.dim() == 2 else self.bias.view(-1, 1, 1))
+
+    @property
+    def _geometry(self) -> dict:
+        return {"stride": self._layer.stride, "dilation": self._layer.dilation, "groups": self._layer.groups}
+
+    def _padding(self, a: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """Return the padding that is alike on both sides, and what else is needed (left, right, top, bottom)."""
+        layer = self._layer
+        if isinstance(layer.padding, tuple) and type(layer) is nn.Conv2d:
+            return layer.padding, (0, 0, 0, 0)
+        extra = []
+        for axis in (1, 0):  # the width first, as F.pad wants it
+            reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+            if layer.padding == "valid":
+                total = 0
+            else:  # as many outputs as strides fit into the input
+                size, stride = a.shape[2 + axis], layer.stride[axis]
+                total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+            extra += [total // 2, total - total // 2]
+        return (0, 0), tuple(extra)
