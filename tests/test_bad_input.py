@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 from conftest import miniature_vgg
+from miniature import Miniature
 from PIL import Image
 from safetensors.torch import save_file
-from test_pipeline import Miniature
 from torch import nn
 
 from lrp_core.control import methods
@@ -21,8 +21,8 @@ from lrp_core.importance.registry import criterion
 from lrp_core.metrics import accuracy as evaluation
 from lrp_core.pruning import surgery as pruning
 from lrp_core.pruning.saving import load_pruned
-from lrp_core.relevance import lrp, rules
-from lrp_core.repair import ridge_head as heads
+from lrp_core.relevance import composites, lrp
+from lrp_core.repair import out_of_fold, ridge_head
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis import statistics
 from lrp_core.study.data import datasets, splits
@@ -207,7 +207,7 @@ TABLE = [
     ),
     (
         "a backbone with a classifier behind it",
-        lambda t: heads.pooled_features(miniature_vgg(), IMAGES),
+        lambda t: ridge_head.pooled_features(miniature_vgg(), IMAGES),
         ValueError,
         r"a backbone gives feature maps \(N, C, H, W\), this one gave \(1, 4\) for one image",
     ),
@@ -225,7 +225,7 @@ TABLE = [
     ),
     (
         "more folds than blocks",
-        lambda t: heads.draw_folds(torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
+        lambda t: out_of_fold.draw_folds(torch.arange(12) % 2, np.arange(12) // 4, 5, 0),
         ValueError,
         "the 12 calibration images are from 3 blocks, too few for 5 folds: choose a smaller block",
     ),
@@ -336,7 +336,7 @@ TABLE = [
     ),
     (
         "a rule misspelt",
-        lambda t: rules.composite({"low": "eps", "mid": "zplus", "high": "zplus"}),
+        lambda t: composites.composite({"low": "eps", "mid": "zplus", "high": "zplus"}),
         ValueError,
         "for low 'eps'",
     ),
