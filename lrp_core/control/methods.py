@@ -1,7 +1,9 @@
-"""Pruning methods by name: what scores filters, when they go, and whether the network is reconstructed.
+"""Pruning methods by name: what scores filters, when they are removed, and how the rest makes up for them.
 
-Conventional LRP pruning, other criteria with the same schedule, and the controller with its parts on and off. Each is
-a row of one table, so that two of them differ in nothing else than in what their rows say.
+Conventional LRP pruning, other criteria with the same schedule, the controller with its parts on and off, and the
+budget search. Each is a row of a table, so that two methods differ in nothing but what their rows say. A name is
+composed (:func:`method`): ``early-exit+taylor+reconstruction`` is ``taylor`` on a backbone that ends earlier, with
+reconstruction after every step.
 """
 
 from collections.abc import Iterator
@@ -19,10 +21,9 @@ from lrp_core.importance.joint import joint_order
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.accuracy import MAX_RATE, predict
 from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.out_of_fold import OutOfFoldHeads, with_out_of_fold_heads
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import OutOfFoldHeads, with_out_of_fold_heads
-from lrp_core.utils.errors import check_choice
 from lrp_core.utils.sites import AllReduce, reduced, single_site
 
 
@@ -31,18 +32,21 @@ class Method:
     """How a network is pruned.
 
     Attributes:
-        criterion: what scores filters (:mod:`lrp_core.importance`).
-            With "contribution" they are chosen jointly (:mod:`lrp_core.importance.joint`).
-        static: they are ranked once; if not, again after every step.
-        taper: of the controller; the largest part of the filters left that a step takes.
-        order, rate: of the controller (:class:`lrp_core.control.controller.Settings`); with both off it is the iterative
-            schedule of Yeom et al. 2021.
+        criterion: what scores filters (:mod:`lrp_core.importance`). With "contribution" they are chosen jointly
+            (:mod:`lrp_core.importance.joint`); with None no filter is removed.
+        static: filters are ranked once; if not, again after every step.
+        taper: of the controller; the largest part of the filters left that a step removes.
+        order, rate: of the controller (:class:`lrp_core.control.controller.Settings`); with both off it is the
+            iterative schedule of Yeom et al. 2021.
         monitored: the accuracies that the controller watches (:mod:`lrp_core.control.monitored`).
-        reconstruct: what stays takes over the part of what is gone (:mod:`lrp_core.repair.reconstruction`).
-        refit: the head and its copies are fitted anew to every smaller network (:mod:`lrp_core.repair.refit`).
-        early_exit: the backbone ends earlier first, where that costs nothing that can be measured (:mod:`lrp_core.depth`).
-        actions: of the controller that goes down a ladder of budgets (:mod:`lrp_core.control.budget_search`); none: another method.
-        blocks: how the lever for depth tells which residual block is the next to be skipped.
+        reconstruct: channels that are kept take over the part of those that are pruned
+            (:mod:`lrp_core.repair.reconstruction`).
+        refit: the head and the out-of-fold heads are fitted anew to every smaller network
+            (:mod:`lrp_core.repair.refit`).
+        early_exit: the backbone is first ended where that costs no accuracy that can be measured
+            (:mod:`lrp_core.control.early_exit`).
+        actions: of the budget search (:mod:`lrp_core.control.budget_search`); none: another method.
+        blocks: how the budget search ranks residual blocks (:data:`lrp_core.control.budget_search.BLOCK_CHANGES`).
     """
 
     criterion: str | None = "lrp-abs"
@@ -66,10 +70,10 @@ CONVENTIONAL = {
     "px-iterative": Method("lrp"),
     "px-iterative-abs": Method("lrp-abs"),
 }
-# What else is used to score filters, with the schedule of px-iterative; kcm ranks them once, as published.
+# Other criteria, with the schedule of px-iterative; kcm ranks filters once, as published.
 CRITERIA = {name: Method(name) for name in ("random", "weight", "activation", "gradient", "taylor", "singe")}
 CRITERIA["kcm"] = Method("kcm", static=True)
-# The controller on the absolute relevance of px-iterative-abs: whole, in parts, and with other signals.
+# The controller on the absolute relevance of px-iterative-abs: whole, in parts, and watching other accuracies.
 DYNAMIC = {
     "dynamic": Method(order=True, rate=True),
     "dynamic-order": Method(order=True),
@@ -77,41 +81,49 @@ DYNAMIC = {
     "dynamic-training": Method(order=True, rate=True, monitored="training"),
     "dynamic-probability": Method(order=True, rate=True, monitored="probability"),
 }
-# A joint choice, in steps that become smaller; single choices in such steps, which is the plainest that it may be
-# compared with; and the joint choice under the controller.
+# A joint choice, in steps that become smaller; single choices in such steps, which is the plainest alternative to it;
+# and the joint choice under the controller.
 JOINT = {
     "px-iterative-abs-taper": Method("lrp-abs", taper=0.1),
     "taylor-taper": Method("taylor", taper=0.1),
     "joint": Method("contribution", taper=0.1),
     "dynamic-joint": Method("contribution", taper=0.1, rate=True),
 }
-# The controller with three levers, without some of them, and with blocks in the order of Pons et al. 2024.
+# The budget search with all actions, without some of them, and with blocks ranked as by Pons et al. 2024.
 BUDGET_SEARCHES = {
     "budget-search": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block")),
     "budget-search-filters-exit": Method(reconstruct=True, refit=True, actions=("filters", "exit")),
     "budget-search-filters": Method(reconstruct=True, refit=True, actions=("filters",)),
     "budget-search-cka": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block"), blocks="cka"),
 }
-RECONSTRUCTION, REFIT, EARLY_EXIT = "+reconstruction", "+refit", "early-exit"
-_PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT
-_MENDED = _PLAIN | {name + RECONSTRUCTION: replace(method, reconstruct=True) for name, method in _PLAIN.items()}
-_REFITTED = {name + REFIT: replace(method, refit=True) for name, method in _MENDED.items()}
-METHODS = {
-    **_MENDED,
-    **_REFITTED,
-    EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True),  # a shorter backbone, and nothing else
-    **{f"{EARLY_EXIT}+{name}": replace(method, early_exit=True) for name, method in _REFITTED.items()},
-    **BUDGET_SEARCHES,
-}
+EARLY_EXIT = "early-exit"
+PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT  # what a prefix and suffixes may be added to
+COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # what takes none
+# What may follow a plain name after "+", in this order, and what it changes.
+SUFFIXES = {"reconstruction": {"reconstruct": True}, "refit": {"refit": True}}
 
 
 def method(name: str) -> Method:
-    """Return a method by name; ``NAME+reconstruction`` is ``NAME`` on networks that are reconstructed at every step.
+    """Return a method by name: ``NAME``, or ``early-exit+NAME+reconstruction+refit`` with any of these parts left out.
+
+    Args:
+        name: one of :data:`COMPLETE`, or a name in :data:`PLAIN`, with ``early-exit+`` before it or not, and any of
+            :data:`SUFFIXES` after it, in their order.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name; the message lists the names and what may be added.
     """
-    return METHODS[check_choice("method", name, METHODS)]
+    if name in COMPLETE:
+        return COMPLETE[name]
+    plain, *added = name.removeprefix(f"{EARLY_EXIT}+").split("+")
+    if plain not in PLAIN or added != [suffix for suffix in SUFFIXES if suffix in added]:
+        suffixes = ", ".join(repr(f"+{suffix}") for suffix in SUFFIXES)
+        raise ValueError(
+            f"unknown method {name!r}; choose one of: {', '.join(sorted(PLAIN))} (each may have '{EARLY_EXIT}+' before "
+            f"it and {suffixes} after it, in this order), {', '.join(sorted(COMPLETE))}"
+        )
+    changes = {field: value for suffix in added for field, value in SUFFIXES[suffix].items()}
+    return replace(PLAIN[plain], early_exit=name.startswith(f"{EARLY_EXIT}+"), **changes)
 
 
 def unpruned(
@@ -122,15 +134,15 @@ def unpruned(
     how: Method,
     all_reduce: AllReduce = single_site,
 ) -> PrunedNetwork:
-    """Return a network that is ready to lose filters, and mends itself on the calibration images as the method does.
+    """Return a network that is ready to lose filters, and makes up for them as the method does.
 
     Args:
         model: made of supported layers; untouched, and expected not to change.
-        images: (N, C, H, W), normalised.
+        images: of calibration, (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
         fold: of the images, (N,); read with ``refit`` alone.
         how: the method.
-        all_reduce: sums over images, over all places.
+        all_reduce: sums over images, over all sites.
     """
     compensations = [Reconstruction(model, images, all_reduce=all_reduce)] if how.reconstruct else []
     compensations += [Refit(trace(model)[-1].name, targets, fold, all_reduce)] if how.refit else []
@@ -150,17 +162,18 @@ def task(
 
     Args:
         model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
-        out_of_fold: of its last layer, which then has to be a dense one; None for the signal "training" alone.
+        out_of_fold: heads in place of its last layer, which then has to be dense; None if the monitored accuracy is
+            "training".
         images: (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
         how: the method.
         seed: of random draws.
-        all_reduce: sums over images, over all places.
+        all_reduce: sums over images, over all sites.
     """
     n_outputs = predict(model, images[:1]).shape[1]
     fold = out_of_fold and out_of_fold.fold
     network = unpruned(
-        model if out_of_fold is None else with_out_of_fold_heads(model, out_of_fold.weight),
+        model if out_of_fold is None else with_out_of_fold_heads(model, out_of_fold.weight, out_of_fold.bias),
         images,
         targets,
         fold,
@@ -180,7 +193,7 @@ def steps(
         task: the network with its calibration images, made for the same method.
         how: the method.
         settings: of the controller; its ``order`` and ``rate`` are the method's.
-        until: the fraction of the filters that goes.
+        until: the fraction of the filters that is removed.
     """
     network, labels = task.network, task.labels
     layer_of = network.layer_of

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lrp_core.control.methods import REFIT
 from lrp_core.study.analysis.areas import MEASURES, TASK, on_common_seeds, unpruned
 from lrp_core.study.analysis.statistics import holm, paired_interval
 from lrp_core.study.runs.measuring import at_rates
@@ -158,7 +157,7 @@ def collapse_table(
         One row a dataset, backbone and rate: dataset, backbone, rate, lost, lost_refitted (accuracy, mean over the
         seeds of both), head_share (of the loss; NaN where less than five points are lost), seeds.
     """
-    rows, both = [], [method, method + REFIT]
+    rows, both = [], [method, f"{method}+refit"]
     for task, group in at_rates(networks).groupby(TASK, sort=False):
         accuracy = group.pivot(index=["seed", "rate_requested"], columns="method", values="accuracy")
         if not set(both) <= set(accuracy):
