@@ -7,22 +7,23 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lrp_core.study.analysis.areas import MEASURES
+from lrp_core.study.analysis.areas import MEASURES, on_common_seeds
 from lrp_core.study.show.style import draw_point, legend_below, looks
 
 
 def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     """Show every method's areas, best first: a panel a backbone.
 
-    Mean over seeds with its 95 % interval; of fewer than four seeds each. What has no value (the area over filters of a
-    method that chooses among networks) is not drawn.
+    Mean, with its 95 % interval, over the seeds that all methods were run on; of fewer than four seeds each. What has
+    no value (the area over filters of a method that chooses among networks) is not drawn.
 
     Args:
         areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them; a measure may lack.
         unpruned: the unpruned accuracy by backbone; a dashed line.
     """
+    areas = on_common_seeds(areas)
     order = areas.groupby("method")["multiply_adds"].mean().sort_values(ascending=False, kind="stable").index
     measures = {measure: look for measure, look in looks(MEASURES).items() if measure in areas}
     shifts = dict(zip(measures, 0.15 * np.linspace(-1, 1, len(measures)), strict=True))
@@ -65,7 +66,7 @@ def ablations(
     Mean with its 95 % interval; of fewer than four seeds each.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.comparisons.ablation_table` returns it.
+        table: as :func:`lrp_core.study.analysis.ablations.ablation_table` returns it.
         areas: that it was made from.
         backbones: in the order of the panels.
         measure: which area.
@@ -73,7 +74,7 @@ def ablations(
     table = table[(table["measure"] == measure) & table["backbone"].isin(backbones)]
     values = table["value"].astype(str)
     named = table["ablation"].where(values == "True", table["ablation"] + " " + values)
-    named = named.replace("reconstruct", "reconstruction")
+    named = named.replace("reconstruct", "reconstruction").str.replace("_", " ")
     rows = table.assign(label=named + "  on " + table["without"], named=named).sort_values("named", kind="stable")
     labels, styles = list(rows["label"].unique()), looks(rows["named"].unique())
     figure, axes = plt.subplots(
@@ -92,6 +93,7 @@ def ablations(
             look = styles[row.named] | {"ls": ""}
             draw_point(axis, labels.index(row.label), each, (row.low, row.high), horizontal=True, **look)
         axis.set(title=backbone, xlabel=f"difference of the {MEASURES[measure]}", ylim=(len(labels) - 0.5, -0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[0][0].set_yticks(range(len(labels)), labels)
     return figure
 
@@ -112,6 +114,7 @@ def cost(table: pd.DataFrame, areas: pd.DataFrame) -> Figure:
         areas: that its gains are differences of, of one data set.
     """
     backbones, styles = table["backbone"].unique(), looks(table["method"].unique())
+    areas = on_common_seeds(areas[areas["method"].isin(styles)])
     figure, axes = plt.subplots(
         1, len(backbones), figsize=(5.4 * len(backbones), 4.6), layout="constrained", squeeze=False, sharey=True
     )
@@ -130,6 +133,8 @@ def cost(table: pd.DataFrame, areas: pd.DataFrame) -> Figure:
         axis.axhline(0, color="0.4", lw=1, ls="--")
         axis.axvline(0, color="0.4", lw=1)
         axis.set(title=backbone, xlabel="evaluations in a run (left of 0: none)", ylabel="gain in AUC")
-        axis.xaxis.set_major_formatter(lambda evaluations, _: f"{evaluations:g}" if evaluations >= 0 else "")
+        limits = axis.get_xlim()
+        axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= limits[1]])
+        axis.set_xlim(limits)
     legend_below(figure, [Line2D([], [], **look | {"ls": ""}, label=name) for name, look in styles.items()])
     return figure

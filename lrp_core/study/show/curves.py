@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from lrp_core.study.analysis.areas import on_common_seeds
 from lrp_core.study.show.style import draw_line, legend_below, looks
 
 
@@ -17,13 +18,14 @@ def pruning_curves(
 ) -> Figure:
     """Show test measures against the share of filters removed: a column a measure, a row a backbone, a line a method.
 
-    Mean over seeds with its 95 % interval; of fewer than four seeds each.
+    Mean, with its 95 % interval, over the seeds that all of these methods were run on; of fewer than four seeds each.
 
     Args:
         curves: networks on the grid of rates, as :func:`lrp_core.study.runs.measuring.on_grid` returns them.
         methods: a colour each; those that a backbone was not pruned with are left out there.
         measures: columns of ``curves``.
     """
+    curves = on_common_seeds(curves[curves["method"].isin(methods)])
     backbones, drawn = curves["backbone"].unique(), {}
     titles = {"accuracy": "class-averaged test accuracy", "harmonic_mean": "harmonic mean of class accuracies"}
     figure, axes = plt.subplots(
@@ -49,18 +51,21 @@ def pruning_curves(
 
 
 def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show test accuracy against multiply-adds, mean over seeds: a panel a task, all networks and methods in it.
+    """Show test accuracy against multiply-adds: a panel a task, all networks and methods in it, means over seeds.
+
+    The seeds are those of a network that all of these methods were run on.
 
     Args:
         by_budget: as :func:`lrp_core.study.analysis.areas.budget_table` returns it.
         unpruned: the whole networks, as :func:`lrp_core.study.analysis.areas.unpruned` returns them; points.
         methods: a colour each; a backbone has its dashes.
     """
+    by_budget = on_common_seeds(by_budget[by_budget["method"].isin(methods)])
     tasks, backbones = by_budget["dataset"].unique(), looks(by_budget["backbone"].unique())
     figure, axes = plt.subplots(1, len(tasks), figsize=(6.2 * len(tasks), 5.2), layout="constrained", squeeze=False)
     colours = {method: look["color"] for method, look in looks(methods).items() if method in set(by_budget["method"])}
     for axis, task in zip(axes[0], tasks, strict=True):
-        shown = by_budget[(by_budget["dataset"] == task) & by_budget["method"].isin(methods)]
+        shown = by_budget[by_budget["dataset"] == task]
         for (backbone, method), rows in shown.groupby(["backbone", "method"], sort=False):
             mean = rows.groupby("multiply_adds")["accuracy"].mean()
             axis.plot(mean.index, mean, color=colours[method], ls=backbones[backbone]["ls"])
@@ -114,6 +119,7 @@ def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figur
 
 def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Show the share of filters that each layer of a backbone keeps, by rate, averaged over seeds: a panel a method."""
+    curves = on_common_seeds(curves[curves["method"].isin(methods)])
     curves = curves.dropna(axis="columns", how="all")  # another backbone has other layers
     columns = [column for column in curves if column.startswith("kept_")]
     figure, axes = plt.subplots(1, len(methods), figsize=(4.4 * len(methods), 3.8), layout="constrained", squeeze=False)

@@ -1,7 +1,7 @@
 """Hands a pruned network over: as safetensors, ONNX and torch.export, with a model card. One command: make export.
 
-Of a finished run's networks it takes the one with the fewest multiply-adds whose cross-fitted accuracy is within so many
-points of the unpruned network's. The calibration images decide; test images only fill the card's table.
+Of a finished run's networks it takes the one with the fewest multiply-adds whose cross-fitted accuracy is within so
+many points of the unpruned network's. The calibration images decide; test images only fill the card's table.
 """
 
 import argparse

@@ -7,6 +7,7 @@ and the text of the notebooks, without their code.
 import argparse
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -85,6 +86,63 @@ def _fitting(output: dict) -> dict:
     return output
 
 
+def auc_text(auc: pd.DataFrame) -> str:
+    """Return the AUC table for a terminal of 120 columns: a part a backbone, a line a method.
+
+    Args:
+        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it.
+    """
+    parts = []
+    for backbone, rows in auc.groupby("backbone", sort=False):
+        columns = {
+            "AUC": rows["auc"].map("{:.3f}".format),
+            "harmonic": rows["auc_harmonic_mean"].map("{:.3f}".format),
+            "gain": [f"{gain:+.0%}" if pd.notna(gain) else "" for gain in rows["gain"]],
+            **_difference(rows),
+        }
+        parts.append(f"{backbone}\n{_aligned(rows['method'], columns)}")
+    return "\n\n".join(parts)
+
+
+def comparisons_text(compared: pd.DataFrame) -> str:
+    """Return the comparisons of one method with others for a terminal of 120 columns: a part a task and backbone.
+
+    Args:
+        compared: as :func:`lrp_core.study.analysis.comparisons.comparison_table` returns it, of one measure.
+    """
+    parts = []
+    for (dataset, backbone), rows in compared.groupby(["dataset", "backbone"], sort=False):
+        columns = {"area": rows["other_area"].map("{:.3f}".format), **_difference(rows)}
+        columns |= {"Holm's p": [f"{p:.3f}" if p >= 0.001 else "< .001" for p in rows["p_holm"]]}
+        title = f"{backbone} on {dataset}: {rows['area'].iloc[0]:.3f}, against"
+        parts.append(f"{title}\n{_aligned(rows['other'], columns)}")
+    return "\n\n".join(parts)
+
+
+def _difference(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns of a difference: itself, its interval, the seeds, and the verdict's first word."""
+    texts = {"diff.": [], "95 % interval": [], "seeds": [], "verdict": []}
+    for row in rows.itertuples():
+        compared = pd.notna(row.difference)
+        cells = (f"{row.difference:+.3f}", f"{row.low:+.3f} to {row.high:+.3f}", f"{row.seeds:.0f}")
+        texts["diff."].append(cells[0] if compared else "")
+        texts["95 % interval"].append(cells[1] if compared else "")
+        texts["seeds"].append(cells[2] if compared else "")
+        texts["verdict"].append(row.verdict.split(":")[0].removeprefix("the best "))
+    return texts
+
+
+def _aligned(names: Iterable[str], columns: dict[str, Iterable[str]]) -> str:
+    """Return lines of text: names to the left, columns to the right, each as wide as its widest cell."""
+    cells = [["", *names], *([head, *column] for head, column in columns.items())]
+    widths = [max(map(len, column)) for column in cells]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
+        for first, *rest in zip(*cells, strict=True)
+    ]
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write report.html of a run; print its AUC table and the names of its figures. 1 if the run is not there."""
     parser = argparse.ArgumentParser(prog="python -m lrp_core.study.show.report", description=__doc__.splitlines()[0])
@@ -93,16 +151,19 @@ def main(arguments: list[str] | None = None) -> int:
         params = read_params(**vars(parser.parse_args(arguments)))
         results = ROOT / params["base"]["results"]
         write_text(results / "report.html", page(chapters(params)))
-        table = pd.read_csv(results / "tables" / "auc.csv").drop(columns=["auc_sd", "difference"])
+        auc = pd.read_csv(results / "tables" / "auc.csv")
         compared = pd.read_csv(results / "tables" / "comparisons.csv").query("measure == 'multiply_adds'")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\nClass-averaged AUC of accuracy against pruning rate (0 to 95 %), paired with the best baseline:\n")
-    print(table.to_string(index=False, float_format="%.3f", na_rep=""))
+    print(
+        "\nClass-averaged AUC over the share of filters removed, 0 to 95 %, and that of the harmonic mean of the class"
+    )
+    print("accuracies; gain and difference are over the best baseline, paired by seed:\n")
+    print(auc_text(auc))
     proposed = params["05_auc_tables_figures"]["proposed"]
-    print(f"\nArea of accuracy over multiply-adds (100 to 1 %): {proposed} against others:\n")
-    print(compared.drop(columns=["measure", "p"]).to_string(index=False, float_format="%.3f"))
+    print(f"\nArea of accuracy over multiply-adds, 100 to 1 %: {proposed} and what it has more than others, by seed:\n")
+    print(comparisons_text(compared))
     figures = sorted(path.relative_to(ROOT) for path in (results / "figures").glob("*.png"))
     print("\nFigures:", *figures, sep="\n  ")
     print(f"\nAll of it on one page: {(results / 'report.html').relative_to(ROOT)}")

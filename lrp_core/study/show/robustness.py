@@ -15,7 +15,7 @@ def robustness(table: pd.DataFrame, networks: pd.DataFrame) -> Figure:
     Bars: 95 % intervals of the distance from the dashed line; of fewer than four seeds a dot for each.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.robustness.robustness_table` returns it.
+        table: as :func:`lrp_core.study.analysis.robustness.robustness_summary` returns it.
         networks: the rows that it was made from.
     """
     backbones, kinds = table["backbone"].unique(), table["images"].unique()

@@ -17,6 +17,8 @@ from lrp_core.utils.files import atomic
 FEWEST = 4  # seeds with an interval: of two it is 12.7 standard errors to either side, wider than any panel
 STYLES = ["-", "--", ":", "-.", (0, (1, 1, 4, 1))]
 MARKERS = "oDs^vPX<>"
+_BLACK, _PALETTE = (0.15, 0.15, 0.15), sns.color_palette("colorblind")
+COLOURS = [*_PALETTE[:6], _BLACK, _PALETTE[9], _PALETTE[6], _PALETTE[7]]  # pale ones last, without yellow
 
 
 def set_theme() -> None:
@@ -39,10 +41,10 @@ def close(figures: Iterable[Figure]) -> None:
 
 def looks(names: Iterable[Hashable]) -> dict[Hashable, dict]:
     """Return a look for each name: color, ls (dashes) and marker, so that nobody has to tell colours apart."""
-    colours, found = sns.color_palette("colorblind"), {}
+    found = {}
     for i, name in enumerate(names):
-        turn = i + i // len(colours)  # other dashes and markers when the colours begin again
-        look = {"color": colours[i % len(colours)], "ls": STYLES[turn % len(STYLES)]}
+        turn = i + i // len(COLOURS)  # other dashes and markers when the colours begin again
+        look = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[turn % len(STYLES)]}
         found[name] = look | {"marker": MARKERS[turn % len(MARKERS)]}
     return found
 
@@ -71,8 +73,7 @@ def draw_line(axis: Axes, values: pd.DataFrame, **look: object) -> Artist:
         low, high = np.array([_interval(row) for row in values.to_numpy()]).T
         axis.fill_between(values.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
     elif values.shape[1] > 1:
-        thin = {"color": line.get_color(), "ls": line.get_linestyle(), "lw": 0.8, "alpha": 0.5}
-        axis.plot(values.index, values.to_numpy(), **thin)
+        axis.plot(values.index, values.to_numpy(), color=line.get_color(), ls="-", lw=0.7, alpha=0.5)
     return line
 
 
