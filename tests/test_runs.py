@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lrp_core.study.analysis.monitoring import monitored_along
 from miniature import SETTINGS, Miniature
 
 from lrp_core.control import methods
@@ -17,7 +16,9 @@ from lrp_core.control.controller import Settings
 from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.metrics.accuracy import filters_at
 from lrp_core.pruning.network import PrunedNetwork
-from lrp_core.repair.ridge_head import fit_heads, pooled_features, with_out_of_fold_heads
+from lrp_core.repair.out_of_fold import with_out_of_fold_heads
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
+from lrp_core.study.analysis.monitoring import monitored_along
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs import cache
@@ -83,7 +84,7 @@ def test_runs_in_processes_are_those_of_one_process(tmp_path):
         assert (one.curve["seed"] == key[1]).all()
         pd.testing.assert_frame_equal(one.curve, runs[1][key].curve)
         assert (one.orders[""] == runs[1][key].orders[""]).all()
-    with pytest.raises(ValueError, match="unknown method 'dynamics'; choose one of: activation, activation"):
+    with pytest.raises(ValueError, match="unknown method 'dynamics'; choose one of: activation, dynamic"):
         run_all(work, ["dynamic", "dynamics"], [0])
 
 
@@ -142,9 +143,7 @@ def test_unknown_names_are_refused(tmp_path):
     work = Miniature(tmp_path)
     with pytest.raises(ValueError, match=r"no test images for seed 7 in .*; it has the seeds \[0, 1\]"):
         work.samples(7, "test")
-    with pytest.raises(
-        ValueError, match=r"unknown method 'px'; choose one of: .*px-iterative, px-iterative\+reconstruction"
-    ):
+    with pytest.raises(ValueError, match=r"unknown method 'px'; choose one of: .*px-iterative, px-iterative-abs"):
         methods.method("px")
     with pytest.raises(FileNotFoundError, match=r"images\.safetensors is missing: run the stages before this one"):
         Experiment(str(tmp_path / "nowhere"), "vgg16", "hed-bsds500")
@@ -226,7 +225,7 @@ def test_a_finished_run_is_read_back_after_its_code_has_moved(tmp_path, monkeypa
     moved = ROOT / "lrp_core" / "metrics" / "accuracy.py"
     text = moved.read_text()
     cut = text.index("def class_accuracies")
-    (tmp_path / "one.py").write_text("import elsewhere\n" + text[:cut])
+    (tmp_path / "one.py").write_text(text[:cut] + "import elsewhere\n")
     (tmp_path / "other.py").write_text("from one import *\n" + text[cut:])
     split = [path for path in cache.CODE if path != moved] + [tmp_path / "other.py", tmp_path / "one.py"]
     assert len(split) == len(cache.CODE) + 1

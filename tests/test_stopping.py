@@ -15,7 +15,7 @@ from lrp_core.study.paths import ROOT
 BUSY = """
 import time
 from joblib import delayed
-from lrp_core.study.processes import side_by_side
+from lrp_core.study.runs.processes import side_by_side
 
 def work(path):
     with open(path, "w"):  # tells that it has begun
@@ -36,7 +36,7 @@ with side_by_side(2) as parallel:  # the same processes again
 PIPELINE = """
 import sys
 from pathlib import Path
-from lrp_core.study import pipeline
+from lrp_core.study.runs import pipeline
 pipeline.ROOT, pipeline.NOTEBOOKS, pipeline.OUTPUTS = Path.cwd(), Path.cwd(), {"01_busy": ()}
 sys.exit(pipeline.main(sys.argv[3:]))  # after -m lrp_core.study.runs.pipeline
 """

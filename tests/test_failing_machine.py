@@ -21,12 +21,12 @@ FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
 import numpy, pandas
-from lrp_core.study.files import write_csv, write_tensors
-from lrp_core.network import PrunedNetwork
-from lrp_core.saving import save_pruned
+from lrp_core.study.data.files import write_csv, write_tensors
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.pruning.saving import save_pruned
 from torch import nn
 
-signal.monitored(signal.SIGXFSZ, signal.SIG_IGN)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file can grow further, as on a full disk
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 network = PrunedNetwork(nn.Sequential(nn.Conv2d(3, 64, 9), nn.ReLU(), nn.Conv2d(64, 2, 1)), torch.zeros(1, 3, 16, 16))
@@ -85,7 +85,7 @@ def test_two_runs_in_one_workspace(tmp_path, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(pipeline, "execute", lambda *args: ran.append(args))
     hold = (
-        "import sys, time; from pathlib import Path; from lrp_core.study import pipeline; "
+        "import sys, time; from pathlib import Path; from lrp_core.study.runs import pipeline; "
         "pipeline.ROOT = Path(sys.argv[1])\nwith pipeline.alone_in('data/x'): print('in', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -131,7 +131,7 @@ def test_a_failed_cell_says_what_to_do(tmp_path, monkeypatch, source, said):
     first, second, third = str(error.value).splitlines()
     assert first.startswith(said)
     assert second == f"The notebook as far as it came, with the full traceback: {failed}"
-    assert third.startswith("When the cause is mended, the same command goes on from there")
+    assert third.startswith("When the cause is removed, the same command goes on from there")
     assert list(output.parent.iterdir()) == [failed]
     assert source in [cell.source for cell in nbformat.read(failed, as_version=4).cells]
     run("pass")
