@@ -197,9 +197,9 @@ def test_what_a_skipped_block_gave_is_made_up_for_where_it_can_be():
 
 
 def test_unknown_levers_are_named(task):
-    with pytest.raises(ValueError, match="unknown lever 'heads'; choose one of: block, end, filters"):
+    with pytest.raises(ValueError, match="unknown action 'heads'; choose one of: block, exit, filters"):
         levers_of(task, ["filters", "heads"])
-    with pytest.raises(ValueError, match="unknown order of blocks 'size'; choose one of: branch, cka"):
+    with pytest.raises(ValueError, match="unknown ranking of blocks 'size'; choose one of: branch, cka"):
         levers_of(task, blocks="size")
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.control.early_exit import Exit, cka, earliest, exits, halving
+from lrp_core.control.block_similarity import cka
+from lrp_core.control.early_exit import Exit, earliest, exits, halving
 from lrp_core.graph.blocks import identity_blocks
 from lrp_core.graph.execution import run
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit

@@ -22,7 +22,7 @@ import numpy as np
 
 from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean
 
-_NOTHING = np.array([], dtype=np.int64)
+NO_FILTERS = np.array([], dtype=np.int64)
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
 
 
@@ -168,7 +168,7 @@ def control(
         evaluations += 1
         return harmonic_mean(accuracy(filters))
 
-    shares, now = relevance(), accuracy(_NOTHING)
+    shares, now = relevance(), accuracy(NO_FILTERS)
     bounds = [level * harmonic_mean(now) for level in settings.levels] if settings.rate else []
     level = step = 0
     while (n_pruned := int((~active).sum())) < target:
@@ -189,7 +189,7 @@ def control(
         if len(removed):
             prune(removed)
             active[removed] = False
-            shares, now = relevance(), accuracy(_NOTHING)
+            shares, now = relevance(), accuracy(NO_FILTERS)
         left[off] = np.minimum(without[~goes], np.nextafter(bound, 0))  # not again at this level
         yield Step(
             step=step,
