@@ -90,7 +90,7 @@ def test_torchvision_is_importable_and_declared_once():
 
 
 @pytest.mark.parametrize("name", CHANNELS)
-def test_trunk_of_every_network(name, pixels):
+def test_backbone_of_every_network(name, pixels):
     """From images to what its last activation lets through, frozen and in eval mode."""
     backbone = load_backbone(name, "random")
     features = backbone(normalise(pixels, name, "random"))
@@ -103,7 +103,7 @@ def test_trunk_of_every_network(name, pixels):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "densenet121", "efficientnet-lite0"])
-def test_network_is_its_trunk_and_a_classifier(name, pixels):
+def test_network_is_its_backbone_and_a_classifier(name, pixels):
     """A backbone that ended too early or too late, or was wired otherwise, would give the classifier something else."""
     torch.manual_seed(0)
     network = load_network(name, "random")
@@ -189,7 +189,7 @@ def test_squeezenet_of_its_authors_classifies_photographs(photographs):
 
 @pytest.mark.parametrize("kind", ["command", "function of numpy"])
 def test_weights_of_squeezenet_can_hold_nothing_but_arrays(kind, tmp_path, monkeypatch):
-    """In the place of an array stands what imports something else, and would run it."""
+    """Where an array should be there is what imports something else, and would run it."""
     monkeypatch.chdir(tmp_path)
     hostile = Hostile() if kind == "command" else HostileNumpy()
     content = pickle.dumps({"conv1": hostile})
@@ -209,7 +209,7 @@ def test_weights_of_another_network_are_not_taken_for_squeezenets(monkeypatch):
         load_network("squeezenet1_1", "imagenet-caffe")
 
 
-def test_trunk_computes_what_the_file_says(vgg16):
+def test_backbone_computes_what_the_file_says(vgg16):
     """The file's own arithmetic: BGR in 0..255 minus the means, kernels (H, W, in, out), five blocks with poolings."""
     pixels = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     x = pixels.double().flip(1) - torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64).view(1, 3, 1, 1)
@@ -227,7 +227,7 @@ def test_trunk_computes_what_the_file_says(vgg16):
     assert (got - x).abs().max() <= 1e-4 * x.abs().max()
 
 
-def test_trunk_with_edge_detection_weights_is_frozen_and_in_eval_mode(vgg16):
+def test_backbone_with_edge_detection_weights_is_frozen_and_in_eval_mode(vgg16):
     assert not vgg16.training
     assert not any(parameter.requires_grad for parameter in vgg16.parameters())
 
@@ -255,7 +255,7 @@ def backbone():
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU())
 
 
-def not_a_trunk():
+def not_a_backbone():
     return 3
 """
 
@@ -296,11 +296,15 @@ def test_own_network_with_own_weights(own, weights, pixels):
             "random",
             "cannot find the backbone 'own_netwrok.backbone' .No module named 'own_netwrok'",
         ),
-        ("own_network.trnk", "random", "cannot find the backbone 'own_network.trnk' .module 'own_network' has no"),
         (
-            "own_network.not_a_trunk",
+            "own_network.bakcbone",
             "random",
-            "'own_network.not_a_trunk' must return a torch.nn.Module, it returned int",
+            "cannot find the backbone 'own_network.bakcbone' .module 'own_network' has no",
+        ),
+        (
+            "own_network.not_a_backbone",
+            "random",
+            "'own_network.not_a_backbone' must return a torch.nn.Module, it returned int",
         ),
         (
             "own_network.backbone",

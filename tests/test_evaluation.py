@@ -34,7 +34,7 @@ def test_auc_by_hand():
     assert pruning_auc([0, 0.5, 0.95], [0.8, 0.8, 0.8]) == pytest.approx(0.8)
     # two trapezoids: 0.5 * (1 + 0.6) / 2 and 0.45 * (0.6 + 0.2) / 2
     assert pruning_auc([0, 0.5, 0.95], [1.0, 0.6, 0.2]) == pytest.approx((0.4 + 0.18) / 0.95)
-    # a line from 1 at rate 0 to 0 at rate 1, cut at 0.95: the mean of 1 and 0.05
+    # a line from 1 at rate 0 to 0 at rate 1, up to 0.95: the mean of 1 and 0.05
     assert pruning_auc([0, 1.0], [1.0, 0.0]) == pytest.approx(0.525)
 
 

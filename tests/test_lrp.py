@@ -138,7 +138,7 @@ def test_every_architecture_is_computed_and_conserved(name, no_stabiliser):
     folded = fold_batchnorm(trace(model))
     assert not any(isinstance(layer.module, nn.BatchNorm2d) for layer in folded)
     assert torch.allclose(run(folded, {INPUT: images}), model(images), rtol=1e-9)
-    # An output of a linear bottleneck can be negative with negative contributions only, which z+ has no place for.
+    # An output of a linear bottleneck can be negative with negative contributions only, which z+ leaves out.
     bottleneck = name in ("mobilenet_v2", "efficientnet-lite0")
     composite = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"} if bottleneck else "epsilon-zplus"
     explanation = lrp.explain(without_biases(model), images, torch.tensor([0, 3]), composite, pixels=True)

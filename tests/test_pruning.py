@@ -106,7 +106,7 @@ def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
 
 @pytest.mark.parametrize("name", [*BACKBONES, "branches"])
 def test_groups_are_those_of_torch_pruning(name):
-    """Which filters go with the first and the last filter of every convolution."""
+    """Which filters are coupled to the first and the last filter of every convolution."""
     branches = name == "branches"
     model, example = (
         (settle(Branches()), torch.zeros(1, 3, 8, 8)) if branches else (network(name), draw_images(name, 1))
@@ -135,7 +135,7 @@ def test_groups_are_those_of_torch_pruning(name):
 
 
 def test_grouped_convolutions_keep_their_groups_alike():
-    """24 channels in 4 groups of 6 go to 16 in 4 groups of 4: what stands at one place in each group goes together."""
+    """24 channels in 4 groups of 6 go to 16 in 4 groups of 4: filters of one index in each group are coupled."""
     model = depthwise_network()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     smaller = remove_filters(model, {"depth2": [1], "grouped": [3, 6]}, images[:1])
@@ -210,11 +210,13 @@ def test_relevance_of_a_group_is_the_sum_over_its_members():
     assert np.nansum(flat) == 5 + 2 * 8 + 6
 
 
-def test_filters_of_the_networks_output_have_to_stay():
+def test_filters_of_the_networks_output_cannot_be_removed():
     model = settle(
         nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     )
-    with pytest.raises(ValueError, match="filter 1 of '2' has to stay: its channel is the network's input or output"):
+    with pytest.raises(
+        ValueError, match="filter 1 of '2' cannot be removed: its channel is the network's input or output"
+    ):
         remove_filters(model, {"2": [1]}, torch.zeros(1, 3, 8, 8))
     network_ = PrunedNetwork(model, torch.zeros(1, 3, 8, 8))
     assert network_.n_filters == 5

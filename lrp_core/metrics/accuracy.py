@@ -12,7 +12,7 @@ MAX_RATE = 0.95  # curves end here: with fewer filters than that every network i
 
 
 def filters_at(rate: float, n_filters: int) -> int:
-    """Return how many filters are gone at a pruning rate: the least number that reaches it."""
+    """Return how many filters are pruned at a pruning rate: the least number that reaches it."""
     return int(np.ceil(round(rate * n_filters, 6)))  # 0.95 * 20 is 19, not a hair more
 
 

@@ -1,8 +1,8 @@
-"""Which filters go together.
+"""Coupled filters: those that can only be removed together.
 
-Filters whose channels meet cannot be removed one by one: partners in a residual sum, a depthwise filter with the
-channel that it reads, the channels of a grouped convolution that stand at the same place in each group. Such a set is a
-group; in a chain of convolutions each group is one filter.
+Filters whose channels meet are coupled: partners in a residual sum, a depthwise filter and the channel that it reads,
+the channels of a grouped convolution that have the same index within their groups. A set of coupled filters is
+called a group; in a chain of convolutions each group is one filter.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lrp_core.utils.devices import device_of
 
 @dataclass(frozen=True)
 class Coupling:
-    """Which filters go together. A channel is known by the number of its group, -1 for a channel that has to stay.
+    """Which filters are coupled. Each channel has the number of its group, -1 if it cannot be removed.
 
     Attributes:
         n_groups: number of groups.
@@ -34,7 +34,7 @@ class Coupling:
 
 
 class _Groups:
-    """Union-find over channels; channel 0 stands for all that have to stay."""
+    """Union-find over channels; channel 0 stands for all that cannot be removed."""
 
     def __init__(self):
         self._parent = [0]
@@ -56,7 +56,7 @@ class _Groups:
 
 
 def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
-    """Find out which filters go together.
+    """Find out which filters are coupled.
 
     Groups are numbered by their first filter, from the input to the output.
 
@@ -77,7 +77,7 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
     for layer in layers:
         outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, groups)
     last = outputs[layers[-1].name]
-    groups.join(last, np.zeros_like(last))  # the network's outputs stay
+    groups.join(last, np.zeros_like(last))  # the network's outputs cannot be removed
     number = {0: -1}
 
     def numbered(channels: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
 
 
 def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], groups: _Groups) -> np.ndarray:
-    """Return the channels of a layer's output, after joining those that the layer makes go together."""
+    """Return the channels of a layer's output, after joining those that the layer couples."""
     module, (first, *others) = layer.module, inputs
     if isinstance(module, Sum):
         for other in others:

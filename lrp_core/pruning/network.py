@@ -20,30 +20,33 @@ _Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
 
 
 class Compensation(Protocol):
-    """What makes up for filters that are gone (:mod:`lrp_core.repair.reconstruction`, :mod:`lrp_core.repair.refit`)."""
+    """Compensates for pruned filters (:mod:`lrp_core.repair.reconstruction`, :mod:`lrp_core.repair.refit`)."""
 
     def compensation(self, coupling: Coupling, kept_groups: np.ndarray) -> _Visit:
-        """Return what changes layers of a smaller network, in place, when they are about to be run on the images.
+        """Return what updates the layers of a smaller network, in place, each right before it is run on the images.
 
         Args:
             coupling: of the unpruned network.
-            kept_groups: which groups are left, (n_groups,), boolean.
+            kept_groups: which groups are kept, (n_groups,), boolean.
+
+        Returns:
+            A ``visit`` for :func:`lrp_core.graph.execution.run_together`.
         """
 
 
 class PrunedNetwork:
     """A network that loses filters step by step, numbered 0..n_filters-1 from input to output.
 
-    Filters that only go together (see :class:`Coupling`) count as one; where no two are coupled, as in VGG, a number is
-    one filter. A layer, here, is the set of convolutions that a group has filters in.
+    Coupled filters (:class:`lrp_core.pruning.dependency.Coupling`) count as one; where no two are coupled, as in VGG, a
+    number is one filter. A layer, here, is the set of convolutions that a group has filters in.
 
     Attributes:
         model: the network as it is now.
         example_shape: of one input, (1, C, H, W).
-        coupling: which filters go together, in the network before any was removed.
+        coupling: which filters are coupled, in the unpruned network.
         layer_names: by layer, the name of its first convolution, from input to output.
         layer_of: by filter number, the index of its layer in ``layer_names``, (n_filters,).
-        active: by filter number, whether it is still there, (n_filters,).
+        active: by filter number, whether it is kept so far, (n_filters,).
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class PrunedNetwork:
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: inputs (N, C, H, W), one or more; with compensations, those that they were made with.
-            compensations: what makes up for what is gone, in every smaller network, in this order.
+            compensations: are applied to every smaller network, in this order.
         """
         self.model = self._full = model
         self._layers = trace(model)
@@ -75,11 +78,11 @@ class PrunedNetwork:
 
     @property
     def n_filters(self) -> int:
-        """The number of filters before any was removed, coupled ones counted once."""
+        """The number of filters of the unpruned network, coupled ones counted once."""
         return len(self.active)
 
     def without(self, filters: np.ndarray) -> nn.Module:
-        """Return the present network without these filters (by number); the present one stays.
+        """Return the present network without these filters (by number); the present one is untouched.
 
         Raises:
             ValueError: a filter is removed already, or a layer would lose its last one.
@@ -113,10 +116,10 @@ class PrunedNetwork:
         Only what lies behind the first convolution that loses filters is run. The network is that of :meth:`without`.
 
         Args:
-            filters: one or more that are there.
+            filters: one or more active ones.
             values: by batch, what the layers behind that convolution read of the present network; with
                 compensations, for the images that they were made with.
-            visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is mended.
+            visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is compensated.
 
         Raises:
             ValueError: as :meth:`without`.
@@ -126,17 +129,17 @@ class PrunedNetwork:
         layers = self.layers(smaller)
         behind = [layer.name for layer in layers].index(first) + 1
         groups = self.coupling.filters[first]
-        left = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
-        values = [live | {first: _channels(live[first], left)} for live in values]
-        if self._compensations:  # what lies before is mended already
+        kept = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
+        values = [live | {first: _channels(live[first], kept)} for live in values]
+        if self._compensations:  # the layers before have compensated already, in the present network
             for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
                 if isinstance(layer.module, WEIGHTED):
-                    copy_weights(layer.module, present.module, left if layer.name == first else slice(None))
+                    copy_weights(layer.module, present.module, kept if layer.name == first else slice(None))
         with torch.no_grad():
             return smaller, run_together(layers[behind:], values, self._compensating(kept_groups, visit))
 
     def _compensating(self, kept_groups: np.ndarray, first: _Visit | None = None) -> _Visit:
-        """Return what does all that is to be done before a layer of a smaller network is run."""
+        """Return the visit that applies ``first``, then all compensations, to a layer of a smaller network."""
         visits = [first] if first is not None else []
         visits += [each.compensation(self.coupling, kept_groups) for each in self._compensations]
 
@@ -147,11 +150,11 @@ class PrunedNetwork:
         return visit
 
     def _kept_groups(self, filters: np.ndarray) -> np.ndarray:
-        """Return which filters would be left without these."""
+        """Return which groups are kept once these filters (by number) are removed, too, (n_filters,), boolean."""
         filters = np.asarray(filters, dtype=int)
-        if len(lost := filters[~self.active[filters]]):
-            names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in lost})
-            raise ValueError(f"filters {lost.tolist()} of {', '.join(map(repr, names))} are removed already")
+        if len(pruned := filters[~self.active[filters]]):
+            names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in pruned})
+            raise ValueError(f"filters {pruned.tolist()} of {', '.join(map(repr, names))} are removed already")
         kept_groups = self.active.copy()
         kept_groups[filters] = False
         for layer in np.unique(self.layer_of[filters]):
@@ -160,30 +163,33 @@ class PrunedNetwork:
         return kept_groups
 
     def _sliced(self, kept_groups: np.ndarray) -> nn.Module:
-        """Return the unpruned network without the filters that do not stay."""
-        smaller = shallow_copy(self._full)  # a deep copy would take longer than a try takes on a small network
+        """Return the unpruned network with these groups only."""
+        smaller = shallow_copy(self._full)  # a deep copy would take longer than an evaluation of a small network
         slice_channels(smaller, self.coupling, kept_groups)
         return smaller
 
     def layers(self, model: nn.Module) -> list[Layer]:
-        """Return the trace of a network that came from this one, without tracing it anew."""
+        """Return the layers of a network that was made of this one, without tracing it anew."""
         return rebind(self._layers, model)
 
     def remove(self, filters: np.ndarray, smaller: nn.Module | None = None) -> None:
-        """Take these filters (by number) out for good.
+        """Remove these filters (by number) from the present network.
 
         Args:
-            filters: that are there.
+            filters: active ones.
             smaller: the present network without them, if it has been made already.
+
+        Raises:
+            ValueError: as :meth:`without`.
         """
         self.model = self.without(filters) if smaller is None else smaller
         self.active[filters] = False
 
     def smaller(self, filters: np.ndarray, model: nn.Module | None = None) -> "PrunedNetwork":
-        """Return this network without these filters (by number), ready to lose more; the present one stays.
+        """Return this network without these filters (by number), ready to lose more; the present one is untouched.
 
         Args:
-            filters: that are there.
+            filters: active ones.
             model: the present network without them, if it has been made already.
         """
         other = copy.copy(self)
@@ -195,7 +201,7 @@ class PrunedNetwork:
         """Lay values (..., C) of the present convolutions out by filter number, summed over coupled filters.
 
         Returns:
-            (..., n_filters), float64; NaN where a filter is gone.
+            (..., n_filters), float64; NaN for pruned filters.
         """
         shape = next(iter(by_layer.values())).shape[:-1]
         result = np.zeros((*shape, self.n_filters))
@@ -207,12 +213,12 @@ class PrunedNetwork:
         return result
 
     def kept(self) -> dict[str, list[int]]:
-        """By convolution, which of its filters are left, by their numbers in the unpruned network."""
+        """Return the kept filters of each convolution, by their numbers in the unpruned network."""
         groups = self.coupling.filters
         return {name: np.flatnonzero((of < 0) | self.active[of]).tolist() for name, of in groups.items()}
 
 
-def _channels(maps: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+def _channels(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
     last = maps.is_contiguous(memory_format=torch.channels_last)
-    return maps[:, left].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return maps[:, kept].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

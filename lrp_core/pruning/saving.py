@@ -25,7 +25,7 @@ def save_pruned(
     Args:
         path: the file to write, ``.safetensors``.
         model: as pruned.
-        kept: by convolution, the filters that are left, by their numbers in the unpruned network
+        kept: by convolution, the filters that were kept, by their numbers in the unpruned network
             (:meth:`lrp_core.pruning.network.PrunedNetwork.kept`).
         example_shape: of one input, (1, C, H, W).
         recipe: a note for whoever builds the unpruned network again; whatever JSON holds.

@@ -11,7 +11,7 @@ from lrp_core.pruning.dependency import Coupling, couple
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
-    """Return a copy of the network without some filters, and without those that go with them.
+    """Return a copy of the network without some filters, and without those that are coupled to them.
 
     Whatever reads their channels shrinks too: convolutions, batch normalisations, dense layers.
 
@@ -21,8 +21,8 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
         example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
 
     Raises:
-        ValueError: an unknown layer, an index out of range, a filter that has to stay (its channel is the network's
-            input or output), a layer that would lose its last filter, or an unsupported layer.
+        ValueError: an unknown layer, an index out of range, a filter that cannot be removed (its channel is the
+            network's input or output), a layer that would lose its last filter, or an unsupported layer.
     """
     coupling = couple(model, example_input)
     pruned = np.zeros(coupling.n_groups, dtype=bool)
@@ -35,13 +35,13 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
                 raise ValueError(f"layer {name!r} has filters 0..{len(groups) - 1}, not {index}")
             if groups[index] < 0:
                 raise ValueError(
-                    f"filter {index} of {name!r} has to stay: its channel is the network's input or output"
+                    f"filter {index} of {name!r} cannot be removed: its channel is the network's input or output"
                 )
             pruned[groups[index]] = True
     for name, groups in coupling.filters.items():
         if (pruned[groups] & (groups >= 0)).all():
             raise ValueError(f"layer {name!r} would lose all of its {len(groups)} filters; leave at least one")
-    # What is about to be cut is shared with the copy until then, not copied whole.
+    # Tensors that are about to be sliced are shared with the copy until then, not copied whole.
     modules = [model.get_submodule(name) for name in coupling.channels]
     tensors = [getattr(module, name, None) for module in modules for name in _TENSORS]
     smaller = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if tensor is not None})
@@ -53,7 +53,7 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")  # of the layers th
 
 
 def slice_channels(model: nn.Module, coupling: Coupling, kept_groups: np.ndarray) -> None:
-    """Leave these groups only, (n_groups,), boolean, in an unpruned network, in place."""
+    """Keep only these groups of an unpruned network, in place; ``kept_groups`` is boolean, (n_groups,)."""
     kept_groups = np.append(kept_groups, True)  # group -1
     for name, channels in coupling.channels.items():
         module = model.get_submodule(name)
@@ -93,9 +93,9 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
 
 
 def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor, like: torch.Tensor | None = None) -> None:
-    """Put a new tensor in the place of a parameter or buffer, frozen and laid out as that was, or as ``like`` is.
+    """Replace a parameter or buffer by a new tensor, frozen and laid out as the old one was, or as ``like`` is.
 
-    Of a kernel with one input channel the layout cannot be told: ``like`` is that of the unpruned network.
+    The layout of a kernel with one input channel cannot be told from its strides: give the unpruned network's tensor.
     """
     old = getattr(module, name)
     like = old if like is None else like

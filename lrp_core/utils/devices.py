@@ -1,4 +1,4 @@
-"""Where a network computes. Images stay on the host and go to the network's device batch by batch."""
+"""The device on which a network computes. Images stay on the host and go there batch by batch."""
 
 import os
 
