@@ -4,11 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from miniature import SETTINGS, Miniature
 from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from lrp_core.study.analysis.robustness import BLUR, CORRUPTIONS, NOISE, STEP, fgsm, robustness_summary
+from lrp_core.study.analysis.robustness import (
+    BLUR,
+    CORRUPTIONS,
+    NOISE,
+    STEP,
+    corrupted,
+    fgsm,
+    robustness,
+    robustness_summary,
+)
+from lrp_core.study.data.pretrained import normalise
+from lrp_core.study.runs.experiment import STAGES
+from lrp_core.study.runs.measuring import choose
+from lrp_core.study.runs.runner import run, write_runs
 
 _NOISE = gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 3)), (2, 2, 0))
 PHOTOGRAPH = (300 * _NOISE + 128).clip(0, 255).astype(np.uint8)
@@ -20,10 +34,10 @@ def corrupt(kind, image):
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_corrupted_images_keep_shape_and_range_and_are_others(kind):
-    corrupted = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
-    assert corrupted.shape == PHOTOGRAPH.shape
-    assert corrupted.dtype == np.uint8
-    assert np.abs(corrupted.astype(int) - PHOTOGRAPH).mean() > 1
+    image = CORRUPTIONS[kind](PHOTOGRAPH, np.random.default_rng(1))
+    assert image.shape == PHOTOGRAPH.shape
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - PHOTOGRAPH).mean() > 1
 
 
 def test_noise_has_the_strength_that_it_says():
@@ -104,11 +118,32 @@ def test_what_is_lost_of_robustness_by_hand():
         ["fgsm", "old"],
     ]
     assert (table.loc[[0, 2], ["clean_lost", "corrupted_lost", "more_lost"]] == 0).all(axis=None)
-    corrupted, attacked = table.loc[1], table.loc[3]
+    changed, attacked = table.loc[1], table.loc[3]
     # Lost on corrupted images: 0.7 - 0.5 and 0.7 - 0.4; on clean ones: 0.2 in both seeds.
-    assert corrupted[["clean", "corrupted", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
-    assert corrupted[["clean_lost", "corrupted_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
+    assert changed[["clean", "corrupted", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
+    assert changed[["clean_lost", "corrupted_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
     half = 12.7062 * 0.1 / 2  # Student's t of one degree of freedom, standard error of 0 and 0.1
-    assert corrupted[["low", "high"]].tolist() == pytest.approx([0.05 - half, 0.05 + half], rel=1e-3)
+    assert changed[["low", "high"]].tolist() == pytest.approx([0.05 - half, 0.05 + half], rel=1e-3)
     assert attacked[["corrupted_lost", "more_lost"]].tolist() == pytest.approx([-0.1, -0.3])
     assert table["seeds"].tolist() == [2] * 4
+
+
+def test_networks_are_those_of_the_runs_and_lose_what_the_images_cost(tmp_path):
+    """On clean images as accurate as when they were measured; on noise as when the noisy pixels are classified."""
+    work, name = Miniature(tmp_path), "px-static+refit"
+    runs = {one: run(work, one, 0, SETTINGS) for one in (name, "dynamic", "budget-search")}
+    for stage, one in zip(STAGES, runs, strict=True):
+        write_runs(work, stage, {(one, 0): runs[one]}, tmp_path)
+    table = robustness(work, [name], [0], [0.5, 0.0]).set_index(["method", "budget", "images"])
+    assert table.index.droplevel("images").unique().tolist() == [("unpruned", 1.0), (name, 0.5)]  # none is of size 0
+    table = table.sort_index()
+    assert set(table.loc[("unpruned", 1.0)].index) == {"clean", *CORRUPTIONS, "fgsm"}
+    curve = runs[name].curve
+    chosen = choose(curve, curve["multiply_adds"] <= 0.5 * curve["multiply_adds"].max(), refitted=True)
+    assert table.loc[(name, 0.5, "clean"), "accuracy"] == pytest.approx(chosen["accuracy"])
+    assert table.loc[(name, 0.5, "clean"), "harmonic_mean"] == pytest.approx(chosen["harmonic_mean"])
+    test, model = work.samples(0, "test"), work.network(0).model
+    noisy = corrupted(work.pixels(test.index), 0)["noise"]
+    predicted = model(normalise(torch.from_numpy(noisy).permute(0, 3, 1, 2), "vgg16", "hed-bsds500")).argmax(dim=1)
+    by_class = [(predicted[test.labels == k] == k).double().mean().item() for k in range(3)]
+    assert table.loc[("unpruned", 1.0, "noise"), "accuracy"] == pytest.approx(np.mean(by_class))

@@ -5,13 +5,15 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from lrp_core.repair.ridge_head import draw_folds, fit_heads, pooled_features
+from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.data import datasets
 from lrp_core.study.data.datasets import Dataset
 from lrp_core.study.data.splits import split_dataset
 from lrp_core.study.runs import pipeline
-from lrp_core.study.runs import runner as experiment
+from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.runs.measuring import GRID
+from lrp_core.study.runs.runner import run
 
 PAPER = pipeline.read_params("paper")
 
@@ -36,16 +38,13 @@ def test_network_goes_from_torchvisions_file_to_a_curve(name, tmp_path, monkeypa
     dataset = Dataset(images, labels, torch.arange(40), ("light", "dark"))
     splits = split_dataset(dataset, 0, 6, 4, 2).assign(seed=0)
     datasets.write_dataset(tmp_path / "work", dataset, splits, "noise")
-    work = experiment.Experiment(str(tmp_path / "work"), name, PAPER["base"]["weights"][name], device="cpu")
-    work.runs = tmp_path / "runs"
-    calibration, features = (
-        work.samples(0, "calibration"),
-        pooled_features(work.backbone, work.samples(0, "calibration").images),
-    )
+    work = Experiment(str(tmp_path / "work"), name, PAPER["base"]["weights"][name], device="cpu")
+    work.finished = tmp_path / "finished"
+    calibration = work.samples(0, "calibration")
+    features = pooled_features(work.backbone, calibration.images)
     file.unlink()  # large
-    work.write_heads(
-        {0: fit_heads(features, calibration.labels, draw_folds(calibration.labels, calibration.blocks, 2, 0))}
-    )
-    run = work.run("px-static", 0)
-    assert run.curve["rate_requested"].dropna().tolist() == list(GRID)
-    assert run.curve["parameters"].iloc[-1] < 0.2 * run.curve["parameters"].iloc[0]
+    folds = draw_folds(calibration.labels, calibration.blocks, 2, 0)
+    work.write_heads({0: fit_heads(features, calibration.labels, folds)})
+    curve = run(work, "px-static", 0).curve
+    assert curve["rate_requested"].dropna().tolist() == list(GRID)
+    assert curve["parameters"].iloc[-1] < 0.2 * curve["parameters"].iloc[0]

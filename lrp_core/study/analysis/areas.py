@@ -125,7 +125,8 @@ def class_table(areas: pd.DataFrame) -> pd.DataFrame:
     means = groups[["accuracy", *columns]].mean().reset_index()
     means.insert(2, "seeds", groups["seed"].nunique().to_numpy())
     means = means.sort_values(["backbone", "accuracy"], ascending=False, kind="stable")
-    return means.drop(columns="accuracy").rename(columns=lambda name: name.removeprefix("accuracy_"))
+    means = means.drop(columns="accuracy").dropna(axis="columns", how="all")  # classes of other tasks
+    return means.rename(columns=lambda name: name.removeprefix("accuracy_"))
 
 
 def metrics(areas: pd.DataFrame, auc: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
