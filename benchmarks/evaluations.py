@@ -19,11 +19,13 @@ from tqdm import tqdm
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings
-from lrp_core.metrics.accuracy import class_accuracies, filters_at, harmonic_mean, predict, pruning_auc
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
+from lrp_core.metrics.curve import filters_at, pruning_auc
 from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.files import write_csv
-from lrp_core.repair.ridge_head import OutOfFoldHeads, classifier, draw_folds, fit_heads, pooled_features
+from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds
+from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.processes import side_by_side

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from lrp_core.graph.exits import features_by_exit
 from lrp_core.metrics.accuracy import predict
-from lrp_core.repair.ridge_head import draw_folds, fit_heads
+from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.repair.ridge_head import fit_heads
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.files import write_csv

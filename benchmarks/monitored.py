@@ -14,8 +14,9 @@ from joblib import delayed
 from tqdm import tqdm
 
 from lrp_core.control import methods
-from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict, pruning_auc
-from lrp_core.repair.ridge_head import out_of_fold_logits
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
+from lrp_core.metrics.curve import pruning_auc
+from lrp_core.repair.out_of_fold import out_of_fold_logits
 from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT

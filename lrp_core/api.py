@@ -13,10 +13,13 @@ from tqdm.auto import tqdm
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings, Step, greatest_rate
 from lrp_core.graph.tracing import trace
-from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean, predict
+from lrp_core.metrics.accuracy import harmonic_mean, predict
 from lrp_core.metrics.cost import Size, size
+from lrp_core.metrics.curve import MAX_RATE, filters_at
 from lrp_core.pruning.saving import save_pruned
-from lrp_core.repair.ridge_head import OutOfFoldHeads, draw_folds, fit_heads
+from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds
+from lrp_core.repair.ridge_head import fit_heads, read_by
+from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.sites import AllReduce, single_site
 
 FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
@@ -79,7 +82,7 @@ def prune(
             that yields pairs of images and labels), then without ``labels``. All of them are held in memory, and with
             the controller what every convolution gives for them, twice.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
-        method: one of :data:`lrp_core.control.methods.METHODS`.
+        method: by name (:func:`lrp_core.control.methods.method`).
         pruning_ratio: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
             harmonic mean of the class accuracies has fallen by more than ``max_accuracy_drop``.
         max_accuracy_drop: of 100; used without a rate.
@@ -116,7 +119,9 @@ def prune(
     if all_reduce is not single_site:
         _check_sites(labels, n_outputs, how, all_reduce)
     out_of_fold = (
-        None if how.monitored == "training" else _out_of_fold_heads(network, images, labels, fold, seed, all_reduce)
+        None
+        if how.monitored == "training" and not how.refit
+        else _out_of_fold_heads(network, images, labels, fold, seed, all_reduce, how.refit)
     )
     if out_of_fold is None:
         how = replace(how, monitored="training")
@@ -144,6 +149,8 @@ def prune(
     pruned = methods.unpruned(network, images, labels, out_of_fold and out_of_fold.fold, how, all_reduce)
     if removed := [filter_ for step in steps for filter_ in step.removed.tolist()]:
         pruned.remove(np.array(removed))
+        if how.refit:
+            scale_head(pruned.model, trace(network)[-1].name, images, labels, out_of_fold.fold, all_reduce)
     return Pruned(
         model=pruned.model,
         pruning_ratio=len(removed) / pruned.n_filters,
@@ -231,14 +238,15 @@ def _out_of_fold_heads(
     fold: torch.Tensor | None,
     seed: int,
     all_reduce: AllReduce,
+    bias: bool,
 ) -> OutOfFoldHeads | None:
-    """Fit copies of the last layer on folds of what it reads; None if it is no dense layer."""
+    """Fit out-of-fold heads to what the last layer reads; None if it is no dense layer.
+
+    With ``bias`` they have one where the last layer does.
+    """
     last = trace(network)[-1]
     if not isinstance(last.module, nn.Linear):
         return None
-    features = []
-    with network.get_submodule(last.name).register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu())):
-        predict(network, images)
     numbers = labels.unique(return_inverse=True)[1]
     if fold is None:
         able = torch.zeros(FOLDS + 1)
@@ -251,7 +259,8 @@ def _out_of_fold_heads(
     places, total, squares = all_reduce(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
     if places * squares != total**2:
         raise ValueError(f"all places need as many folds; here there are {k}, and on average {total / places:.1f}")
-    return fit_heads(torch.cat(features), numbers, fold.long(), all_reduce).out_of_fold
+    features = read_by(network, last.name, images)
+    return fit_heads(features, numbers, fold.long(), all_reduce, bias and last.module.bias is not None).out_of_fold
 
 
 def _watch(unpruned: float, max_accuracy_drop: float, monitored: str) -> tuple[float, Settings]:

@@ -5,7 +5,8 @@ import pandas as pd
 import torch
 
 from lrp_core.control.controller import Settings
-from lrp_core.repair.ridge_head import Heads, OutOfFoldHeads
+from lrp_core.repair.out_of_fold import OutOfFoldHeads
+from lrp_core.repair.ridge_head import Heads
 from lrp_core.study.data import datasets
 from lrp_core.study.data.datasets import Dataset
 from lrp_core.study.data.splits import split_dataset

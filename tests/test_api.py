@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from miniature import Miniature
 from networks import settle
-from test_pipeline import Miniature
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,7 +16,10 @@ import lrp_core
 from lrp_core.metrics.accuracy import harmonic_mean
 from lrp_core.pruning.saving import load_pruned
 from lrp_core.pruning.surgery import remove_filters
-from lrp_core.repair.ridge_head import draw_folds, fit_heads
+from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.repair.ridge_head import fit_heads
+from lrp_core.repair.temperature import fit_scale
+from lrp_core.study.runs.runner import run
 
 
 def build(n_classes: int = 3, dense_head: bool = True) -> nn.Module:
@@ -156,7 +159,7 @@ def test_the_artifacts_runs_are_these(tmp_path):
     for method in ("dynamic-training", "px-static", "taylor"):
         pruned = prune(work.classifier(0), calibration.images, calibration.labels, method=method, pruning_ratio=0.95)
         order = np.concatenate([step.removed for step in pruned.steps])
-        assert (order == work.run(method, 0).orders[""][: len(order)]).all()  # they go on to 99 %
+        assert (order == run(work, method, 0).orders[""][: len(order)]).all()  # they go on to 99 %
 
 
 @pytest.mark.parametrize("method", ["px-static+refit", "dynamic+reconstruction+refit"])
@@ -165,9 +168,32 @@ def test_a_refitted_head_is_the_one_for_what_is_left(samples, model, method):
     pruned = prune(model, images, labels, method=method, pruning_ratio=0.6)
     with torch.no_grad():
         features = pruned.model[:-1](images)
-    fold = draw_folds(labels, np.arange(36), 5, 0)
-    torch.testing.assert_close(pruned.model[-1].weight, fit_heads(features, labels, fold).weight, rtol=1e-4, atol=1e-5)
-    assert (pruned.model[-1].bias == 0).all()
+    heads = fit_heads(features, labels, draw_folds(labels, np.arange(36), 5, 0), bias=True)
+    scale = fit_scale(heads.out_of_fold.judge(features), labels)
+    torch.testing.assert_close(pruned.model[-1].weight, scale * heads.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pruned.model[-1].bias, scale * heads.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_softmax_of_a_refitted_head_is_probabilities(samples, model):
+    """On images that nothing has seen, drawn as the others were; before, a regression's outputs were all alike."""
+    images, labels = samples
+    pruned = prune(model, images, labels, method="px-static+refit", pruning_ratio=0.6)
+    generator = torch.Generator().manual_seed(1)
+    true = torch.arange(600) % 3
+    unseen = torch.randn(600, 3, 12, 12, generator=generator) + 0.2 * torch.eye(3)[true][:, :, None, None]
+    with torch.no_grad():
+        logits, features = pruned.model(unseen), pruned.model[:-1](images)
+        heads = fit_heads(features, labels, draw_folds(labels, np.arange(36), 5, 0), bias=True)
+        regression = F.linear(pruned.model[:-1](unseen), heads.weight, heads.bias)
+    assert torch.equal(logits.argmax(dim=1), regression.argmax(dim=1))
+    assert F.cross_entropy(logits, true) < F.cross_entropy(regression, true) - 0.05
+    assert pruned.steps[0].before != pruned.steps[-1].after  # something was at stake
+
+
+def test_a_head_is_refitted_whatever_accuracy_is_watched(samples, model):
+    pruned = prune(model, *samples, method="dynamic-training+refit", pruning_ratio=0.5)
+    assert pruned.monitored == "training"
+    assert not torch.equal(pruned.model[-1].bias, model[-1].bias)
 
 
 @pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "dynamic+refit"])

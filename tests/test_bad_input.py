@@ -19,6 +19,7 @@ from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics import accuracy as evaluation
+from lrp_core.metrics import curve
 from lrp_core.pruning import surgery as pruning
 from lrp_core.pruning.saving import load_pruned
 from lrp_core.relevance import composites, lrp
@@ -385,7 +386,7 @@ TABLE = [
     ),
     (
         "a curve that ends early",
-        lambda t: evaluation.pruning_auc([0, 0.5], [1, 1]),
+        lambda t: curve.pruning_auc([0, 0.5], [1, 1]),
         ValueError,
         r"from 0 to 0\.95 or beyond",
     ),

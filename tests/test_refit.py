@@ -7,20 +7,22 @@ import pytest
 import torch
 from conftest import miniature_vgg
 from networks import Branches, network, settle
+from sklearn.linear_model import Ridge
 
 from lrp_core.control.calibration import CalibrationTask
 from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.importance.registry import criterion
 from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.out_of_fold import with_out_of_fold_heads
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import fit_heads, with_out_of_fold_heads
+from lrp_core.repair.ridge_head import fit_heads
 
 LABELS, FOLD = torch.arange(60) % 4, torch.arange(60) // 4 % 3
 
 
 def draw(model, images, reconstruct=False, out_of_fold=False):
-    """Return a network with its compensations; with copies, three stand beside its head."""
+    """Return a network with its compensations; with ``out_of_fold``, three heads stand beside its own."""
     if out_of_fold:
         model = with_out_of_fold_heads(model, torch.zeros(3, 4, model.head.in_features).to(images))
     compensations = [Reconstruction(model, images)] if reconstruct else []
@@ -42,10 +44,12 @@ def read_by_head(model, images):
 
 
 def assert_refitted(model, images, out_of_fold, rtol=1e-4):
-    heads = fit_heads(read_by_head(model, images), LABELS, FOLD)
-    want = torch.cat([heads.weight, *heads.out_of_fold.weight]) if out_of_fold else heads.weight
-    torch.testing.assert_close(model.head.weight, want.to(images), rtol=rtol, atol=rtol * want.abs().max().item())
-    assert not model.head.weight.requires_grad
+    heads = fit_heads(read_by_head(model, images), LABELS, FOLD, bias=model.head.bias is not None)
+    for name in ("weight", "bias") if model.head.bias is not None else ("weight",):
+        want, got = getattr(heads, name), getattr(model.head, name)
+        want = torch.cat([want, *getattr(heads.out_of_fold, name)]) if out_of_fold else want
+        torch.testing.assert_close(got, want.to(images), rtol=rtol, atol=rtol * want.abs().max().item())
+        assert not got.requires_grad
 
 
 @pytest.mark.parametrize("build", [miniature_vgg, lambda: settle(Branches()).double()])
@@ -58,12 +62,31 @@ def test_head_of_a_smaller_network_is_the_one_for_its_features(build, out_of_fol
     for filters in ([1, 8, 15], [0, 20]):
         pruned.remove(np.array(filters))
         assert_refitted(pruned.model, images, out_of_fold, rtol=1e-5)
-        assert (pruned.model.head.bias == 0).all()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_has_a_bias_where_it_had_one(bias):
+    """Against a library's ridge regression, whose intercept is not penalised."""
+    model, images = miniature_vgg(), noise(torch.float64)
+    if not bias:
+        model.head.bias = None
+    pruned = draw(model, images)
+    pruned.remove(np.array([1, 8, 15]))
+    features = read_by_head(pruned.model, images)
+    strength = fit_heads(features, LABELS, FOLD, bias=bias).strength
+    centred = features - features.mean(dim=0) if bias else features
+    alpha = strength * centred.square().sum(dim=1).mean().item()
+    want = Ridge(alpha, fit_intercept=bias).fit(features.numpy(), np.eye(4)[LABELS] - 1 / 4)
+    np.testing.assert_allclose(pruned.model.head.weight, want.coef_, rtol=1e-5, atol=1e-7)
+    if bias:
+        np.testing.assert_allclose(pruned.model.head.bias, want.intercept_, rtol=1e-5, atol=1e-7)
+    else:
+        assert pruned.model.head.bias is None
+
+
 def test_features_are_of_the_network_as_it_is_reconstructed():
-    """The head is mended last, so that it knows what the other repair has made of the features."""
+    """The head is fitted last, so that it knows what the other repair has made of the features."""
     model, images, gone = miniature_vgg(), noise(torch.float64), np.array([0, 1, 8, 9])
     rebuilt = PrunedNetwork(model, images, [Reconstruction(model, images)])
     rebuilt.remove(gone)
@@ -82,8 +105,8 @@ def test_an_unpruned_network_keeps_its_head():
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 @pytest.mark.parametrize("reconstruct", [False, True])
-def test_tries_are_judged_by_the_heads_that_the_smaller_network_would_have(name, reconstruct):
-    """What is kept from try to try and step to step, against the whole network pruned in one go."""
+def test_evaluations_are_judged_by_the_heads_that_the_smaller_network_would_have(name, reconstruct):
+    """What is kept from evaluation to evaluation and step to step, against the whole network pruned in one go."""
     model = network(name)
     images = torch.nn.functional.interpolate(noise(), scale_factor=4)
     pruned, rng = draw(model, images, reconstruct, out_of_fold=True), np.random.default_rng(0)
@@ -97,6 +120,6 @@ def test_tries_are_judged_by_the_heads_that_the_smaller_network_would_have(name,
             with torch.no_grad():
                 want = monitored_accuracies(afresh.model(images), LABELS, FOLD, 4, "probability")
             np.testing.assert_allclose(got, want, rtol=1e-3)
-        task.prune(filters)  # the last that were tried: the network of the try goes on
+        task.prune(filters)  # the last that were evaluated: that network goes on
         assert_refitted(task.network.model, images, out_of_fold=True, rtol=1e-3)
         np.testing.assert_allclose(task.accuracy(filters[:0]), want, rtol=1e-3)

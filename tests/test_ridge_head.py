@@ -5,15 +5,13 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.repair.ridge_head import (
-    STRENGTHS,
-    classifier,
+from lrp_core.repair.out_of_fold import (
     draw_folds,
-    fit_heads,
     out_of_fold_logits,
     with_out_of_fold_heads,
     without_out_of_fold_heads,
 )
+from lrp_core.repair.ridge_head import STRENGTHS, classifier, fit_heads
 
 
 def features(n_features: int = 6, n_classes: int = 3, spread: float = 1.0):
@@ -42,32 +40,57 @@ def test_head_minimises_the_penalised_squared_error(n_features, n_classes):
     assert gradient(heads.weight).norm() < 1e-5 * gradient(torch.zeros_like(heads.weight)).norm()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sites", [(), (torch.clone,)], ids=["pooled", "sums"])
 @pytest.mark.parametrize(("n_features", "spread"), [(6, 1.0), (6, 0.1), (200, 1.0), (200, 0.1)])
-def test_copies_are_ridge_regressions_and_the_images_they_have_not_seen_choose_the_strength(n_features, spread):
+def test_heads_are_ridge_regressions_and_the_images_they_have_not_seen_choose_the_strength(
+    n_features, spread, sites, bias
+):
     x, labels, fold = features(n_features, spread=spread)
-    heads, y = fit_heads(x, labels, fold), np.eye(3)[labels] - 1 / 3
+    heads, y = fit_heads(x, labels, fold, *sites, bias=bias), np.eye(3)[labels] - 1 / 3
+    centred = x - x.mean(dim=0) if bias else x
 
     def ridge(strength, seen):
-        alpha = strength * x.square().sum(dim=1).mean().item()
-        return Ridge(alpha, fit_intercept=False, solver="svd").fit(x[seen].numpy(), y[seen]).coef_
+        alpha = strength * centred.square().sum(dim=1).mean().item()
+        return Ridge(alpha, fit_intercept=bias, solver="svd").fit(x[seen].numpy(), y[seen])
 
     errors = []
     for strength in STRENGTHS:
         out_of_fold = [ridge(strength, fold != k) for k in range(4)]
-        errors.append(sum(np.square(out_of_fold[k] @ x[i].numpy() - y[i]).sum() for i, k in enumerate(fold)))
+        errors.append(sum(np.square(out_of_fold[k].predict(x[i : i + 1]) - y[i]).sum() for i, k in enumerate(fold)))
     assert heads.strength == STRENGTHS[np.argmin(errors)]
     assert torch.equal(heads.out_of_fold.fold, fold)
-    for k in range(4):
-        np.testing.assert_allclose(heads.out_of_fold.weight[k], ridge(heads.strength, fold != k), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(heads.weight, ridge(heads.strength, fold >= 0), rtol=1e-4, atol=1e-6)
+    own = (heads.weight, heads.bias)
+    others = zip(heads.out_of_fold.weight, heads.out_of_fold.bias if bias else [None] * 4, strict=True)
+    for k, (weight, constant) in enumerate([*others, own]):
+        want = ridge(heads.strength, fold != k)
+        np.testing.assert_allclose(weight, want.coef_, rtol=1e-4, atol=1e-6)
+        if bias:
+            np.testing.assert_allclose(constant, want.intercept_, rtol=1e-4, atol=1e-6)
+        else:
+            assert constant is None
 
 
-def test_each_image_is_judged_by_the_head_that_has_not_seen_it():
+@pytest.mark.parametrize("sites", [(), (torch.clone,)], ids=["pooled", "sums"])
+def test_a_constant_added_to_the_features_changes_no_head_with_a_bias(sites):
     x, labels, fold = features()
-    out_of_fold = fit_heads(x, labels, fold).out_of_fold.weight
-    judged = out_of_fold_logits(x.float() @ out_of_fold.flatten(0, 1).T, fold, 3)
+    heads, others = (fit_heads(shifted, labels, fold, *sites, bias=True) for shifted in (x, x + 1000))
+    torch.testing.assert_close(others.weight, heads.weight)
+    torch.testing.assert_close(others.out_of_fold.weight, heads.out_of_fold.weight)
+    moved = heads.bias - 1000 * heads.weight.sum(dim=1)
+    torch.testing.assert_close(others.bias, moved, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_each_image_is_judged_by_the_head_that_has_not_seen_it(bias):
+    x, labels, fold = features()
+    heads = fit_heads(x, labels, fold, bias=bias).out_of_fold
+    judged = heads.judge(x.float())
     for i in range(60):
-        torch.testing.assert_close(judged[i], out_of_fold[fold[i]] @ x[i].float())
+        want = heads.weight[fold[i]] @ x[i].float() + (heads.bias[fold[i]] if bias else 0)
+        torch.testing.assert_close(judged[i], want)
+    if not bias:
+        torch.testing.assert_close(out_of_fold_logits(x.float() @ heads.weight.flatten(0, 1).T, fold, 3), judged)
 
 
 @pytest.mark.parametrize("dead", [[4], [0, 2, 3, 4, 5], list(range(6))])
@@ -99,9 +122,9 @@ def test_folds_that_lose_a_class_are_refused():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_copies_stand_beside_the_head_and_can_be_taken_away(bias):
+def test_out_of_fold_heads_stand_beside_the_head_and_can_be_taken_away(bias):
     backbone = nn.Conv2d(3, 6, 3)
-    weight, out_of_fold = torch.randn(3, 6), torch.randn(2, 4, 6)  # a copy may know other classes
+    weight, out_of_fold = torch.randn(3, 6), torch.randn(2, 4, 6)  # they may know other classes
     images = torch.randn(4, 3, 8, 8)
     pooled = backbone(images).mean(dim=(2, 3))
     model = classifier(backbone, weight)
@@ -120,3 +143,7 @@ def test_copies_stand_beside_the_head_and_can_be_taken_away(bias):
     assert wide(images).shape == (4, 11)  # as they were
     assert torch.equal(model(images), own)
     assert wide.backbone.weight is narrow.backbone.weight is model.backbone.weight
+    if bias:
+        biases = torch.randn(2, 4)
+        with_biases = with_out_of_fold_heads(model, out_of_fold, biases)
+        torch.testing.assert_close(with_biases(images), wide(images) + torch.cat([torch.zeros(3), biases.flatten()]))

@@ -14,7 +14,7 @@ from miniature import SETTINGS, Miniature
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings
 from lrp_core.control.monitored import monitored_accuracies
-from lrp_core.metrics.accuracy import filters_at
+from lrp_core.metrics.curve import filters_at
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import with_out_of_fold_heads
 from lrp_core.repair.ridge_head import fit_heads, pooled_features

@@ -33,7 +33,7 @@ class _Try:
 class CalibrationTask:
     """A classifier that is being pruned, with the calibration images that judge it.
 
-    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`), so that one
+    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`), so that one
     forward pass gives the logits of all: relevance comes from the head that knows all calibration images, accuracy from
     those that do not.
 

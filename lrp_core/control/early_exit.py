@@ -13,7 +13,8 @@ from torch import nn
 
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
 from lrp_core.metrics.accuracy import class_accuracies
-from lrp_core.repair.ridge_head import Heads, fit_heads, out_of_fold_logits, squared_error
+from lrp_core.repair.out_of_fold import out_of_fold_logits
+from lrp_core.repair.ridge_head import Heads, fit_heads, squared_error
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
         backbone: images to feature maps, made of supported layers.
         images: calibration ones, (N, C, H, W), normalised.
         labels: (N,), in 0..n_classes-1, each class present.
-        fold: of the images, (N,) (:func:`lrp_core.repair.ridge_head.draw_folds`).
+        fold: of the images, (N,) (:func:`lrp_core.repair.out_of_fold.draw_folds`).
     """
     found, n_classes = [], int(labels.max()) + 1
     costs = multiply_adds_by_exit(backbone, images[:1])

@@ -19,7 +19,8 @@ from lrp_core.graph.tracing import trace
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.joint import joint_order
 from lrp_core.importance.registry import criterion
-from lrp_core.metrics.accuracy import MAX_RATE, predict
+from lrp_core.metrics.accuracy import predict
+from lrp_core.metrics.curve import MAX_RATE
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import OutOfFoldHeads, with_out_of_fold_heads
 from lrp_core.repair.reconstruction import Reconstruction

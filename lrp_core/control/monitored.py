@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lrp_core.repair.ridge_head import out_of_fold_logits
+from lrp_core.repair.out_of_fold import out_of_fold_logits
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.sites import AllReduce, single_site
 
@@ -21,7 +21,7 @@ def monitored_accuracies(
     """Return the accuracy of each class that has images, as a signal has it, (n_classes,), float64.
 
     Args:
-        logits: of a classifier and of the copies of its head beside it (:func:`lrp_core.repair.ridge_head.with_out_of_fold_heads`),
+        logits: of a classifier and of the copies of its head beside it (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`),
             (N, n_outputs + k * n_classes).
         targets: each image's class as the classifier counts them, (N,).
         fold: each image's fold, (N,); not read by the signal "training".

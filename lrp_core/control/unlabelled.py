@@ -28,7 +28,7 @@ class ThresholdedConfidence:
 
         Args:
             judged: of the calibration images, by copies of the head that have not seen them, (N, K)
-                (:func:`lrp_core.repair.ridge_head.out_of_fold_logits`).
+                (:func:`lrp_core.repair.out_of_fold.out_of_fold_logits`).
             labels: of the calibration images, (N,), in 0..K-1, each class present.
             outputs: of the unlabelled images, (U, K).
         """

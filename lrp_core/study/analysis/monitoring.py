@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 
 from lrp_core.control.monitored import MONITORED, monitored_accuracies
 from lrp_core.control.unlabelled import UNLABELLED
-from lrp_core.metrics.accuracy import filters_at, harmonic_mean, predict
+from lrp_core.metrics.accuracy import harmonic_mean, predict
+from lrp_core.metrics.curve import filters_at
 from lrp_core.pruning.network import PrunedNetwork
-from lrp_core.repair.ridge_head import out_of_fold_logits, with_out_of_fold_heads
+from lrp_core.repair.out_of_fold import out_of_fold_logits, with_out_of_fold_heads
 from lrp_core.study.data.files import read_tensors
 from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.runs.measuring import GRID

@@ -1,0 +1,115 @@
+"""Out-of-fold heads: for every fold of the calibration images a head that has not seen it, so that it can judge it.
+
+They stand beside the head that has seen all images, in one wide last layer, so that one forward pass gives the logits
+of all. "Cross-fitted" is what out-of-fold heads have judged.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.graph.sharing import shallow_copy
+from lrp_core.graph.tracing import trace
+
+
+@dataclass(frozen=True)
+class OutOfFoldHeads:
+    """Heads that have each missed one fold of the calibration images.
+
+    Attributes:
+        weight: (k, n_classes, C); head fold[i] has not seen image i.
+        fold: by calibration image, the fold that holds it, (N,), in 0..k-1.
+        bias: (k, n_classes); None for heads without one.
+    """
+
+    weight: torch.Tensor
+    fold: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    def judge(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the outputs for the calibration images, each by the head that has not seen it, (N, n_classes).
+
+        Args:
+            features: of the calibration images, (N, C).
+        """
+        outputs = features @ self.weight.flatten(0, 1).T.to(features)
+        outputs = outputs if self.bias is None else outputs + self.bias.flatten().to(features)
+        return out_of_fold_logits(outputs, self.fold, self.weight.shape[1])
+
+
+def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int) -> torch.Tensor:
+    """Return the fold of each image, (N,), in 0..n_folds-1, with the classes balanced over the folds.
+
+    Args:
+        labels: (N,), in 0..n_classes-1, each class present.
+        blocks: of the images, (N,); those of a block share a fold.
+        n_folds: k; two or more.
+        seed: draws the folds.
+
+    Raises:
+        ValueError: fewer blocks than folds, or a class that is in one fold only.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # here, for it imports pandas where that is installed
+
+    if (n_blocks := len(np.unique(blocks))) < n_folds:
+        raise ValueError(
+            f"the {len(blocks)} calibration images are from {n_blocks} blocks, too few for {n_folds} folds: choose a "
+            "smaller block (1 if your images are independent of each other), or fewer folds"
+        )
+    y = labels.numpy()
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    fold = np.empty(len(y), dtype=np.int64)
+    for k, (_, held_out) in enumerate(folds.split(y, y, blocks)):
+        fold[held_out] = k
+    for k in range(n_folds):
+        if len(np.unique(y[fold != k])) <= y.max():
+            raise ValueError(f"without fold {k} of {n_folds} a class has no image left; choose more folds")
+    return torch.from_numpy(fold)
+
+
+def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module:
+    """Return a classifier that gives the logits of out-of-fold heads beside its own.
+
+    Args:
+        model: ends with a dense layer; untouched, its other tensors are shared.
+        weight: of the out-of-fold heads, (k, n_classes, C).
+        bias: of theirs, (k, n_classes), for a model whose last layer has one; None: 0.
+
+    Returns:
+        Images to logits (N, n_outputs + k * n_classes), the model's own first.
+    """
+    name = trace(model)[-1].name
+    last, wide = model.get_submodule(name), shallow_copy(model)
+    out_of_fold = weight.flatten(0, 1).to(last.weight)
+    head = nn.Linear(last.in_features, last.out_features + len(out_of_fold), last.bias is not None, device="meta")
+    head.weight = nn.Parameter(torch.cat([last.weight.detach(), out_of_fold]), requires_grad=False)
+    if last.bias is not None:
+        biases = out_of_fold.new_zeros(len(out_of_fold)) if bias is None else bias.flatten().to(out_of_fold)
+        head.bias = nn.Parameter(torch.cat([last.bias.detach(), biases]), requires_grad=False)
+    wide.set_submodule(name, head.eval())
+    return wide
+
+
+def without_out_of_fold_heads(model: nn.Module, n_outputs: int) -> nn.Module:
+    """Return the classifier of ``n_outputs`` logits that :func:`with_out_of_fold_heads` was given; tensors are shared."""
+    name, narrow = trace(model)[-1].name, shallow_copy(model)
+    wide = model.get_submodule(name)
+    head = nn.Linear(wide.in_features, n_outputs, wide.bias is not None, device="meta")
+    head.weight = nn.Parameter(wide.weight.detach()[:n_outputs], requires_grad=False)
+    if wide.bias is not None:
+        head.bias = nn.Parameter(wide.bias.detach()[:n_outputs], requires_grad=False)
+    narrow.set_submodule(name, head.eval())
+    return narrow
+
+
+def out_of_fold_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return each image's logits by the head that has not seen it, (N, n_classes).
+
+    Args:
+        logits: of the k out-of-fold heads, side by side, (N, k * n_classes).
+        fold: (N,), in 0..k-1.
+        n_classes: logits of one head.
+    """
+    return logits.unflatten(1, (-1, n_classes))[torch.arange(len(fold)), fold]

@@ -1,0 +1,69 @@
+"""Temperature scaling: one factor on the outputs of a refitted head, with which their softmax is probabilities.
+
+A head that is fitted by least squares ranks the classes, but on no scale that softmax knows: its outputs lie within a
+range of about 1. The factor, one over the temperature of Guo et al. (On Calibration of Modern Neural Networks, ICML
+2017), minimises the negative log-likelihood of the calibration images under out-of-fold heads, which have not seen
+them. It is positive, so that it changes no prediction.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from lrp_core.pruning.surgery import replace_tensor
+from lrp_core.repair.ridge_head import fit_heads, read_by
+from lrp_core.utils.sites import AllReduce, single_site
+
+BOUNDS = 1e-3, 1e6  # of the factor; the least is for outputs that tell nothing
+
+
+def fit_scale(outputs: torch.Tensor, labels: torch.Tensor, all_reduce: AllReduce = single_site) -> float:
+    """Return the positive factor on outputs that makes their softmax most likely.
+
+    Where all images are right, no finite factor would be large enough. So the true class of an image counts for
+    (N + 1) / (N + K) and each other class for 1 / (N + K), as if there were one image more of each class (after Platt,
+    Probabilistic Outputs for Support Vector Machines, 1999, sec. 2.2). The loss is convex in the factor: its derivative
+    is bisected.
+
+    Args:
+        outputs: (N, K), by heads that have not seen the images.
+        labels: (N,), in 0..K-1.
+        all_reduce: sums over images, over all sites.
+    """
+    outputs = outputs.double().cpu()
+    n_images, n_classes = all_reduce(torch.tensor([float(len(outputs))])).item(), outputs.shape[1]
+    wanted = (n_images * nn.functional.one_hot(labels, n_classes).double() + 1) / (n_images + n_classes)
+    low, high = map(math.log, BOUNDS)
+    for _ in range(50):  # halves 9 decades down to rounding
+        middle = (low + high) / 2
+        excess = ((torch.softmax(outputs * math.exp(middle), dim=1) - wanted) * outputs).sum()
+        low, high = (low, middle) if all_reduce(excess[None]).item() > 0 else (middle, high)
+    return math.exp((low + high) / 2)
+
+
+def scale_head(
+    model: nn.Module,
+    head: str,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    fold: torch.Tensor,
+    all_reduce: AllReduce = single_site,
+) -> float:
+    """Scale a refitted head, in place, so that the softmax of its outputs is probabilities; return the factor.
+
+    Args:
+        model: its head is as :class:`lrp_core.repair.refit.Refit` left it.
+        head: name of the last layer, a dense one.
+        images: the calibration images, (N, C, H, W), normalised.
+        labels: theirs, (N,), in 0..n_classes-1, each class present.
+        fold: of the images, (N,).
+        all_reduce: sums over images, over all sites.
+    """
+    module, features = model.get_submodule(head), read_by(model, head, images)
+    heads = fit_heads(features, labels, fold, all_reduce, module.bias is not None)
+    scale = fit_scale(heads.out_of_fold.judge(features), labels, all_reduce)
+    for name in ("weight", "bias"):
+        if (tensor := getattr(module, name)) is not None:
+            replace_tensor(module, name, tensor.detach() * scale)
+    return scale
