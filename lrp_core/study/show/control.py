@@ -29,7 +29,7 @@ def monitored(table: pd.DataFrame) -> Figure:
         mean = rows.groupby("rate")["value"].mean()
         along.plot(mean.index, mean, color=look["color"], ls=look["ls"], label=name)
         against.plot(rows["value"], rows["test"], look["marker"], color=look["color"], ms=5, alpha=0.7, mew=0)
-    along.set(xlabel="filters removed", ylabel="harmonic mean of class accuracies", xlim=(0, 1), ylim=(0, 1))
+    along.set(xlabel="filters removed", ylabel="harmonic mean of class accuracies", xlim=(0, 1), ylim=(-0.03, 1.03))
     against.axline((0, 0), slope=1, color="0.5", lw=1)
     against.set(xlabel="harmonic mean, monitored", ylabel="harmonic mean, test images")
     against.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
@@ -56,14 +56,14 @@ def controller_trace(trace: pd.DataFrame) -> Figure:
         if chosen.any():
             rows, style = trace[chosen], {"marker": marker, "color": colours[colour], "label": label}
             axes[0].scatter(rows["step"], rows["rate"], s=28, zorder=3, **style)
-    axes[0].set(ylabel="filters removed", ylim=(0, 1))
+    axes[0].set(ylabel="filters removed", ylim=(-0.03, 1.03))
     axes[1].plot(trace["step"], trace["after"], label="harmonic mean A", color=colours[0])
     axes[1].step(trace["step"], trace["bound"], where="mid", ls="--", color=colours[3], label="bound of the level")
-    axes[1].set(ylabel="A, calibration images", ylim=(0, 1))
+    axes[1].set(ylabel="A, calibration images", ylim=(-0.03, 1.03))
     for column, look in looks([name for name in trace if name.startswith("accuracy_")]).items():
         name = column.removeprefix("accuracy_")
         axes[2].plot(trace["step"], trace[column], color=look["color"], ls=look["ls"], label=name)
-    axes[2].set(ylabel="class accuracy", xlabel="step", ylim=(0, 1))
+    axes[2].set(ylabel="class accuracy", xlabel="step", ylim=(-0.03, 1.03))
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -81,7 +81,7 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     way.plot(trace["rate"], trace["after"], color=colours[0], label="harmonic mean A")
     way.step(trace["rate"], trace["bound"], where="pre", ls="--", color=colours[3], label="bound of the level")
     way.plot(row["rate"], row["after"], "o", ms=10, color=colours[1], label=f"step {step}")
-    way.set(xlabel="filters removed", ylabel="A, calibration images", xlim=(0, 1), ylim=(0, 1))
+    way.set(xlabel="filters removed", ylabel="A, calibration images", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     title = "{requested:.0f} requested, {removed:.0f} removed, {deferred:.0f} deferred".format(**row)
     way.set_title(title, fontsize="medium")
     bars.barh([name.removeprefix("accuracy_") for name in classes][::-1], row[classes][::-1], color=colours[0])

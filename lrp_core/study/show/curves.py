@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from lrp_core.study.analysis.areas import on_common_seeds
 from lrp_core.study.show.style import draw_line, legend_below, looks
@@ -85,36 +85,33 @@ def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[s
 
 
 def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show each class's test accuracy against the rate: a row a method, a column a seed, a line a class."""
-    columns = [column for column in curves if column.startswith("accuracy_")]
-    rows = curves[curves["method"].isin(methods)]
-    rows = rows.melt(["method", "seed", "rate_requested"], columns, "class", "test accuracy")
-    rows["class"] = rows["class"].str.removeprefix("accuracy_")
-    grid = sns.relplot(
-        rows,
-        kind="line",
-        x="rate_requested",
-        y="test accuracy",
-        hue="class",
-        style="class",
-        row="method",
-        col="seed",
-        row_order=methods,
-        errorbar=None,
-        height=2.2,
-        aspect=1.1,
-        facet_kws={"ylim": (0, 1), "xlim": (0, 1)},
+    """Show each class's test accuracy over the filters removed: a row a method, a column a seed, a line a class."""
+    names = [column for column in curves if column.startswith("accuracy_")]
+    seeds, classes = curves["seed"].unique(), looks(name.removeprefix("accuracy_") for name in names)
+    figure, axes = plt.subplots(
+        len(methods),
+        len(seeds),
+        figsize=(max(5.2, 2.2 * len(seeds) + 0.8), 2.3 * len(methods) + 0.8),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey=True,
     )
-    grid.set_titles("")
-    for axis, seed in zip(grid.axes[0], grid.col_names, strict=True):
+    for method, row in zip(methods, axes, strict=True):
+        for seed, axis in zip(seeds, row, strict=True):
+            rows = curves[(curves["method"] == method) & (curves["seed"] == seed)]
+            for (name, look), column in zip(classes.items(), names, strict=True):
+                axis.plot(rows["rate_requested"], rows[column], **look | {"marker": ""}, label=name)
+        row[0].set_ylabel(method.replace("+", "\n+"))
+    for axis, seed in zip(axes[0], seeds, strict=True):
         axis.set_title(f"seed {seed}")
-    grid.set_xlabels("filters removed")
-    for axis, method in zip(grid.axes[:, 0], methods, strict=True):
-        axis.set_ylabel(method.replace("+", "\n+"))
-    for axis in grid.axes.flat:
+    for axis in axes[-1]:
+        axis.set(xlabel="filters removed", xlim=(0, 1), ylim=(-0.03, 1.03))
+        axis.xaxis.set_major_locator(MultipleLocator(0.5))
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-    return grid.figure
+    legend_below(figure, axes[0][0].lines)
+    return figure
 
 
 def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -122,7 +119,8 @@ def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     curves = on_common_seeds(curves[curves["method"].isin(methods)])
     curves = curves.dropna(axis="columns", how="all")  # another backbone has other layers
     columns = [column for column in curves if column.startswith("kept_")]
-    figure, axes = plt.subplots(1, len(methods), figsize=(4.4 * len(methods), 3.8), layout="constrained", squeeze=False)
+    size = (4.4 * len(methods), max(3.8, 0.19 * len(columns)))
+    figure, axes = plt.subplots(1, len(methods), figsize=size, layout="constrained", squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         kept = curves[curves["method"] == method].groupby("rate_requested")[columns].mean()
         shares = (kept / curves[columns].max()).T

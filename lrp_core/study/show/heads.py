@@ -20,9 +20,9 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     ticks = [name.replace(" ", "\n") for name in class_names]
     sns.heatmap(shares, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis)
     axis.set(xlabel="predicted", ylabel="true", xticklabels=ticks, yticklabels=ticks)
+    axis.tick_params(axis="y", rotation=0)
     if n_classes > 6:
         axis.tick_params(axis="x", rotation=90)
-        axis.tick_params(axis="y", rotation=0)
     return figure
 
 
