@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from lrp_core.api import Pruned, prune
 from lrp_core.graph.tracing import trace
-from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, pruning_auc
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean
+from lrp_core.metrics.curve import pruning_auc
 from lrp_core.pruning.saving import load_pruned
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.relevance.lrp import Explanation, explain, filter_relevance

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, pruning_auc
+from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean
 from lrp_core.metrics.cost import multiply_adds
+from lrp_core.metrics.curve import pruning_auc
 
 
 def test_class_accuracies_by_hand():

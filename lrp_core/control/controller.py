@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrp_core.metrics.accuracy import MAX_RATE, filters_at, harmonic_mean
+from lrp_core.metrics.accuracy import harmonic_mean
+from lrp_core.metrics.curve import MAX_RATE, filters_at
 
 NO_FILTERS = np.array([], dtype=np.int64)
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)

@@ -1,4 +1,4 @@
-"""A network of less depth: it ends at an early exit, skips residual blocks, or both."""
+"""Networks of less depth: one ends at an early exit, skips residual blocks, or both."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lrp_core.graph.tracing import trace_with_nodes
 
 @dataclass(frozen=True)
 class Truncation:
-    """What is left of a backbone's depth; in tables, as text: the exit, then each block that is skipped, after " -".
+    """How a backbone is shortened; in tables, as text: the exit, then each skipped block, after " -".
 
     Attributes:
         exit: the name of the layer behind which the backbone ends, "" for its own end.
@@ -33,15 +33,15 @@ class Truncation:
 
 
 def truncated(backbone: nn.Module, truncation: str) -> nn.Module:
-    """Return the part of a backbone that a truncation leaves; its layers are shared.
+    """Return a shortened backbone; its layers are those of the given one.
 
     Args:
         backbone: images to feature maps, made of supported layers; untouched.
         truncation: a :class:`Truncation`, as text.
     """
-    left = Truncation.parse(truncation)
-    part = without_blocks(backbone, left.skipped) if left.skipped else backbone
-    return up_to(part, left.exit) if left.exit else part
+    how = Truncation.parse(truncation)
+    part = without_blocks(backbone, how.skipped) if how.skipped else backbone
+    return up_to(part, how.exit) if how.exit else part
 
 
 def up_to(model: nn.Module, name: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 Which file answers what:
 
-- :mod:`.accuracy`: how well does it predict, by class, on average, along a pruning curve?
+- :mod:`.accuracy`: what does it predict, and how well, by class and in the harmonic mean?
+- :mod:`.curve`: what is the area under accuracy against pruning rate (AUC)?
 - :mod:`.cost`: what does it cost, in filters, parameters, multiply-adds and seconds?
 """

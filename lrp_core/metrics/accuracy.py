@@ -1,4 +1,4 @@
-"""Measures of accuracy: by class, their harmonic mean, the area under a pruning curve."""
+"""What a network predicts, and how accurate that is: by class, and in their harmonic mean."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,6 @@ import torch
 from torch import nn
 
 from lrp_core.utils.devices import device_of
-
-MAX_RATE = 0.95  # curves end here: with fewer filters than that every network is at chance
-
-
-def filters_at(rate: float, n_filters: int) -> int:
-    """Return how many filters are pruned at a pruning rate: the least number that reaches it."""
-    return int(np.ceil(round(rate * n_filters, 6)))  # 0.95 * 20 is 19, not a hair more
 
 
 def class_accuracies(predictions: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
@@ -48,28 +41,6 @@ def harmonic_mean(values: torch.Tensor | Sequence[float]) -> float:
     if values.size == 0 or (values < 0).any():
         raise ValueError(f"expected one or more non-negative values, got {values.tolist()}")
     return 0.0 if (values == 0).any() else float(values.size / np.sum(1 / values))
-
-
-def pruning_auc(rates: Sequence[float], accuracies: Sequence[float]) -> float:
-    """Return the area under accuracy against pruning rate from 0 to 0.95, divided by 0.95: an average accuracy.
-
-    Trapezoids between the given points; a point beyond 0.95 serves to interpolate the curve's end.
-
-    Args:
-        rates: achieved pruning rates, increasing, from 0 to 0.95 or beyond.
-        accuracies: the accuracy at each rate.
-
-    Raises:
-        ValueError: the rates do not increase, do not start at 0 or end before 0.95.
-    """
-    rates, accuracies = np.asarray(rates, dtype=float), np.asarray(accuracies, dtype=float)
-    if rates.shape != accuracies.shape or rates.ndim != 1:
-        raise ValueError(f"expected as many rates as accuracies, got {rates.shape} and {accuracies.shape}")
-    if len(rates) < 2 or rates[0] != 0 or (np.diff(rates) <= 0).any() or not MAX_RATE - 1e-9 <= rates[-1] <= 1:
-        raise ValueError(f"rates must increase from 0 to {MAX_RATE} or beyond (at most 1), got {rates.tolist()}")
-    inside = rates < MAX_RATE - 1e-9
-    end = np.interp(MAX_RATE, rates, accuracies)
-    return float(np.trapezoid(np.append(accuracies[inside], end), np.append(rates[inside], MAX_RATE)) / MAX_RATE)
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 40) -> torch.Tensor:

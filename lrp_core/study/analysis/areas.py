@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lrp_core.control.methods import method
-from lrp_core.metrics.accuracy import pruning_auc
+from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.runs.measuring import BUDGETS, at_rates, choose, measured_once
 
 MEASURES = {"accuracy": "AUC over filters", "multiply_adds": "area over multiply-adds"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lrp_core.metrics.accuracy import pruning_auc
+from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
