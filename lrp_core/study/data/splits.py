@@ -54,8 +54,8 @@ def split_dataset(
         most = counts["calibration"].min()
         advice = f"set calibration_per_class in params.yaml to {most} or less, or label more" if most else "label more"
         raise ValueError(
-            f"too few images for {n_calibration} calibration and 1 or more test images in each class. On the calibration "
-            f"and on the test side, with seed {seed}, there are of {found}: {advice}"
+            f"too few images for {n_calibration} calibration and 1 or more test images a class. On the calibration"
+            f" and on the test side, with seed {seed}, there are of {found}: {advice}"
         )
     drawn = []
     for label in range(len(dataset.class_names)):
