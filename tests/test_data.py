@@ -70,7 +70,7 @@ def test_seed_decides_the_split():
 def test_too_small_a_class_is_named():
     with pytest.raises(
         ValueError,
-        match=r"too few images for 25 calibration ones .* of 'c': 20 and 20: "
+        match=r"too few images for 25 calibration .* of 'c': 20 and 20: "
         r"set calibration_per_class in params.yaml to 20 or",
     ):
         split_dataset(made_up(), 0, n_calibration=25, n_test=12, block=5)
