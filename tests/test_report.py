@@ -78,6 +78,67 @@ def test_contents_are_titles(html):
         assert f">{name}<" not in content
 
 
+LONG = "early-exit+px-iterative-abs+reconstruction+refit"  # the longest name of a method that is in any table
+
+
+def auc_rows():
+    """Return two rows of an AUC table: a method that is better, and the best baseline, which has no difference."""
+    better = {"gain": 0.2533, "difference": 0.1234, "low": 0.1, "high": -0.05, "verdict": "undecided: the interval ..."}
+    rows = [{"method": LONG, "auc": 0.61, "seeds": 10.0} | better]
+    rows += [{"method": "px-iterative-abs", "auc": 0.4867, "seeds": 10.0, "verdict": "the best baseline"}]
+    known = {"backbone": "efficientnet-lite0", "auc_sd": 0.01, "auc_harmonic_mean": 0.4, "retention": 0.9}
+    return pd.DataFrame(rows).assign(**known)
+
+
+def compared_rows():
+    """Return two tasks of a table of comparisons, with a measure that is not printed."""
+    numbers = {"area": 0.69, "other_area": 0.44, "difference": 0.25, "low": 0.21, "high": 0.28, "seeds": 10, "p": 1e-9}
+    row = {"backbone": "vgg16", "measure": "multiply_adds", "other": LONG, "verdict": "undecided"} | numbers
+    rows = [row | {"dataset": name, "p_holm": p} for name, p in (("elpv", 1e-8), ("cifar10", 0.25))]
+    return pd.DataFrame([*rows, row | {"dataset": "elpv", "p_holm": 1.0, "measure": "accuracy", "area": 0.123}])
+
+
+def test_the_auc_table_fits_a_terminal():
+    text = report.auc_text(auc_rows())
+    assert max(map(len, text.splitlines())) <= 120
+    backbone, head, first, baseline = text.splitlines()
+    assert backbone == "efficientnet-lite0"
+    assert head.split() == ["AUC", "harmonic", "gain", "diff.", "95", "%", "interval", "seeds", "verdict"]
+    numbers = ["0.610", "0.400", "+25%", "+0.123", "+0.100", "to", "-0.050", "10"]
+    assert first.split() == [LONG, *numbers, "undecided"]
+    assert baseline.split() == ["px-iterative-abs", "0.487", "0.400", "10", "baseline"]
+    for column, cell in (("AUC", "0.610"), ("seeds", "10"), ("verdict", "undecided")):
+        assert head.index(column) + len(column) == first.rindex(cell) + len(cell)
+
+
+def test_the_report_of_a_profile_lies_with_its_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "page", lambda chapters: f"<p>{len(chapters)} chapters</p>")
+    tables = tmp_path / "results/quick/tables"
+    tables.mkdir(parents=True)
+    auc_rows().to_csv(tables / "auc.csv", index=False)
+    assert report.main(["--profile", "quick"]) == 1
+    assert "comparisons.csv" in capsys.readouterr().err
+    compared_rows().to_csv(tables / "comparisons.csv", index=False)
+    (tmp_path / "results/quick/figures").mkdir()
+    (tmp_path / "results/quick/figures/auc.png").touch()
+    assert report.main(["--profile", "quick"]) == 0
+    assert (tmp_path / "results/quick/report.html").read_text().endswith(" chapters</p>")
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120
+    for words in (
+        "vgg16 on elpv: 0.690, against",
+        "vgg16 on cifar10: 0.690, against",
+        "< .001",
+        "0.250",
+        "results/quick/figures/auc.png",
+        "All of it on one page: results/quick/report.html",
+    ):
+        assert words in printed
+    for words in ("0.123, against", "NaN", "nan", "multiply_adds"):
+        assert words not in printed
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window."""

@@ -119,7 +119,7 @@ def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
     curves = on_common_seeds(curves[curves["method"].isin(methods)])
     curves = curves.dropna(axis="columns", how="all")  # another backbone has other layers
     columns = [column for column in curves if column.startswith("kept_")]
-    size = (4.4 * len(methods), max(3.8, 0.19 * len(columns)))
+    size = (4.4 * len(methods), max(3.8, 0.17 * len(columns)))
     figure, axes = plt.subplots(1, len(methods), figsize=size, layout="constrained", squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         kept = curves[curves["method"] == method].groupby("rate_requested")[columns].mean()

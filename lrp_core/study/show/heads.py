@@ -49,7 +49,9 @@ def accuracy_by_exit(table: pd.DataFrame) -> Figure:
         rows = table[table["backbone"] == backbone]
         rows = rows.assign(number=rows.groupby("seed").cumcount() + 1)
         lines = [
-            draw_line(above, rows.pivot(index="number", columns="seed", values=column), **look, label=names[column])
+            draw_line(
+                above, rows.pivot(index="number", columns="seed", values=column), **look, ms=4.5, label=names[column]
+            )
             for column, look in looks(names).items()
         ]
         above.set(title=backbone, ylabel="accuracy of a head there", ylim=(0, 1))

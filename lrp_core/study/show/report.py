@@ -123,11 +123,10 @@ def _difference(rows: pd.DataFrame) -> dict[str, list[str]]:
     """Return the columns of a difference: itself, its interval, the seeds, and the verdict's first word."""
     texts = {"diff.": [], "95 % interval": [], "seeds": [], "verdict": []}
     for row in rows.itertuples():
-        compared = pd.notna(row.difference)
-        cells = (f"{row.difference:+.3f}", f"{row.low:+.3f} to {row.high:+.3f}", f"{row.seeds:.0f}")
-        texts["diff."].append(cells[0] if compared else "")
-        texts["95 % interval"].append(cells[1] if compared else "")
-        texts["seeds"].append(cells[2] if compared else "")
+        known = pd.notna(row.difference)  # of all but the best baseline itself
+        texts["diff."].append(f"{row.difference:+.3f}" if known else "")
+        texts["95 % interval"].append(f"{row.low:+.3f} to {row.high:+.3f}" if known else "")
+        texts["seeds"].append(f"{row.seeds:.0f}" if pd.notna(row.seeds) else "")
         texts["verdict"].append(row.verdict.split(":")[0].removeprefix("the best "))
     return texts
 

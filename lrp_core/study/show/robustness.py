@@ -34,7 +34,7 @@ def robustness(table: pd.DataFrame, networks: pd.DataFrame) -> Figure:
             rows = table[(table["backbone"] == backbone) & (table["images"] == kind)]
             whole = rows[rows["method"] == "unpruned"].iloc[0]
             axis.axline((whole["clean"], whole["corrupted"]), slope=1, color="0.6", lw=1, ls="--")
-            axis.plot(whole["clean"], whole["corrupted"], "*", color="black", ms=13)
+            axis.plot(whole["clean"], whole["corrupted"], "*", color="black", mec="white", ms=14, zorder=4)
             for row in rows[rows["method"] != "unpruned"].itertuples():
                 on_line = row.corrupted + row.more_lost
                 each = on_line - more_lost.loc[backbone, row.method, row.budget, kind]
@@ -43,7 +43,7 @@ def robustness(table: pd.DataFrame, networks: pd.DataFrame) -> Figure:
             axis.set(title=f"{backbone}: {kind}", xlabel="accuracy, clean", ylabel=f"accuracy, {kind}")
             for side in (axis.xaxis, axis.yaxis):
                 side.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles = [Line2D([], [], ls="", marker="*", ms=13, color="black", label="unpruned")]
+    handles = [Line2D([], [], ls="", marker="*", ms=14, color="black", label="unpruned")]
     handles += [Line2D([], [], ls="", marker="o", color=colours[name], label=name) for name in colours]
     handles += [
         Line2D([], [], ls="", marker=markers[budget], color="0.4", label=f"{budget:.0%} of the multiply-adds")

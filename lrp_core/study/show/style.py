@@ -24,6 +24,7 @@ COLOURS = [*_PALETTE[:6], _BLACK, _PALETTE[9], _PALETTE[6], _PALETTE[7]]  # pale
 def set_theme() -> None:
     """Set the look of all figures."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
+    plt.rcParams["figure.max_open_warning"] = 0  # a profile has many, which are open until they are written
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -52,7 +53,7 @@ def looks(names: Iterable[Hashable]) -> dict[Hashable, dict]:
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str] | None = None) -> None:
     """Put a legend below the panels, where it covers nothing, in as many columns as fit."""
     labels = [handle.get_label() for handle in handles] if labels is None else labels
-    inches = 0.65 + 0.085 * max(len(label) for label in labels)
+    inches = 0.65 + 0.07 * max(len(label) for label in labels)
     columns = min(len(labels), 4, max(1, int(figure.get_figwidth() / inches)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
