@@ -10,7 +10,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _in_batches, _loss, activation_ends
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches, loss
 from lrp_core.utils.devices import device_of
 
 
@@ -41,26 +41,26 @@ class ByActivation:
 
             with torch.enable_grad():  # from the images on: the network's parameters ask for none
                 logits = run(layers, {INPUT: images.requires_grad_()}, keep)
-                gradients = torch.autograd.grad(_loss(logits, targets, self.n_classes), [kept[end] for end in ends])
+                gradients = torch.autograd.grad(loss(logits, targets, self.n_classes), [kept[end] for end in ends])
             scores = (self.score(kept[end].detach(), gradient) for end, gradient in zip(ends, gradients, strict=True))
             return Scores(dict(zip(ends.values(), scores, strict=True)), logits.detach())
 
-        return _in_batches(score, device_of(model), images, targets)
+        return in_batches(score, device_of(model), images, targets)
 
 
-def _activation(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def mean_activation(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Mean |activation| (Molchanov et al., ICLR 2017, sec. 2.2)."""
     return a.abs().mean(dim=(2, 3))
 
 
-def _gradient(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Sum of |gradient|."""
+def summed_gradient(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Sum of |gradient of the loss|."""
     return gradient.abs().sum(dim=(2, 3))
 
 
-def _taylor(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def taylor(a: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """|Change of the loss without the filter| to first order (Molchanov et al., ICLR 2017, eq. 7)."""
     return (a * gradient).sum(dim=(2, 3)).abs()
 
 
-_BY_ACTIVATION = {"activation": _activation, "gradient": _gradient, "taylor": _taylor}
+BY_ACTIVATION = {"activation": mean_activation, "gradient": summed_gradient, "taylor": taylor}

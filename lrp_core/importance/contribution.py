@@ -7,7 +7,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _in_batches, activation_ends
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches
 from lrp_core.utils.devices import device_of
 
 
@@ -41,4 +41,4 @@ class Contribution:
             stacked = (torch.stack(parts, dim=1) for parts in zip(*by_class, strict=True))
             return Scores(dict(zip(ends.values(), stacked, strict=True)), logits.detach())
 
-        return _in_batches(score, device_of(model), images, targets)
+        return in_batches(score, device_of(model), images, targets)

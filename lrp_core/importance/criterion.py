@@ -1,4 +1,4 @@
-"""What a criterion is: how much each filter matters to each image.
+"""What a criterion is: how much each filter matters to each image; and what several criteria share.
 
 All criteria have one signature, so that a comparison of two changes nothing else.
 """
@@ -10,8 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.signs import rectified
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.accuracy import predict
 
 BATCH = 24  # images at a time, where gradients are needed
 
@@ -21,8 +24,8 @@ class Scores:
     """What a criterion says.
 
     Attributes:
-        filters: by convolution, (N, C), low for filters that should go first; :class:`Contribution` says what each has
-            to do with each class, (N, K, C).
+        filters: by convolution, (N, C), low for filters that are to be removed first; of
+            :class:`lrp_core.importance.contribution.Contribution` a number for each class, (N, K, C).
         logits: of the network, (N, K).
     """
 
@@ -41,11 +44,12 @@ def activation_ends(layers: list[Layer]) -> dict[str, str]:
     return {behind.get(name, name): name for name in convolutions}
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
+def loss(logits: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return the cross-entropy of the first ``n_classes`` logits, summed over images."""
     return F.cross_entropy(logits[:, :n_classes], targets, reduction="sum")
 
 
-def _in_batches(
+def in_batches(
     score: Callable[[torch.Tensor, torch.Tensor], Scores],
     device: torch.device,
     images: torch.Tensor,
@@ -59,3 +63,16 @@ def _in_batches(
         parts.append(Scores(filters, part.logits.to(images.device)))
     filters = {name: torch.cat([part.filters[name] for part in parts]) for name in parts[0].filters}
     return Scores(filters, torch.cat([part.logits for part in parts]))
+
+
+def same_for_all(model: nn.Module, images: torch.Tensor, score: Callable[[nn.Conv2d], torch.Tensor]) -> Scores:
+    """Return scores that depend on the network alone, as if there were some for each image.
+
+    Args:
+        model: made of supported layers.
+        images: (N, C, H, W).
+        score: from a convolution, batch normalisation folded in, to its filters' scores, (C,).
+    """
+    convolutions = [layer for layer in fold_batchnorm(trace(model)) if isinstance(layer.module, nn.Conv2d)]
+    filters = {layer.name: score(layer.module).to(images.device).expand(len(images), -1) for layer in convolutions}
+    return Scores(filters, predict(model, images))

@@ -10,7 +10,7 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, _in_batches, _loss, activation_ends
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches, loss
 from lrp_core.utils.devices import device_of
 
 
@@ -57,13 +57,11 @@ class IntegratedGradients:
                 for scale, weight in path:
                     scaled = (scale * full).requires_grad_()
                     with torch.enable_grad():
-                        loss = _loss(
-                            run(layers[position[end] + 1 :], kept[end] | {end: scaled}), targets, self.n_classes
-                        )
-                        (gradient,) = torch.autograd.grad(loss, scaled)
+                        logits_there = run(layers[position[end] + 1 :], kept[end] | {end: scaled})
+                        (gradient,) = torch.autograd.grad(loss(logits_there, targets, self.n_classes), scaled)
                     total = total + weight * gradient
                 filters[convolution] = (full * total).sum(dim=(2, 3)).abs()
             return Scores(filters, logits)
 
         with torch.no_grad():
-            return _in_batches(score, device_of(model), images, targets)
+            return in_batches(score, device_of(model), images, targets)
