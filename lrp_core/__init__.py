@@ -7,7 +7,7 @@
 - ``importance``: criteria, LRP's and others', and their joint selection
 - ``pruning``: filters that only go together, and their removal
 - ``repair``: what makes up for pruned filters without training
-- ``control``: what decides which filters go, and how many
+- ``control``: what decides which filters are removed, and how many
 - ``metrics``: accuracy and cost
 
 ``lrp_core.study`` is the artifact around it: data, runs, tables, figures and commands.

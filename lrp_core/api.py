@@ -1,4 +1,4 @@
-"""The one call: a trained classifier and a few labelled images in, a smaller classifier out."""
+"""The one call, :func:`prune`: a trained classifier and a few labelled images in, a smaller classifier out."""
 
 import copy
 from collections.abc import Iterable
@@ -31,12 +31,13 @@ class Pruned:
 
     Attributes:
         model: the smaller network, in eval mode and frozen; ``model.requires_grad_(True)`` lets it be trained on.
-        pruning_ratio: the fraction of the filters that is gone; filters that only go together count as one.
+        pruning_ratio: the fraction of the filters that was removed; filters that only go together count as one.
         steps: what the method did, step by step.
-        monitored: which accuracy was watched on the images: ``"cross-fitted"`` by copies of the last layer, each judging a
-            fold that it was not fitted on, or ``"training"``, the network's own. It is in ``steps``.
-        before, after: what the network costs without and with pruning.
-        kept: by convolution, the filters that are left, by their numbers in the unpruned network.
+        monitored: which accuracy of the images the method watched, and recorded in ``steps``: ``"cross-fitted"``, of
+            out-of-fold heads that each judge a fold that they were not fitted to, ``"training"``, of the network
+            itself, or ``"probability"`` (:func:`lrp_core.control.monitored.monitored_accuracies`).
+        before, after: what the network costs unpruned and pruned.
+        kept: by convolution, the filters that are kept, by their indices in the unpruned network.
         example_shape: of one input, (1, C, H, W).
     """
 
@@ -52,7 +53,7 @@ class Pruned:
     def save(self, path: str | Path) -> None:
         """Write the network to a ``.safetensors`` file, whole or not at all.
 
-        ``lrp_core.pruning.saving.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
+        ``lrp_core.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
         """
         save_pruned(Path(path), self.model, self.kept, self.example_shape)
 
@@ -72,32 +73,37 @@ def prune(
 ) -> Pruned:
     """Prune a trained classifier on a few labelled images, without training it.
 
-    The controller and the reconstruction of this project, or any other of its methods: see :mod:`lrp_core.methods`,
-    :mod:`lrp_core.control.controller` and :mod:`lrp_core.repair.reconstruction` for what they do and where they come from.
+    By default the controller of this project (:mod:`lrp_core.control.controller`) chooses the filters, and the channels
+    that are kept take over the part of those that are removed (:mod:`lrp_core.repair.reconstruction`).
+    :mod:`lrp_core.control.methods` has the other methods and says where each comes from.
+
+    The pruned network's last layer is the given one, updated at most by the reconstruction, unless the method ends with
+    ``+refit``: then it is fitted anew to the images by least squares (:mod:`lrp_core.repair.refit`). It keeps a bias
+    where it had one, and is scaled so that the softmax of its outputs is probabilities
+    (:mod:`lrp_core.repair.temperature`).
 
     Args:
-        model: images to logits (N, K), made of supported layers (:func:`lrp_core.graph.tracing.trace`), with any head; left as
-            it is.
+        model: images to logits (N, K), made of supported layers (:func:`lrp_core.trace`), with any head; left as it is.
         images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
             that yields pairs of images and labels), then without ``labels``. All of them are held in memory, and with
             the controller what every convolution gives for them, twice.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
-        method: by name (:func:`lrp_core.control.methods.method`).
-        pruning_ratio: the fraction of the filters to remove, above 0 and below 1. None: as many as can go before the watched
-            harmonic mean of the class accuracies has fallen by more than ``max_accuracy_drop``.
-        max_accuracy_drop: of 100; used without a rate.
+        method: a name that :func:`lrp_core.control.methods.method` knows, but for ``early-exit`` and ``budget-search``.
+        pruning_ratio: the fraction of the filters to remove, above 0 and below 1. None: as many as can be removed
+            before the harmonic mean of the monitored class accuracies has fallen by more than ``max_accuracy_drop``.
+        max_accuracy_drop: in points of 100; read where there is no ``pruning_ratio``.
         seed: of the folds, and of random draws.
         progress: show a progress bar.
         fold: of each image, (N,), in 0..k-1, where images that belong together (of one patient, say) are to share one;
             drawn if not given.
-        all_reduce: where images are in several places, which all call this function on their own (with the same
-            model and settings) and get the same network: from a tensor to the sum of all places' tensors, which may
+        all_reduce: where the images are at several sites, which all call this function on their own (with the same
+            model and settings) and get the same network: from a tensor to the sum of all sites' tensors, which may
             overwrite it. Nothing else is exchanged (``docs/several_sites.md``).
 
     Raises:
-        ValueError: images, labels, folds, rate or points that cannot be used, an unknown method, an unsupported layer,
-            more filters to remove than can go, a class that is never right while its accuracy is to be watched, or a
-            place that has no image of a class that others have.
+        ValueError: images, labels, folds, ``pruning_ratio`` or ``max_accuracy_drop`` that cannot be used, an unknown
+            method, an unsupported layer, more filters to remove than can be, a class that is never right while its
+            accuracy is monitored, or a site that has no image of a class that others have.
     """
     how = methods.method(method)
     if pruning_ratio is not None and not 0 < pruning_ratio < 1:
@@ -109,8 +115,8 @@ def prune(
     network = copy.deepcopy(model).eval().requires_grad_(False)
     if how.early_exit or how.actions:
         raise ValueError(
-            f"{method!r} is a method of the study, which knows where a backbone can end: lrp_core.control.early_exit finds the exits of a "
-            "network of yours, lrp_core.graph.truncation ends it there, and prune() takes it on from there"
+            f"{method!r} is a method of the study, which knows where a backbone can end; lrp_core.control.early_exit "
+            "finds the exits of a backbone of yours, lrp_core.graph.truncation ends it there, and prune() goes on"
         )
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
@@ -132,7 +138,7 @@ def prune(
     task = methods.task(network, out_of_fold, images, labels, how, seed, all_reduce)
     floor, settings = 0.0, Settings()
     if pruning_ratio is None:
-        floor, settings = _watch(
+        floor, settings = _monitor(
             harmonic_mean(task.accuracy(np.array([], dtype=int))), max_accuracy_drop, how.monitored
         )
     until = pruning_ratio or min(MAX_RATE, greatest_rate(task.network.layer_of))
@@ -200,27 +206,25 @@ def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
 
 
 def _on_host(all_reduce: AllReduce | None) -> AllReduce:
-    """Return what adds up over sites, on the host, whatever device the sums are on."""
+    """Return the sum over all sites, on the host, whatever device the sums are on."""
     if all_reduce is None:
         return single_site
     return lambda part: all_reduce(part.cpu().contiguous()).to(part.device)
 
 
 def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_reduce: AllReduce) -> None:
-    """Refuse, in all places alike, classes that some do not have, and a criterion that is no sum over images."""
+    """Refuse, at all sites alike, classes that some do not have, and a criterion that is no sum over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
-    having, places = (
-        all_reduce((labels.bincount(minlength=n_outputs) > 0).double()),
-        int(all_reduce(torch.ones(1)).item()),
-    )
-    if lacking := ((having > 0) & (having < places)).nonzero().flatten().tolist():
+    having = all_reduce((labels.bincount(minlength=n_outputs) > 0).double())
+    sites = int(all_reduce(torch.ones(1)).item())
+    if lacking := ((having > 0) & (having < sites)).nonzero().flatten().tolist():
         found = ", ".join(f"class {label}: {int(having[label])}" for label in lacking)
-        raise ValueError(f"every place needs images of every class; so many of {places} places have some of {found}")
+        raise ValueError(f"every site needs images of every class; so many of {sites} sites have some of {found}")
 
 
 def _check_fold(fold: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse folds that leave a copy of the head without images to fit or to judge."""
+    """Refuse folds that leave an out-of-fold head without images to be fitted to, or to judge."""
     if fold.shape != labels.shape or fold.is_floating_point() or fold.is_complex():
         raise ValueError(f"fold must be integers (N,), one for each image; got {fold.dtype} {tuple(fold.shape)}")
     counts = fold.bincount() if fold.min() >= 0 else torch.zeros(1)
@@ -251,28 +255,29 @@ def _out_of_fold_heads(
     if fold is None:
         able = torch.zeros(FOLDS + 1)
         able[min(FOLDS, int(numbers.bincount().min()))] = 1
-        n_folds = int(all_reduce(able).nonzero().min())  # as many as every place can have
+        n_folds = int(all_reduce(able).nonzero().min())  # as many as every site can have
         fold = draw_folds(numbers, np.arange(len(numbers)), n_folds, seed)
     else:
         _check_fold(fold := torch.as_tensor(fold).cpu(), labels)
     k = int(fold.max()) + 1
-    places, total, squares = all_reduce(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
-    if places * squares != total**2:
-        raise ValueError(f"all places need as many folds; here there are {k}, and on average {total / places:.1f}")
+    sites, total, squares = all_reduce(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
+    if sites * squares != total**2:
+        raise ValueError(f"all sites need as many folds; here there are {k}, and on average {total / sites:.1f}")
     features = read_by(network, last.name, images)
     return fit_heads(features, numbers, fold.long(), all_reduce, bias and last.module.bias is not None).out_of_fold
 
 
-def _watch(unpruned: float, max_accuracy_drop: float, monitored: str) -> tuple[float, Settings]:
-    """Return the least harmonic mean, and a controller that removes all that can go above it."""
+def _monitor(unpruned: float, max_accuracy_drop: float, monitored: str) -> tuple[float, Settings]:
+    """Return the least harmonic mean that is allowed, and a controller that removes all that it can above it."""
     if unpruned == 0:
         raise ValueError(
-            f"the harmonic mean of the {monitored} accuracies is 0 before anything is pruned: a class is never right, so "
-            "there is nothing to watch; give more images, or a rate"
+            f"the harmonic mean of the {monitored} accuracies is 0 before anything is pruned: a class is never right, "
+            "so there is nothing to monitor; give more images, or a pruning_ratio"
         )
     floor = unpruned - max_accuracy_drop / 100
     if floor <= 0:
         raise ValueError(
-            f"the harmonic mean is {100 * unpruned:.1f} points before anything is pruned, it cannot fall by {max_accuracy_drop}"
+            f"max_accuracy_drop must be less than the harmonic mean before anything is pruned, "
+            f"{100 * unpruned:.1f} points; got {max_accuracy_drop}"
         )
     return floor - 1e-12, Settings(levels=(floor / unpruned,), least=0.0)

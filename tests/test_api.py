@@ -70,7 +70,7 @@ def same_by_removal(model: nn.Module, pruned: lrp_core.Pruned, images: torch.Ten
         return torch.allclose(pruned.model(images), expected, rtol=1e-4, atol=1e-5)
 
 
-HEADS = {  # of torchvision's networks, what is watched
+HEADS = {  # of torchvision's networks, what is monitored
     "vgg11": "cross-fitted",  # dense layers over flattened positions, dropout
     "resnet18": "cross-fitted",
     "mobilenet_v2": "cross-fitted",
@@ -119,8 +119,8 @@ def accuracies(network: nn.Module, samples) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "px-iterative"])
 @pytest.mark.parametrize("max_accuracy_drop", [3.0, 20.0])
-def test_it_stops_where_the_watched_mean_has_fallen(samples, method, max_accuracy_drop):
-    """A convolution as head: the training accuracy is watched, and can be counted on what came out."""
+def test_it_stops_where_the_monitored_mean_has_fallen(samples, method, max_accuracy_drop):
+    """A convolution as head: the training accuracy is monitored, and can be counted on what came out."""
     model = trained(samples, dense_head=False)
     pruned = prune(model, *samples, method=method, max_accuracy_drop=max_accuracy_drop)
     unpruned = harmonic_mean(accuracies(model, samples))
@@ -135,7 +135,7 @@ def test_it_stops_where_the_watched_mean_has_fallen(samples, method, max_accurac
         assert harmonic_mean(accuracies(further.model, samples)) < unpruned - max_accuracy_drop / 100
 
 
-def test_more_points_let_more_go(samples, model):
+def test_a_larger_drop_lets_more_go(samples, model):
     rates = [
         prune(model, *samples, max_accuracy_drop=max_accuracy_drop).pruning_ratio
         for max_accuracy_drop in (0.0, 10.0, 40.0)
@@ -144,7 +144,7 @@ def test_more_points_let_more_go(samples, model):
     assert rates[0] < rates[-1] <= 0.95
 
 
-def test_classes_without_images_are_not_watched(samples):
+def test_classes_without_images_are_not_monitored(samples):
     model = trained(samples, n_classes=6)
     few = samples[1] != 1
     pruned = prune(model, samples[0][few], samples[1][few], pruning_ratio=0.5)
@@ -190,7 +190,7 @@ def test_softmax_of_a_refitted_head_is_probabilities(samples, model):
     assert pruned.steps[0].before != pruned.steps[-1].after  # something was at stake
 
 
-def test_a_head_is_refitted_whatever_accuracy_is_watched(samples, model):
+def test_a_head_is_refitted_whatever_accuracy_is_monitored(samples, model):
     pruned = prune(model, *samples, method="dynamic-training+refit", pruning_ratio=0.5)
     assert pruned.monitored == "training"
     assert not torch.equal(pruned.model[-1].bias, model[-1].bias)
@@ -227,7 +227,10 @@ BAD = {
     "a drop below 0": ({"max_accuracy_drop": -1}, r"max_accuracy_drop must lie in \[0, 100\), got -1"),
     "a method misspelt": ({"method": "dynamics"}, "unknown method 'dynamics'; choose one of"),
     "more than can go": ({"pruning_ratio": 0.99}, r"60 filters in 2 layers cannot lose 99\.0%.*can go is 96\.7%"),
-    "no class known": ({}, "a class is never right, so there is nothing to watch; give more images, or a rate"),
+    "no class known": (
+        {},
+        "a class is never right, so there is nothing to monitor; give more images, or a pruning_ratio",
+    ),
     "a layer unknown": ({"model": nn.Sequential(build(), nn.GELU())}, "unsupported kind GELU"),
     "a backbone to end earlier": (
         {"method": "early-exit+dynamic+refit"},

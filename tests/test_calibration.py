@@ -25,7 +25,7 @@ def scaled(model, images):
     [(torch.contiguous_format, False), (torch.channels_last, False), (torch.channels_last, True)],
 )
 def test_accuracy_without_filters_of_networks_with_branches(name, layout, reconstruct):
-    """What is kept from step to step and try to try, against the whole network pruned in one go.
+    """What is kept from step to step and evaluation to evaluation, against the whole network pruned in one go.
 
     Probabilities tell more than accuracies: a wrong channel, or a branch left as it was, would show.
     """
@@ -47,14 +47,14 @@ def test_accuracy_without_filters_of_networks_with_branches(name, layout, recons
                 logits = other.model(images)
             want = monitored_accuracies(logits, labels, fold, 2, "probability")
             np.testing.assert_allclose(got, want, rtol=1e-4)
-        task.prune(filters)  # the last that were tried: what was kept of the try goes on
+        task.prune(filters)  # the last that were evaluated: what was kept of them goes on
         with torch.no_grad():
             torch.testing.assert_close(task.network.model(images), logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("reconstruct", [False, True])
-def test_what_a_try_left_does_not_stand_in_for_what_was_removed(reconstruct):
-    """One thing is tried, another removed: tries after that start from the network as it is, not as it was tried."""
+def test_what_was_evaluated_does_not_stand_in_for_what_was_removed(reconstruct):
+    """Some filters are evaluated, others removed: the next evaluation starts from the network as it is."""
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = scaled(network("vgg11", n_classes=6), images)
     labels, fold = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
@@ -62,8 +62,8 @@ def test_what_a_try_left_does_not_stand_in_for_what_was_removed(reconstruct):
     pruned = PrunedNetwork(model, images, compensations)
     task = CalibrationTask(pruned, images, labels, 2, fold, criterion("weight", 2, 0), "probability")
     first = np.flatnonzero(pruned.layer_of == 0)
-    tried, removed, last = first[:40], first[20:60], np.flatnonzero(pruned.layer_of == 3)[:100]
-    task.accuracy(tried)
+    evaluated, removed, last = first[:40], first[20:60], np.flatnonzero(pruned.layer_of == 3)[:100]
+    task.accuracy(evaluated)
     task.prune(removed)
     other = PrunedNetwork(model, images, compensations)
     other.remove(removed)

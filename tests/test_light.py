@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import lrp_core
 from lrp_core.study.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,8 +33,19 @@ def test_import_loads_the_core_alone():
     code = "import sys, lrp_core; assert callable(lrp_core.prune); print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert {"torch", "lrp_core.api", "lrp_core.graph"} <= loaded
+    assert {"torch", "lrp_core.api", "lrp_core.graph.tracing"} <= loaded
     assert not {name for name in loaded if name.split(".")[0] in HEAVY or name.startswith("lrp_core.study")}
+
+
+def test_the_public_names_are_all_there():
+    """Those that users and checks call, as the design lists them; ``load_backbone`` is loaded when it is asked for."""
+    names = "Explanation Pruned class_accuracies explain filter_relevance harmonic_mean load_backbone load_pruned prune"
+    names = {*names.split(), "pruning_auc", "remove_filters", "trace"}
+    assert names == set(lrp_core.__all__)
+    for name in names:
+        assert callable(getattr(lrp_core, name)), name
+    with pytest.raises(AttributeError, match="module 'lrp_core' has no attribute 'prone'"):
+        lrp_core.prone  # noqa: B018
 
 
 def test_the_core_asks_for_what_it_imports_and_for_nothing_else():

@@ -1,4 +1,4 @@
-"""Images in three places, in processes of their own that exchange sums alone, against the pooled images."""
+"""Images at three sites, in processes of their own that exchange sums alone, against the pooled images."""
 
 import os
 from functools import partial
@@ -17,7 +17,7 @@ from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.joint import joint_order
 from lrp_core.repair.ridge_head import fit_heads
 
-PLACES = 3
+SITES = 3
 METHODS = (
     "px-iterative-abs",
     "px-static",
@@ -50,7 +50,7 @@ class Small(nn.Module):
 
 
 def task():
-    """A network, images with labels that it mostly gives, folds, and the place that each image is in."""
+    """A network, images with labels that it mostly gives, folds, and the site that each image is at."""
     model = settle(Small()).double()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(96, 3, 8, 8, dtype=torch.float64, generator=generator)
@@ -58,7 +58,7 @@ def task():
     logits = model(images)
     model.head.bias -= logits.mean(dim=0)  # no class is left out
     labels = (model(images) + 0.1 * torch.randn(96, 3, generator=generator)).argmax(dim=1)
-    return model, images, labels, torch.arange(96) // PLACES % 4, torch.arange(96) % PLACES
+    return model, images, labels, torch.arange(96) // SITES % 4, torch.arange(96) % SITES
 
 
 def all_reduce(part: torch.Tensor) -> torch.Tensor:
@@ -66,12 +66,12 @@ def all_reduce(part: torch.Tensor) -> torch.Tensor:
     return part
 
 
-def pruned_in(rank: int, folder: str) -> None:
-    """What one place runs; it sees its own images only."""
+def pruned_at(rank: int, folder: str) -> None:
+    """What one site runs; it sees its own images only."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=PLACES)
-    model, images, labels, fold, place = task()
-    own = place == rank
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=SITES)
+    model, images, labels, fold, site = task()
+    own = site == rank
     prune = partial(lrp_core.prune, model, images[own], progress=False, all_reduce=all_reduce)
     results = {}
     for name in METHODS:
@@ -93,13 +93,13 @@ def pruned_in(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("places"))
-    torch.multiprocessing.spawn(pruned_in, (folder,), nprocs=PLACES)
-    return [torch.load(os.path.join(folder, f"{rank}.pt"), weights_only=False) for rank in range(PLACES)]
+    folder = str(tmp_path_factory.mktemp("sites"))
+    torch.multiprocessing.spawn(pruned_at, (folder,), nprocs=SITES)
+    return [torch.load(os.path.join(folder, f"{rank}.pt"), weights_only=False) for rank in range(SITES)]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_three_places_get_what_the_pooled_images_give(apart, name):
+def test_three_sites_get_what_the_pooled_images_give(apart, name):
     model, images, labels, fold, _ = task()
     pooled = lrp_core.prune(model, images, labels, method=name, pruning_ratio=0.5, fold=fold, progress=False)
     assert min(map(len, pooled.kept.values())) < 8
@@ -111,27 +111,27 @@ def test_three_places_get_what_the_pooled_images_give(apart, name):
             torch.testing.assert_close(weights[key], tensor, rtol=1e-6, atol=1e-8)
 
 
-def test_every_place_has_the_same_network_and_no_pooled_one_is_needed(apart):
+def test_every_site_has_the_same_network_and_no_pooled_one_is_needed(apart):
     first, *others = (results for results, _ in apart)
     for results in others:
         assert results["drawn folds"] == first["drawn folds"]
         for name in METHODS:
             assert all(torch.equal(tensor, first[name][2][key]) for key, tensor in results[name][2].items())
-    model, images, labels, fold, place = task()
-    own = place == 0
+    model, images, labels, fold, site = task()
+    own = site == 0
     by_itself = lrp_core.prune(
         model, images[own], labels[own], method="px-iterative-abs", pruning_ratio=0.5, fold=fold[own], progress=False
     )
-    assert by_itself.kept != first["px-iterative-abs"][0]  # one place's images alone say something else
+    assert by_itself.kept != first["px-iterative-abs"][0]  # one site's images alone say something else
 
 
-def test_what_cannot_be_added_up_is_refused_in_all_places(apart):
+def test_what_cannot_be_added_up_is_refused_at_all_sites(apart):
     for rank, (_, refused) in enumerate(apart):
         assert refused["class"] == (
-            "every place needs images of every class; so many of 3 places have some of class 2: 1"
+            "every site needs images of every class; so many of 3 sites have some of class 2: 1"
         )
         assert refused["folds"] == (
-            f"all places need as many folds; here there are {4 if rank else 2}, and on average 3.3"
+            f"all sites need as many folds; here there are {4 if rank else 2}, and on average 3.3"
         )
         assert refused["kcm"].startswith("'kcm' scores filters by means over all images")
 
@@ -151,8 +151,8 @@ def test_a_function_that_adds_nothing_changes_nothing_but_last_digits():
     np.testing.assert_allclose(doubled, class_shares(scores, np.arange(6) % 2, layers))  # shares of a sum
     contributions, drift = scores.reshape(3, 2, 5), np.zeros((3, 2))
     active = np.ones(5, dtype=bool)
-    places = [joint_order(contributions, drift, layers, active, 2, *all_reduce) for all_reduce in ((), (torch.clone,))]
-    np.testing.assert_array_equal(*places)
+    orders = [joint_order(contributions, drift, layers, active, 2, *all_reduce) for all_reduce in ((), (torch.clone,))]
+    np.testing.assert_array_equal(*orders)
 
 
 @pytest.mark.parametrize(

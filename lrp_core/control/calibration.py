@@ -1,4 +1,4 @@
-"""A network at work on calibration images: what a pruning method may see and do, and nothing else."""
+"""The calibration task: a network and its calibration images, all that a pruning method may see and change."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from lrp_core.utils.devices import device_of
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.sites import AllReduce, single_site
 
-_Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the layers behind it read
+_Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values that the next layers read
 
 
 @dataclass(frozen=True)
-class _Try:
-    """What would be there if these filters went: the network, and by batch what the next tries would start from."""
+class _Evaluated:
+    """The network without these filters, and by batch what the next evaluations would start from."""
 
     filters: np.ndarray
     network: nn.Module
@@ -33,12 +33,12 @@ class _Try:
 class CalibrationTask:
     """A classifier that is being pruned, with the calibration images that judge it.
 
-    The classifier may carry cross-fitted copies of its head beside it (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`), so that one
-    forward pass gives the logits of all: relevance comes from the head that knows all calibration images, accuracy from
-    those that do not.
+    Out-of-fold heads may stand beside the classifier's own head (:mod:`lrp_core.repair.out_of_fold`), so that one
+    forward pass gives the logits of all: relevance comes from the head that has seen all calibration images, accuracy
+    from those that have not.
 
-    This is also where all that is worth remembering between two calls is kept: the scores and activations of the
-    present network, and the last try, since what was tried last is most often what goes.
+    What is worth remembering between two calls is kept here: the scores and activations of the present network, and the
+    last evaluation, since the filters that were evaluated last are most often those that are removed.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class CalibrationTask:
         """Take the network to prune and what judges it.
 
         Args:
-            network: a classifier, with copies of its head beside it where the signal asks for them.
+            network: a classifier, with out-of-fold heads beside its own where the monitored accuracy needs them.
             images: (N, C, H, W), normalised.
             targets: their classes, (N,).
             n_outputs: logits of the classifier itself.
-            fold: each image's fold, (N,); None without copies.
+            fold: each image's fold, (N,); None without out-of-fold heads.
             criterion: what scores filters.
-            monitored: what accuracy is (:func:`lrp_core.control.monitored.monitored_accuracies`).
-            all_reduce: sums over images, over all places; where there are several, scores and logits are those of one.
+            monitored: which accuracy is returned (:func:`lrp_core.control.monitored.monitored_accuracies`).
+            all_reduce: sums over images, over all sites; where there are several, scores and logits are those of one.
 
         Raises:
-            ValueError: unknown signal.
+            ValueError: unknown monitored accuracy.
         """
         self.network, self.all_reduce = network, all_reduce
         self._images, self._targets, self._fold, self._criterion = images, targets, fold, criterion
@@ -74,7 +74,7 @@ class CalibrationTask:
         self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
         self._scores: Scores | None = None
         self._activations: list[_Activations] | None = None
-        self._try: _Try | None = None
+        self._evaluated: _Evaluated | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -82,7 +82,7 @@ class CalibrationTask:
         return self._targets.unique(return_inverse=True)[1].numpy()
 
     def scores(self) -> np.ndarray:
-        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is gone.
+        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is removed.
 
         Of a criterion that scores by class, (N, n_classes, n_filters).
         """
@@ -98,7 +98,7 @@ class CalibrationTask:
         return self._scores
 
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
-        """Return the class accuracies, as the signal has them, without these filters, (n_classes,); the network stays.
+        """Return the monitored class accuracies without these filters, (n_classes,); the network stays as it is.
 
         With no filters, they come from the pass that scored the present network, if it has been. Otherwise only what
         lies behind the first convolution that loses filters is run, on the outputs that it has in the present network.
@@ -106,23 +106,25 @@ class CalibrationTask:
         if len(filters) == 0:
             scored = self._scores is not None
             return self._accuracies(self._scores.logits if scored else predict(self.network.model, self._images))
-        self._try = None  # frees its memory
+        self._evaluated = None  # frees its memory
         first, present = self.network.first_of(filters), self._present()
-        # What is before that convolution stays as it is; what is behind it is kept, in case these filters go.
+        # What is before that convolution stays as it is; what is behind it is kept, in case these filters are removed.
         names = self.network.layer_names[: self.network.layer_names.index(first)]
-        tried = [{name: values[name] for name in names} for values in present]
+        activations = [{name: values[name] for name in names} for values in present]
         smaller, logits = self.network.outputs_without(
-            filters, [values[first] for values in present], self._keep_in(tried)
+            filters, [values[first] for values in present], self._keep_in(activations)
         )
-        self._try = _Try(filters.copy(), smaller, tried)
+        self._evaluated = _Evaluated(filters.copy(), smaller, activations)
         return self._accuracies(torch.cat(logits).cpu())
 
     def prune(self, filters: np.ndarray) -> None:
         """Remove these filters from the network."""
-        tried = self._try if self._try is not None and np.array_equal(self._try.filters, filters) else None
-        self.network.remove(filters, tried and tried.network)
-        self._activations = tried and tried.activations
-        self._scores = self._try = None
+        last, self._evaluated = self._evaluated, None
+        if last is not None and not np.array_equal(last.filters, filters):
+            last = None
+        self.network.remove(filters, last and last.network)
+        self._activations = last and last.activations
+        self._scores = None
 
     def _present(self) -> list[_Activations]:
         """By batch, what the layers behind each convolution read of the present network."""

@@ -1,4 +1,4 @@
-"""Signals: what tells the controller how good a pruned network still is, on the calibration images alone."""
+"""Monitored accuracy: what tells the controller how good a pruned network is, on the calibration images alone."""
 
 import numpy as np
 import torch
@@ -18,21 +18,22 @@ def monitored_accuracies(
     monitored: str,
     all_reduce: AllReduce = single_site,
 ) -> np.ndarray:
-    """Return the accuracy of each class that has images, as a signal has it, (n_classes,), float64.
+    """Return the monitored accuracy of each class that has images, (n_classes,), float64.
 
     Args:
-        logits: of a classifier and of the copies of its head beside it (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`),
-            (N, n_outputs + k * n_classes).
+        logits: of a classifier and of the out-of-fold heads beside its own, (N, n_outputs + k * n_classes)
+            (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`).
         targets: each image's class as the classifier counts them, (N,).
-        fold: each image's fold, (N,); not read by the signal "training".
+        fold: each image's fold, (N,); not read for "training".
         n_outputs: of the classifier; there may be more than classes with images.
-        monitored: the accuracy of the copies that have not seen the image ("cross-fitted"), that of the classifier itself
-            ("training", since these images may have trained it), or the mean of what the former take for the
-            probability of the true class ("probability": their output and one over the number of classes, within 0..1).
-        all_reduce: sums over images, over all places.
+        monitored: the accuracy of the out-of-fold heads, each on the images that it has not seen ("cross-fitted"), that
+            of the classifier itself ("training", since these images may have trained it), or the mean of what the
+            out-of-fold heads take for the probability of the true class ("probability": their output plus one over the
+            number of classes, within 0..1).
+        all_reduce: sums over images, over all sites.
 
     Raises:
-        ValueError: unknown signal.
+        ValueError: unknown monitored accuracy.
     """
     check_choice("monitored accuracy", monitored, MONITORED)
     classes, labels = targets.unique(return_inverse=True)

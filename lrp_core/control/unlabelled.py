@@ -1,8 +1,8 @@
-"""What images without labels tell of a network that loses filters: its class accuracies, from its outputs alone.
+"""What images without labels tell of a network that is being pruned: its class accuracies, from its outputs alone.
 
-Both ways begin at the accuracies that the cross-fitted copies of the head have before anything is pruned, and follow
-what happens to images that nobody has labelled. Neither is a signal that methods can name (:mod:`lrp_core.control.monitored`):
-``04_dynamic_pruning.ipynb`` and ``benchmarks/signals.py`` show why.
+Both estimates begin at the cross-fitted accuracies before anything is pruned, and follow what happens to images that
+nobody has labelled. No method monitors them (:mod:`lrp_core.control.monitored`): ``04_dynamic_pruning.ipynb`` and
+``benchmarks/monitored.py`` show why.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from lrp_core.metrics.accuracy import class_accuracies
 class ThresholdedConfidence:
     """Average thresholded confidence (ATC), by class: as many are right as have an output above a threshold.
 
-    The confidence of an image is its greatest output. The threshold of a class leaves, of the calibration images that the
-    unpruned network takes for that class, as many above it as are right. A class is as accurate as at the beginning,
-    times the unlabelled images that are above its threshold now over those that were then, at most 1.
+    The confidence of an image is its greatest output. The threshold of a class leaves, of the calibration images that
+    the unpruned network takes for that class, as many above it as are right. A class is as accurate as at the
+    beginning, times the unlabelled images that are above its threshold now over those that were then, at most 1.
 
     Source: Garg et al., Leveraging Unlabeled Data to Predict Out-of-Distribution Performance, ICLR 2022 (arXiv
     2201.04234), of which the abstract and summaries were at hand: one threshold for all classes, with the maximum
@@ -27,7 +27,7 @@ class ThresholdedConfidence:
         """Take what the unpruned network says.
 
         Args:
-            judged: of the calibration images, by copies of the head that have not seen them, (N, K)
+            judged: of the calibration images, by the out-of-fold heads that have not seen them, (N, K)
                 (:func:`lrp_core.repair.out_of_fold.out_of_fold_logits`).
             labels: of the calibration images, (N,), in 0..K-1, each class present.
             outputs: of the unlabelled images, (U, K).

@@ -93,7 +93,7 @@ def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.T
 
 
 def without_out_of_fold_heads(model: nn.Module, n_outputs: int) -> nn.Module:
-    """Return the classifier of ``n_outputs`` logits that :func:`with_out_of_fold_heads` was given; tensors are shared."""
+    """Return the classifier that :func:`with_out_of_fold_heads` was given, of ``n_outputs`` logits; shares tensors."""
     name, narrow = trace(model)[-1].name, shallow_copy(model)
     wide = model.get_submodule(name)
     head = nn.Linear(wide.in_features, n_outputs, wide.bias is not None, device="meta")

@@ -1,17 +1,16 @@
 """Reconstruction without training: the channels that are kept take over the part of those that are pruned.
 
 A layer reads channels y in the unpruned network. In the pruned network it reads x: fewer channels, and not what they
-were, since the layers before it are pruned too. Of the best affine stand-in for y, only the correction is regularised:
+were, since the layers before it are pruned too. Its stand-in for y is affine, and only a correction D is penalised:
 
     y ~ mean(y) + (P + D) (x - mean(x)),    D = R X^T (X X^T + strength * n * variance * I)^-1
 
 P hands on the channels that are kept. X and R hold the n samples (positions of all calibration images) of x and of
 y - P x, less their means, and ``variance`` is that of a channel of y, averaged over channels. So D is a ridge
 regression with a free intercept: neither the scale of the activations nor a constant added to them changes what the
-network computes. The layer's weights W become W' = W (P + D), tap by tap, and its bias gains the sum over taps of
-W mean(y) - W' mean(x). (Where a convolution pads with zeros, the bias is right in the inside and an approximation at the
-border.) Layers are updated from input to output, each on what the updated ones before it give. No label is read, and
-nothing is trained.
+pruned network computes. The layer's weights W become W' = W (P + D), tap by tap, and its bias gains the sum over
+taps of W mean(y) - W' mean(x). (Where a convolution pads with zeros, that is an approximation at the border.) Layers
+are updated from input to output, each on what the updated ones before it give. No label is read, nothing is trained.
 
 Ours. The nearest in the literature fits the weights of one layer after the other to sampled outputs, those of the
 unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 and 3.2).
@@ -33,7 +32,7 @@ from lrp_core.pruning.surgery import replace_tensor
 from lrp_core.utils.devices import device_of
 from lrp_core.utils.sites import AllReduce, single_site
 
-STRENGTH = 1e-3  # chosen on development seeds, that no result uses
+STRENGTH = 1e-3  # chosen on development seeds, which no result uses
 POSITIONS = 16  # of a feature map that are looked at, drawn once
 CHUNK = 4096  # samples that are in float64 at a time
 

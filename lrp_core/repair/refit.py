@@ -18,8 +18,8 @@ class Refit:
 
     A last layer that has a bias keeps one, fitted without a penalty; one without a bias gets none. The outputs are a
     regression's (:func:`lrp_core.repair.ridge_head.fit_heads`): they rank the classes, but their softmax is no
-    probability. :func:`lrp_core.repair.temperature.scale_head` makes it one; :func:`lrp_core.prune` asks for that at the
-    end, the study, which reads outputs as a regression's, never.
+    probability. :func:`lrp_core.repair.temperature.scale_head` makes it one: :func:`lrp_core.prune` calls it once, at
+    the end. The study never does, since it reads outputs as a regression's.
     """
 
     def __init__(self, head: str, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce = single_site):

@@ -1,12 +1,12 @@
 """The linear head, fitted in closed form: regularised least squares to the classes.
 
-One eigendecomposition solves the ridge regression (Rifkin and Lippert, Notes on Regularized Least Squares, 2007) for all
-strengths at once, so that a head can be fitted anew after every step of pruning, and in every evaluation. Its outputs,
-plus one over the number of classes, estimate the probabilities of the classes.
+One eigendecomposition solves the ridge regression (Rifkin and Lippert, Notes on Regularized Least Squares, 2007) for
+all strengths at once, so that a head can be fitted anew after every step of pruning, and in every evaluation. Its
+outputs, plus one over the number of classes, estimate the probabilities of the classes.
 
 The study's own heads have no bias: features are not centred, so they need none, and relevance starts from a logit that
-is the sum of its contributions (``02_head_training.ipynb`` measures what a bias would do). A user's head that has a bias
-keeps one (:mod:`lrp_core.repair.refit`).
+is the sum of its contributions (``02_head_training.ipynb`` measures what a bias would do). A user's head that has a
+bias keeps one (:mod:`lrp_core.repair.refit`).
 """
 
 from collections import OrderedDict
@@ -71,9 +71,8 @@ def fit_heads(
     """Fit a head to all images, and one without each fold, with the strength that is best for folds not seen.
 
     With features x, and y one-hot classes less their mean 1/K, weights and bias minimise
-    sum |W x + b - y|^2 + strength * mean |x|^2 * |W|^2, where b is 0 for heads without a bias, and mean |x|^2 is that of
-    x less its mean for heads with one: the bias is not penalised, so that a constant added to the features changes
-    nothing.
+    sum |W x + b - y|^2 + strength * mean |x|^2 * |W|^2. Heads without a bias have b = 0. With one, x in the penalty is
+    less its mean: the bias is not penalised, so that a constant added to the features changes no output.
 
     Args:
         features: what the head reads, (N, C).
@@ -94,7 +93,7 @@ def fit_heads(
     ridges = torch.tensor(STRENGTHS, dtype=torch.float64) * (z.square().sum(dim=1).mean() + 1e-300)
 
     def fitted(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weights on the coordinates by strength, (strengths, coordinates, n_classes), and biases, (..., 1, K)."""
+        """Return by strength weights on the coordinates, (strengths, coordinates, K), and biases, (strengths, 1, K)."""
         z_mean, y_mean = (part[seen].mean(dim=0) if bias else torch.zeros_like(part[0]) for part in (z, y))
         known, wanted = z[seen] - z_mean, y[seen] - y_mean
         values, vectors = torch.linalg.eigh(known.T @ known)
