@@ -17,7 +17,6 @@ from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
-from lrp_core.study.runs.measuring import chooses
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.files import atomic
 
@@ -271,9 +270,7 @@ def auc() -> str:
     rows = []
     for profile in dict.fromkeys(task.profile for task in TASKS):
         for row in _read(f"{profile}/tables/auc.csv").itertuples():
-            if chooses(row.method):  # in tables of earlier versions
-                continue
-            cells = [profile, row.backbone, _name(row.method), "" if pd.isna(row.seeds) else f"{row.seeds:.0f}"]
+            cells = [profile, row.backbone, _name(row.method), f"{row.seeds:.0f}"]
             cells += [f"{row.auc:.3f} ± {row.auc_sd:.3f}", f"{row.auc_harmonic_mean:.3f}", f"{row.retention:.3f}"]
             if pd.isna(row.difference):
                 rows.append([*cells, "", "", row.verdict])
