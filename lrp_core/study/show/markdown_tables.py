@@ -254,7 +254,7 @@ def corrupted_copies() -> str:
     columns = ["dataset", "network", "method", "copies", "used for"]
     rows = []
     for (dataset, network, method, copies, use), some in table.groupby(columns, sort=False):
-        cells = [dataset, network, _name(method), copies, use.replace("signal", "monitored accuracy")]
+        cells = [dataset, network, _name(method), copies, use]
         cells.append(f"{some['evaluations'].mean():.0f}")
         task = table[(table["dataset"] == dataset) & (table["network"] == network) & (table["method"] == method)]
         usual = task[task["copies"] == ""]

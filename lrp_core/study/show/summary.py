@@ -125,7 +125,7 @@ def tables_of(rows: Rows, proposed: str, against: Sequence[str]) -> dict[str, pd
         "budgets": means,
         "comparisons": comparison_table(rows.areas, proposed, against),
         "where_both_have_networks": where_both_have_networks(rows.budgets, proposed, against),
-        "smallest": smallest_networks(rows.everywhere),
+        "smallest": smallest_networks(rows.everywhere[rows.everywhere["method"].isin([proposed, *against])]),
         "collapse": collapse_table(rows.everywhere),
         "auc": auc,
         "auc_by_class": class_table(rows.own_areas),
