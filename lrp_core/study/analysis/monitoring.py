@@ -26,7 +26,7 @@ _Monitor = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
 def monitored_along(
     experiment: Experiment, method: str, seeds: Iterable[int], unlabelled: Iterable[int] = ()
 ) -> pd.DataFrame:
-    """Return every monitored accuracy of the networks that a finished method has gone through.
+    """Return every monitored accuracy of the networks that a finished run passed through.
 
     Args:
         experiment: where the runs were made.
