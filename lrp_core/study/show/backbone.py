@@ -1,4 +1,4 @@
-"""The figures of one backbone, drawn from the tables that notebooks 2 and 4 have left of it."""
+"""The figures of one backbone, drawn from the tables that notebooks 2 and 4 have written of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
