@@ -31,6 +31,7 @@ from lrp_core.study.data import pretrained as backbones
 from lrp_core.study.data.files import read_tensors
 from lrp_core.study.runs import pipeline
 from lrp_core.study.runs.experiment import Experiment
+from lrp_core.study.runs.finished import within
 from lrp_core.study.show import report
 from lrp_core.utils.devices import choose_device
 
@@ -286,9 +287,9 @@ TABLE = [
     ),
     (
         "a run that was not made",
-        lambda t: next(Miniature(t).within("dynamic", 0, [0.5])),
+        lambda t: next(within(Miniature(t), "dynamic", 0, [0.5])),
         FileNotFoundError,
-        "networks_baseline.* is mis",
+        r"baseline.networks\.csv.* is missing: run the stages",
     ),
     (
         "a report without a run",
