@@ -184,25 +184,36 @@ def test_unknown_criterion_is_named():
         criterion("hessian", 4, 0)
 
 
-def test_contributions_are_what_the_logits_lose():
+def centred(logits):
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+def test_contributions_are_what_the_centred_logits_lose():
     """Behind the last convolution all is linear: a logit loses exactly what the filter gives."""
     model = depthwise_network().double()
     images, targets = draw_images("depthwise", 3).double(), torch.tensor([3, 1, 3])
     contributions = score("contribution", model, images, targets).filters["grouped"]
-    for filter_ in range(4):  # those of a grouped convolution go by place, one of each group
-        places = [filter_ + 4 * group for group in range(4)]
-        smaller = remove_filters(model, {"grouped": places}, images[:1])
-        lost = (model(images) - smaller(images))[:, [1, 3]]
-        torch.testing.assert_close(contributions[..., places].sum(dim=-1), lost, rtol=1e-6, atol=1e-9)
+    for filter_ in range(4):  # those of a grouped convolution go by position, one of each group
+        positions = [filter_ + 4 * group for group in range(4)]
+        smaller = remove_filters(model, {"grouped": positions}, images[:1])
+        lost = centred((model(images) - smaller(images))[:, [1, 3]])
+        torch.testing.assert_close(contributions[..., positions].sum(dim=-1), lost, rtol=1e-6, atol=1e-9)
 
 
-def test_contributions_are_lrp_of_each_logit(no_stabiliser):
+def test_what_all_logits_share_is_no_contribution(small):
+    model, images, targets = small
+    model[4].weight[:3, 1] = 0.7  # one filter gives as much to all three classes
+    contributions = score("contribution", model, images, targets).filters["0"]
+    assert contributions[..., 1].abs().max() < 1e-12 < contributions[..., [0, 2, 3, 4]].abs().amax(dim=(0, 1)).min()
+
+
+def test_contributions_are_lrp_of_each_centred_logit(no_stabiliser):
     """Without biases the rule epsilon, without its epsilon, is activation times gradient, by unit of the logit."""
     torch.manual_seed(0)
     model, images = without_biases(miniature_vgg()), torch.randn(3, 3, 8, 8, dtype=torch.float64)
     got = score("contribution", model, images, torch.tensor([0, 1, 2])).filters
-    rules = dict.fromkeys(("low", "mid", "high", "dense"), "epsilon")
-    for k, logits in enumerate(model(images)[:, :3].T):
-        expected = filter_relevance(model, images, torch.full((3,), k), composite=rules)
-        for layer, values in expected.items():
-            torch.testing.assert_close(got[layer][:, k], values * logits[:, None], rtol=1e-6, atol=1e-12)
+    rules, logits = dict.fromkeys(("low", "mid", "high", "dense"), "epsilon"), model(images)[:, :3]
+    by_class = [filter_relevance(model, images, torch.full((3,), k), composite=rules) for k in range(3)]
+    for layer, values in got.items():
+        plain = torch.stack([of[layer] * logits[:, [k]] for k, of in enumerate(by_class)], dim=1)
+        torch.testing.assert_close(values, plain - plain.mean(dim=1, keepdim=True), rtol=1e-6, atol=1e-12)

@@ -149,7 +149,7 @@ def test_a_function_that_adds_nothing_changes_nothing_but_last_digits():
     scores, layers = np.abs(np.random.default_rng(0).normal(size=(6, 5))), np.array([0, 0, 1, 1, 1])
     doubled = class_shares(scores, np.arange(6) % 2, layers, lambda part: 2 * part)
     np.testing.assert_allclose(doubled, class_shares(scores, np.arange(6) % 2, layers))  # shares of a sum
-    contributions, drift = scores.reshape(3, 2, 5), np.zeros((3, 2))
+    contributions, drift = [(slice(3), slice(2), scores.reshape(3, 2, 5))], np.zeros((3, 2))
     active = np.ones(5, dtype=bool)
     orders = [joint_order(contributions, drift, layers, active, 2, *all_reduce) for all_reduce in ((), (torch.clone,))]
     np.testing.assert_array_equal(*orders)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrp_core.control.contributions import Contributions
 from lrp_core.control.monitored import MONITORED, monitored_accuracies
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer
@@ -73,6 +74,7 @@ class CalibrationTask:
         layers = pairwise(network.layers(network.model))
         self._before = {after.name: layer.name for layer, after in layers if layer.name in network.layer_names}
         self._scores: Scores | None = None
+        self._contributions: Contributions | None = None
         self._activations: list[_Activations] | None = None
         self._evaluated: _Evaluated | None = None
 
@@ -82,15 +84,23 @@ class CalibrationTask:
         return self._targets.unique(return_inverse=True)[1].numpy()
 
     def scores(self) -> np.ndarray:
-        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is removed.
-
-        Of a criterion that scores by class, (N, n_classes, n_filters).
-        """
+        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is removed."""
         return self.network.flat(self._scored().filters)
 
     def logits(self) -> np.ndarray:
         """Return what the classifier itself gives now for the classes that have images, (N, n_classes), float64."""
-        return self._scored().logits[:, self._targets.unique()].double().numpy()
+        return self._logits()[:, self._targets.unique()].double().numpy()
+
+    def contributions(self) -> Contributions:
+        """Return what each filter contributes to each logit now; the criterion has to be "contribution"."""
+        if self._contributions is None:
+            self._contributions = Contributions(self._criterion, self.network, self._images, self._targets)
+        return self._contributions
+
+    def _logits(self) -> torch.Tensor:
+        """Return all logits of the present network: of the pass that scored its filters, if there has been one."""
+        scored = self._scores or self._contributions
+        return predict(self.network.model, self._images) if scored is None else scored.logits
 
     def _scored(self) -> Scores:
         if self._scores is None:
@@ -104,8 +114,7 @@ class CalibrationTask:
         lies behind the first convolution that loses filters is run, on the outputs that it has in the present network.
         """
         if len(filters) == 0:
-            scored = self._scores is not None
-            return self._accuracies(self._scores.logits if scored else predict(self.network.model, self._images))
+            return self._accuracies(self._logits())
         self._evaluated = None  # frees its memory
         first, present = self.network.first_of(filters), self._present()
         # What is before that convolution stays as it is; what is behind it is kept, in case these filters are removed.
@@ -124,7 +133,7 @@ class CalibrationTask:
             last = None
         self.network.remove(filters, last and last.network)
         self._activations = last and last.activations
-        self._scores = None
+        self._scores = self._contributions = None
 
     def _present(self) -> list[_Activations]:
         """By batch, what the layers behind each convolution read of the present network."""

@@ -202,16 +202,16 @@ def steps(
     if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
         ranking = reduced(np.abs(task.scores()).sum(axis=0), task.all_reduce)[None]
     elif how.criterion == "contribution":
+        task.contributions()  # so that logits come from one pass with them
         intact = task.logits()
 
     def relevance() -> np.ndarray:
         if how.static:
             return ranking
         if how.criterion == "contribution":
-            size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some are put off
-            return joint_order(task.scores(), task.logits() - intact, layer_of, network.active, size, task.all_reduce)[
-                None
-            ]
+            size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some will be deferred
+            contributions, drift = task.contributions(), task.logits() - intact
+            return joint_order(contributions, drift, layer_of, network.active, size, task.all_reduce)[None]
         return class_shares(task.scores(), labels, layer_of, task.all_reduce)
 
     return control(layer_of, relevance, task.accuracy, task.prune, settings, until)
