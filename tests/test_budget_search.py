@@ -1,4 +1,4 @@
-"""The ladder: what each rung promises, against networks that are made, counted and judged anew."""
+"""The budget search: what each step promises, against networks that are made, counted and judged anew."""
 
 import itertools
 
@@ -56,23 +56,23 @@ def task():
     return backbone, images, labels, torch.arange(90) % 4
 
 
-def levers_of(task, actions=ACTIONS, blocks="branch"):
+def search(task, actions=ACTIONS, blocks="branch"):
     return BudgetSearch(*task, criterion("lrp-abs", 3, seed=0), actions, blocks)
 
 
 @pytest.fixture(scope="module")
 def descended(task):
-    actions = levers_of(task)
-    return actions, list(actions.descend(BUDGETS))
+    searching = search(task)
+    return searching, list(searching.descend(BUDGETS))
 
 
-def test_every_rung_keeps_its_budget_and_says_what_it_is(task, descended):
+def test_every_step_keeps_its_budget_and_says_what_it_is(task, descended):
     backbone, images, labels, fold = task
-    actions, steps = descended
+    searching, steps = descended
     assert [step.budget for step in steps] == BUDGETS
     whole = multiply_adds(classifier(backbone, torch.zeros(3, 16)), images[:1])
     for step in steps:
-        network = actions.network(step.truncation).smaller(step.removed)
+        network = searching.network(step.truncation).smaller(step.removed)
         assert multiply_adds(network.model, images[:1]) == pytest.approx(step.multiply_adds * whole)
         assert step.multiply_adds <= step.budget * (1 + 1e-9)
         heads = fit_heads(pooled_features(network.model.backbone, images), labels, fold)
@@ -84,7 +84,7 @@ def test_every_rung_keeps_its_budget_and_says_what_it_is(task, descended):
         assert step.error == min(step.candidates.values()) == step.candidates[step.action]
 
 
-def test_levers_are_pulled_where_the_budget_asks_for_it(descended):
+def test_actions_are_taken_where_the_budget_asks_for_it(descended):
     _, steps = descended
     assert steps[0].action == "start"
     for before, after in itertools.pairwise(steps):
@@ -96,18 +96,18 @@ def test_levers_are_pulled_where_the_budget_asks_for_it(descended):
     assert len({step.action for step in steps}) >= 4  # this task asks for most of them
 
 
-def test_at_one_cut_filters_only_ever_go(descended):
+def test_at_one_truncation_filters_are_only_removed(descended):
     _, steps = descended
-    cuts = [truncation for truncation, _ in itertools.groupby(steps, key=lambda step: step.truncation)]
-    assert len(cuts) == len(set(cuts)) > 1
+    truncations = [truncation for truncation, _ in itertools.groupby(steps, key=lambda step: step.truncation)]
+    assert len(truncations) == len(set(truncations)) > 1
     for before, after in itertools.pairwise(steps):
         if before.truncation == after.truncation:
             assert np.array_equal(after.removed[: len(before.removed)], before.removed)
 
 
-def test_filters_alone_go_by_relevance(task):
+def test_filters_alone_are_removed_by_relevance(task):
     backbone, images, labels, fold = task
-    (_, *steps) = levers_of(task, ["filters"]).descend(BUDGETS[:3])
+    (_, *steps) = search(task, ["filters"]).descend(BUDGETS[:3])
     assert {step.truncation for step in steps} == {trace(backbone)[-1].name}
     assert {step.action for step in steps} == {"filters"}
     model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
@@ -115,20 +115,20 @@ def test_filters_alone_go_by_relevance(task):
     summed = {name: values.sum(dim=0) for name, values in by_layer.items()}
     coupled = [["stem", "thin1"], ["wide1", "deep1"], ["down", "beside", "thin2"], ["grouped2"], ["last"]]
     shares = [sum(summed[f"backbone.{name}"] for name in names) for names in coupled]
-    for grouped in (2, 3):  # what stands at the same place in the two groups goes together
+    for grouped in (2, 3):  # what stands at the same position in the two groups is removed together
         shares[grouped] = shares[grouped].view(2, -1).sum(dim=0)
     order = torch.cat([share / share.sum() for share in shares]).argsort()
     assert steps[0].removed.tolist() == order[: len(steps[0].removed)].tolist()
 
 
-def test_where_later_layers_know_nothing_the_trunk_ends_before_them(task):
+def test_where_later_layers_know_nothing_the_backbone_ends_before_them(task):
     backbone, images, labels, fold = task
     blind = settle(Residual())
     blind.last.weight.zero_()
-    step = next(levers_of((blind, images, labels, fold)).descend([1.0]))
+    step = next(search((blind, images, labels, fold)).descend([1.0]))
     assert step.truncation != trace(backbone)[-1].name
     features = features_by_exit(blind, images)
-    assert step.error < levers_of((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
+    assert step.error < search((blind, images, labels, fold), ["filters"]).descend([1.0]).__next__().error
     assert step.truncation in features
 
 
@@ -140,7 +140,7 @@ def test_a_block_that_adds_nothing_is_skipped_for_nothing(task, blocks):
     idle.thin2.bias.zero_()
     saved = (10 // 2 * 12 * 9 + 12 * 10) * 6 * 6
     whole = multiply_adds(classifier(idle, torch.zeros(3, 16)), images[:1])
-    first, second = levers_of((idle, images, labels, fold), ["block"], blocks).descend([1.0, 1 - saved / whole])
+    first, second = search((idle, images, labels, fold), ["block"], blocks).descend([1.0, 1 - saved / whole])
     assert second.action == "block"
     assert second.truncation.endswith(f" -{list(identity_blocks(trace(idle)))[1]}")
     assert len(second.removed) == 0
@@ -152,7 +152,7 @@ def test_a_block_whose_shortcut_is_dead_is_not_the_first_to_be_skipped(task):
     dead = settle(Residual())
     dead.stem.bias.fill_(-1e4)
     dead.thin1.bias.fill_(1.0)  # all that the first block gives
-    _, second = levers_of((dead, images, labels, fold), ["block"]).descend([1.0, 0.99])
+    _, second = search((dead, images, labels, fold), ["block"]).descend([1.0, 0.99])
     assert second.truncation.endswith(f" -{list(identity_blocks(trace(dead)))[1]}")
 
 
@@ -166,7 +166,7 @@ def test_a_block_that_adds_a_constant_adds_much_and_changes_nothing(task):
     assert moved.last(moved.thin2.bias.view(1, -1, 1, 1).expand(1, -1, 6, 6)).min() > 0
     skipped = {}
     for blocks in ("branch", "cka"):
-        _, second = levers_of((moved, images, labels, fold), ["block"], blocks).descend([1.0, 0.99])
+        _, second = search((moved, images, labels, fold), ["block"], blocks).descend([1.0, 0.99])
         skipped[blocks] = second.truncation.split(" -")[1]
     first_block, second_block = identity_blocks(trace(moved))
     assert skipped == {"branch": first_block, "cka": second_block}
@@ -190,17 +190,17 @@ def test_what_a_skipped_block_gave_is_made_up_for_where_it_can_be():
     images = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     part, reconstruction = without_blocks(backbone, ["add"]), Reconstruction(backbone, images, strength=1e-9)
     assert (part(images) - backbone(images)).abs().max() > 0.1
-    mended = PrunedNetwork(part, images, [reconstruction]).without(np.array([], dtype=int))
-    torch.testing.assert_close(mended(images), backbone(images), atol=1e-4, rtol=1e-4)
+    compensated = PrunedNetwork(part, images, [reconstruction]).without(np.array([], dtype=int))
+    torch.testing.assert_close(compensated(images), backbone(images), atol=1e-4, rtol=1e-4)
     v, w = backbone.last.weight[:, :, 0, 0], backbone.branch.weight[:, :, 0, 0]
-    torch.testing.assert_close(mended.last.weight[:, :, 0, 0], v + v @ w, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(compensated.last.weight[:, :, 0, 0], v + v @ w, atol=1e-4, rtol=1e-4)
 
 
-def test_unknown_levers_are_named(task):
+def test_unknown_actions_are_named(task):
     with pytest.raises(ValueError, match="unknown action 'heads'; choose one of: block, exit, filters"):
-        levers_of(task, ["filters", "heads"])
+        search(task, ["filters", "heads"])
     with pytest.raises(ValueError, match="unknown ranking of blocks 'size'; choose one of: branch, cka"):
-        levers_of(task, blocks="size")
+        search(task, blocks="size")
 
 
 def test_skipping_blocks_leaves_the_rest_as_it_is(task):

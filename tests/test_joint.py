@@ -57,7 +57,7 @@ def test_each_next_filter_is_the_best_one(drawn, layers):
         chosen.append(filter_)
 
 
-def test_what_cancels_goes_together_and_what_adds_up_does_not():
+def test_what_cancels_is_removed_together_and_what_adds_up_is_not():
     """Two filters that cancel each other are taken before two smaller ones that add up."""
     contributions = np.zeros((1, 2, 4))
     contributions[0, 0] = [1.0, -1.0, 0.99, 0.99]  # to the first class, of four filters
@@ -67,7 +67,7 @@ def test_what_cancels_goes_together_and_what_adds_up_does_not():
 
 
 def test_drift_is_made_good():
-    """The first logit has gained 1 by earlier steps: the filter that gave it goes, before one that gave nothing."""
+    """The first logit has gained 1 by earlier steps: the filter that gave it is removed before one that gave nothing."""
     contributions = np.zeros((1, 2, 3))
     contributions[0, 0] = [1.0 / (1 + SPREAD), 0.0, -0.1]
     drift = np.array([[1.0, 0.0]])

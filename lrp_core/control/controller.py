@@ -4,13 +4,14 @@ Our reading of the idea in Yasui, Matsuki and Sato (arXiv 2511.10861), of which 
 relevance is re-evaluated as pruning goes on, and that rate and order follow the harmonic mean A of the class
 accuracies, is the paper's; the rules below are ours.
 
-1. Order. Filters go by the class-weighted relevance sum_c w_c R_cf, with w_c proportional to dA/da_c, which is
-   proportional to 1/a_c^2: what serves the weak classes goes last.
-2. Rate. The next ``batch`` filters in that order go together if A stays above the bound of the present level. If not,
-   the batch is taken apart by layer: parts that break the bound alone are put off; the others go together, best
-   first, as many as keep the bound, and the rest is put off.
-3. Levels. When too little of a batch could go, or everything left was put off, the level relaxes: the bound sinks, and
-   what was put off comes back, but for parts that would break the new bound too by what was measured without them.
+1. Order. Filters are removed by the class-weighted relevance sum_c w_c R_cf, lowest first, with w_c proportional to
+   dA/da_c, which is proportional to 1/a_c^2: what serves the weak classes comes last.
+2. Rate. The next ``batch`` filters in that order are removed together if A stays above the bound of the present level.
+   If not, the batch is taken apart by layer: parts that break the bound alone are deferred; of the others as many as
+   keep the bound together are removed, best first, and the rest is deferred.
+3. Levels. When too little of a batch could be removed, or everything left is deferred, the level relaxes: the bound
+   sinks, and what was deferred comes back, but for parts that would break the new bound too by what was measured
+   without them.
 
 The controller is logic alone. It sees a network through three callables and never the test images.
 """
@@ -32,13 +33,14 @@ class Settings:
     """How the controller works.
 
     Attributes:
-        batch: filters tried at once, as a fraction of all filters at the start.
+        batch: filters proposed at once, as a fraction of all filters at the start.
         taper: at most this fraction of those that are left.
-        least: a level is over when less than this fraction of a batch could go.
-        levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may go.
+        least: a level is over when less than this fraction of a batch could be removed.
+        levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may be
+            removed.
         order: weigh classes by 1/a_c^2; if not, all alike.
-        rate: check each batch and take it apart if it fails; if not, every batch goes. With ``order`` and ``rate`` both
-            off the controller is ``px-iterative`` (Yeom et al. 2021).
+        rate: check each batch and take it apart if it fails; if not, every batch is removed. With ``order`` and
+            ``rate`` both off the controller is ``px-iterative`` (Yeom et al. 2021).
         accuracy_floor: the least class accuracy that the weights know, so that a class at 0 does not take all weight.
     """
 
@@ -65,7 +67,7 @@ class Settings:
             raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
 
     def largest_step(self, n_filters: int, n_pruned: int) -> int:
-        """Return how many filters are tried at once when so many of them are gone."""
+        """Return how many filters are proposed at once when ``n_pruned`` of them are removed."""
         return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - n_pruned))
 
 
@@ -75,16 +77,16 @@ class Step:
 
     Attributes:
         step: 0, 1, ...
-        level: index of the level; ``len(levels)`` once everything may go.
+        level: index of the level; ``len(levels)`` once everything may be removed.
         bound: the least harmonic mean that this level accepts.
-        requested: filters tried.
-        removed: the filters that went, by number, in the order in which they go.
-        deferred: filters put off until the level relaxes.
+        requested: filters proposed.
+        removed: the filters that were removed, by number, lowest score first.
+        deferred: how many filters are deferred until the level relaxes.
         rate: achieved fraction of filters removed, after the step.
         before, after: harmonic mean of the class accuracies before and after the step.
         accuracies: class accuracies after the step, (n_classes,).
-        evaluations: tries measured so far, each at most one forward pass over the calibration images. The accuracy of the
-            present network comes with its relevance and is not counted.
+        evaluations: so far, each the accuracy without some filters: at most one forward pass over the calibration
+            images. The accuracy of the present network comes with its relevance and is not counted.
     """
 
     step: int
@@ -101,27 +103,27 @@ class Step:
 
 
 def first_removable(order: np.ndarray, size: int, layer_of: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Return the first ``size`` filters of ``order`` that can go without a layer losing its last filter.
+    """Return the first ``size`` filters of ``order`` that can be removed without a layer losing its last one.
 
     Args:
-        order: filter numbers, first to go first.
-        size: how many to take, at most.
+        order: filter numbers, first to be removed first.
+        size: how many to return, at most.
         layer_of: each filter's layer, (n_filters,).
         active: whether each filter is still there, (n_filters,).
     """
     left = np.bincount(layer_of[active], minlength=layer_of.max() + 1)
-    taken = []
+    chosen = []
     for filter_ in order:
-        if len(taken) == size:
+        if len(chosen) == size:
             break
         if left[layer_of[filter_]] > 1:
             left[layer_of[filter_]] -= 1
-            taken.append(filter_)
-    return np.array(taken, dtype=np.int64)
+            chosen.append(filter_)
+    return np.array(chosen, dtype=np.int64)
 
 
 def greatest_rate(layer_of: np.ndarray) -> float:
-    """Return the fraction of all filters that can go if each layer keeps one; ``layer_of`` (n_filters,)."""
+    """Return the fraction of all filters that can be removed if each layer keeps one; ``layer_of`` (n_filters,)."""
     return 1 - len(np.unique(layer_of)) / len(layer_of)
 
 
@@ -139,29 +141,29 @@ def control(
     settings: Settings = Settings(),
     until: float = MAX_RATE,
 ) -> Iterator[Step]:
-    """Prune a network until a fraction of its filters is gone, and yield a record of each step.
+    """Prune a network until a fraction of its filters is removed, and yield a record of each step.
 
     Args:
         layer_of: each filter's layer, (n_filters,).
-        relevance: the present relevance by class, (n_classes, n_filters); of filters that are gone, anything. Without
-            ``order`` classes are only summed over, and there may be any number of rows.
+        relevance: the present relevance by class, (n_classes, n_filters); of filters that are removed, anything.
+            Without ``order`` classes are only summed over, and there may be any number of rows.
         accuracy: the class accuracies, (n_classes,), of the present network without the given filters; cheap for none.
         prune: removes the given filters for good.
         settings: see :class:`Settings`.
         until: the fraction.
 
     Raises:
-        ValueError: there are too few filters for so many to go with one left in each layer.
+        ValueError: too few filters for so many to be removed with one left in each layer.
     """
     n_filters = len(layer_of)
     target = filters_at(until, n_filters)
     if target > filters_at(most := greatest_rate(layer_of), n_filters):
         raise ValueError(
             f"{n_filters} filters in {len(np.unique(layer_of))} layers cannot lose {until:.1%} and leave one in each "
-            f"layer; the most that can go is {most:.1%}"
+            f"layer; the most that can be removed is {most:.1%}"
         )
     active = np.ones(n_filters, dtype=bool)
-    left = np.full(n_filters, np.inf)  # by filter that was put off, the A that was left without its part
+    left = np.full(n_filters, np.inf)  # by deferred filter, the A that was left without its part
     evaluations = 0
 
     def harmonic_without(filters: np.ndarray) -> float:
@@ -184,21 +186,21 @@ def control(
             if len(batch):
                 break
             level += 1
-        goes, without = _sort_out(batch, layer_of[batch], harmonic_without, bound)
-        removed, off = batch[goes], batch[~goes]
+        removable, without = _removable_part(batch, layer_of[batch], harmonic_without, bound)
+        removed, deferred = batch[removable], batch[~removable]
         before = now
         if len(removed):
             prune(removed)
             active[removed] = False
             shares, now = relevance(), accuracy(NO_FILTERS)
-        left[off] = np.minimum(without[~goes], np.nextafter(bound, 0))  # not again at this level
+        left[deferred] = np.minimum(without[~removable], np.nextafter(bound, 0))  # not again at this level
         yield Step(
             step=step,
             level=level,
             bound=bound,
             requested=len(batch),
             removed=removed,
-            deferred=len(off),
+            deferred=len(deferred),
             rate=(n_pruned + len(removed)) / n_filters,
             before=harmonic_mean(before),
             after=harmonic_mean(now),
@@ -210,13 +212,13 @@ def control(
             level += 1
 
 
-def _sort_out(
+def _removable_part(
     batch: np.ndarray, layers: np.ndarray, harmonic_without: Callable[[np.ndarray], float], bound: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the part of a batch that keeps the bound: all of it, or of some layers, or nothing.
 
     Returns:
-        By filter of the batch, whether it goes, and the A that was left without its part alone.
+        By filter of the batch, whether it is removed, and the A that was left without its part alone.
     """
     if not bound:
         return np.ones(len(batch), dtype=bool), np.zeros(len(batch))

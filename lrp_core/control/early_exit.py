@@ -13,20 +13,19 @@ from torch import nn
 
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
 from lrp_core.metrics.accuracy import class_accuracies
-from lrp_core.repair.out_of_fold import out_of_fold_logits
 from lrp_core.repair.ridge_head import Heads, fit_heads, squared_error
 
 
 @dataclass(frozen=True)
 class Exit:
-    """A place where a backbone may end.
+    """Where a backbone may end, with a head on what it gives there.
 
     Attributes:
         name: the layer behind which it ends.
         heads: fitted to the features there.
-        accuracy: class-averaged, of the heads' copies on the images that they have not seen.
+        accuracy: class-averaged, cross-fitted: of the out-of-fold heads on the images that they have not seen.
         error: standard error of that accuracy.
-        squared_error: of those outputs (:func:`lrp_core.repair.ridge_head.squared_error`).
+        squared_error: of their outputs (:func:`lrp_core.repair.ridge_head.squared_error`).
         multiply_adds: of one image, with the head.
     """
 
@@ -39,7 +38,7 @@ class Exit:
 
 
 def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> list[Exit]:
-    """Fit heads wherever a backbone may end, from the input to the output.
+    """Return a backbone's exits (:mod:`lrp_core.graph.exits`) with heads fitted there, from the input to the output.
 
     Args:
         backbone: images to feature maps, made of supported layers.
@@ -51,7 +50,7 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
     costs = multiply_adds_by_exit(backbone, images[:1])
     for name, features in features_by_exit(backbone, images).items():
         heads = fit_heads(features, labels, fold)
-        logits = out_of_fold_logits(features @ heads.out_of_fold.weight.flatten(0, 1).T, fold, n_classes)
+        logits = heads.out_of_fold.judge(features)
         by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
         error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
         cost = costs[name] + heads.weight.numel()
@@ -59,28 +58,8 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
     return found
 
 
-def cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Return how alike two representations of the same images are, within 0..1: linear centered kernel alignment.
-
-    Sources: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, sec. 3; as an order in
-    which layers are left out, Pons et al., Effective Layer Pruning Through Similarity Metric Perspective, 2024 (arXiv
-    2405.17081).
-
-    Args:
-        x: (N, C).
-        y: (N, D).
-
-    Returns:
-        0 where one of them is the same for all images.
-    """
-    x, y = (part.double() - part.double().mean(dim=0) for part in (x, y))
-    x, y = x @ x.T, y @ y.T  # (N, N); there are fewer images than features
-    scale = x.norm() * y.norm()
-    return ((x * y).sum() / scale).item() if scale else 0.0
-
-
 def earliest(exits: Sequence[Exit]) -> Exit:
-    """Return the first end whose accuracy is within one standard error of the best.
+    """Return the first exit whose accuracy is within one standard error of the best.
 
     The rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of models that cannot be told
     apart, the smallest.
@@ -90,9 +69,9 @@ def earliest(exits: Sequence[Exit]) -> Exit:
 
 
 def halving(exits: Sequence[Exit]) -> list[Exit]:
-    """Return the :func:`earliest` end, the earliest of those with at most half of its multiply-adds, and so on.
+    """Return the :func:`earliest` exit, the earliest of those with at most half of its multiply-adds, and so on.
 
-    These are where it pays to prune from: with few multiply-adds to spend, a shorter backbone that keeps more filters may
+    Pruning starts from each of these: with few multiply-adds to spend, a shorter backbone that keeps more filters may
     be better than a longer one that keeps few. Each costs at most half of the one before, all at most twice the first.
     """
     chosen = []

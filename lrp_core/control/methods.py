@@ -163,8 +163,8 @@ def task(
 
     Args:
         model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
-        out_of_fold: heads in place of its last layer, which then has to be dense; None if the monitored accuracy is
-            "training".
+        out_of_fold: heads to stand beside its last layer, which then has to be dense; None if the monitored accuracy
+            is "training".
         images: (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
         how: the method.

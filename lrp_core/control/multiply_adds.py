@@ -17,8 +17,8 @@ class LayerCost:
 
     Attributes:
         whole: its multiply-adds before any filter is removed.
-        proportional_to: arrays of groups of channels (:class:`lrp_core.pruning.dependency.Coupling`); the cost goes
-            with the kept part of each. Group -1 is always kept.
+        proportional_to: arrays of groups of channels (:class:`lrp_core.pruning.dependency.Coupling`); the cost is
+            proportional to the kept part of each. Group -1 is always kept.
     """
 
     whole: int

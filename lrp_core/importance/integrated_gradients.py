@@ -20,7 +20,7 @@ class IntegratedGradients:
 
     The activations of one layer at a time are scaled from 1 down to 0, and each filter gets the integral of the
     loss's gradient times its activation along that path. The shares of a layer's filters, with their signs, sum to the
-    change of the loss when all of them are gone. One layer after the other, so that it takes as many passes as there
+    change of the loss when all of them are removed. One layer after the other, so that it takes as many passes as there
     are layers, times the nodes of the integral.
 
     Source: Yvinec et al., SInGE: Sparsity via Integrated Gradients Estimation of Neuron Relevance, NeurIPS 2022 (arXiv

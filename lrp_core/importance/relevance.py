@@ -15,7 +15,7 @@ class Relevance:
 
     Attributes:
         absolute: sum |R|.
-        composite: which rule goes to which layer.
+        composite: which rule each layer has (:mod:`lrp_core.relevance.composites`).
     """
 
     absolute: bool = False
