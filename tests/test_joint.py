@@ -67,7 +67,7 @@ def test_what_cancels_is_removed_together_and_what_adds_up_is_not():
 
 
 def test_drift_is_made_good():
-    """The first logit has gained 1 by earlier steps: the filter that gave it is removed before one that gave nothing."""
+    """The first logit has gained 1 by earlier steps: the filter that gave it comes before one that gave nothing."""
     contributions = np.zeros((1, 2, 3))
     contributions[0, 0] = [1.0 / (1 + SPREAD), 0.0, -0.1]
     drift = np.array([[1.0, 0.0]])
