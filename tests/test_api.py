@@ -226,7 +226,10 @@ BAD = {
     "a ratio that is a percentage": ({"pruning_ratio": 50}, "pruning_ratio must lie between 0 and 1, got 50"),
     "a drop below 0": ({"max_accuracy_drop": -1}, r"max_accuracy_drop must lie in \[0, 100\), got -1"),
     "a method misspelt": ({"method": "dynamics"}, "unknown method 'dynamics'; choose one of"),
-    "more than can go": ({"pruning_ratio": 0.99}, r"60 filters in 2 layers cannot lose 99\.0%.*can go is 96\.7%"),
+    "more than can be removed": (
+        {"pruning_ratio": 0.99},
+        r"60 filters in 2 layers cannot lose 99\.0%.*can be removed is 96\.7%",
+    ),
     "no class known": (
         {},
         "a class is never right, so there is nothing to monitor; give more images, or a pruning_ratio",
