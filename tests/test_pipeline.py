@@ -83,6 +83,7 @@ def test_images_of_another_folder_of_the_same_name_are_kept_apart(tmp_path, monk
     monkeypatch.setattr(pipeline, "execute", lambda notebook, *_: ran.append(notebook))
     assert pipeline.main(["--data", "misspelt/photos"]) == 0  # leaves no images, so its name is free
     assert pipeline.main(["--data", "a/photos"]) == pipeline.main(["--data", str(tmp_path / "a/photos")]) == 0
+    (tmp_path / "data/own/photos/dataset").mkdir()
     (tmp_path / "data/own/photos/dataset/images.safetensors").touch()
     assert pipeline.main(["--data", "a/photos"]) == 0
     n_ran = len(ran)
