@@ -336,7 +336,7 @@ def test_the_figures_of_a_backbone_are_drawn_from_the_tables_of_its_folder(tmp_p
     for name, table in tables.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    figures = show.backbone_figures(tmp_path, ["cat", "dog"], seed=1)
+    figures = show.backbone_figures(tmp_path, seed=1)
     assert list(figures) == ["confusion", "monitored", "controller_trace", "budget_search"]
     assert [text.get_text() for text in figures["confusion"].axes[0].texts] == ["75%", "25%", "25%", "75%"]
     along, against = figures["monitored"].axes
@@ -347,7 +347,7 @@ def test_the_figures_of_a_backbone_are_drawn_from_the_tables_of_its_folder(tmp_p
     assert len(figures["controller_trace"].axes[0].lines[0].get_xdata()) == 3  # one run
     (tmp_path / "dynamic/trace.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"dynamic/trace\.csv"):
-        show.backbone_figures(tmp_path, ["cat", "dog"], seed=1)
+        show.backbone_figures(tmp_path, seed=1)
 
 
 def test_classes_have_a_panel_for_each_method_and_seed():

@@ -1,6 +1,5 @@
 """The figures of one backbone, drawn from the tables that notebooks 2 and 4 have written of it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,21 +9,20 @@ from lrp_core.study.show.control import budget_search, controller_trace, monitor
 from lrp_core.study.show.heads import confusion_matrix
 
 
-def backbone_figures(folder: Path, class_names: Sequence[str], seed: int) -> dict[str, Figure]:
+def backbone_figures(folder: Path, seed: int) -> dict[str, Figure]:
     """Return a backbone's figures by name: confusion, monitored, controller_trace, budget_search.
 
     Args:
         folder: of the backbone, with heads/confusion.csv, dynamic/monitored.csv, dynamic/trace.csv and
             budget_search/trace.csv in it.
-        class_names: in their order.
         seed: whose run of the first method is drawn.
 
     Raises:
         FileNotFoundError: a table is not there.
     """
-    counts = pd.read_csv(folder / "heads" / "confusion.csv").set_index("true").to_numpy()
+    confusion = pd.read_csv(folder / "heads" / "confusion.csv").set_index("true")
     return {
-        "confusion": confusion_matrix(counts, class_names),
+        "confusion": confusion_matrix(confusion.to_numpy(), confusion.index.tolist()),
         "monitored": monitored(pd.read_csv(folder / "dynamic" / "monitored.csv")),
         "controller_trace": controller_trace(_first_run(folder / "dynamic" / "trace.csv", seed)),
         "budget_search": budget_search(_first_run(folder / "budget_search" / "trace.csv", seed)),

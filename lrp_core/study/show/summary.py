@@ -169,9 +169,7 @@ def figures_of(
         "filters_by_layer": show.filters_by_layer(at_rates(layers), plain),
     }
     for backbone in rows.backbones:
-        folder = rows.folder / "runs" / backbone
-        names = pd.read_csv(folder / "heads" / "confusion.csv")["true"].tolist()
-        found = show.backbone_figures(folder, names, seed)
+        found = show.backbone_figures(rows.folder / "runs" / backbone, seed)
         figures |= {f"{name}-{backbone}": figure for name, figure in found.items()}
     return figures
 
