@@ -5,6 +5,7 @@ from collections.abc import Collection
 from torch import fx, nn
 
 from lrp_core.graph.calls import operands
+from lrp_core.graph.explicit import call_modules
 from lrp_core.graph.layers import Layer, Sum
 from lrp_core.graph.sharing import shallow_copy
 from lrp_core.graph.tracing import trace_with_nodes
@@ -48,17 +49,13 @@ def without_blocks(model: nn.Module, blocks: Collection[str]) -> nn.Module:
     for block in blocks:
         check_choice("residual block", block, known)
     graph, root = next(iter(names)).graph, shallow_copy(model)
+    # Modules of their own, so that no layer's name depends on how many like it are before it.
+    call_modules(layers, names, root, lambda layer: layer.name not in blocks)
     for layer in layers:
-        node = next((node for node, name in names.items() if name == layer.name), None)
         if layer.name in blocks:
+            node = next(node for node, name in names.items() if name == layer.name)
             branch = layer.inputs.index(known[layer.name][0])
             node.replace_all_uses_with(operands(node)[1 - branch])
-        elif node is not None and layer.name != node.target and not layer.name.startswith(f"{node.target}."):
-            # A module of its own, so that its name does not depend on how many like it are before it.
-            parent, _, name = layer.name.rpartition(".")
-            root.get_submodule(parent).add_module(name, layer.module)
-            node.args, node.kwargs = operands(node), {}
-            node.op, node.target = "call_module", layer.name
     for node in reversed(graph.nodes):
         if node.op not in ("placeholder", "output") and not node.users:
             graph.erase_node(node)

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from lrp_core.graph.layers import Concat, Sum
+from lrp_core.graph.layers import Concat, PadChannels, SquarePool, Subsample, Sum
 
 # The functions below take their arguments as torch's do, under the same names. They return None for what has no module.
 
@@ -58,6 +58,22 @@ def _mean(input: fx.Node, dim: object = None, keepdim: bool = False, *, dtype: o
     return pool if keepdim else nn.Sequential(pool, nn.Flatten())
 
 
+def _pad(input: fx.Node, pad: object, mode: str = "constant", value: float | None = None) -> nn.Module | None:
+    numbers = [*pad] if isinstance(pad, tuple | list) and all(isinstance(n, int) for n in pad) else []
+    if len(numbers) != 6 or any(numbers[:4]) or min(numbers) < 0 or mode != "constant" or value:
+        return None
+    return PadChannels(*numbers[4:])
+
+
+def _getitem(input: fx.Node, index: object) -> nn.Module | None:
+    every = [slice(None)] * 2
+    if not isinstance(index, tuple) or len(index) != 4 or [*index[:2]] != every:
+        return None
+    steps = [part.step or 1 for part in index[2:] if isinstance(part, slice) and {part.start, part.stop} <= {None, 0}]
+    is_whole = all(isinstance(part, slice) and part.stop is None for part in index[2:])
+    return Subsample(*steps) if is_whole and len(steps) == 2 and all(isinstance(step, int) for step in steps) else None
+
+
 _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     torch.flatten: _flatten,
     torch.relu: _relu,
@@ -73,6 +89,8 @@ _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     operator.add: _add,
     operator.iadd: _add,
     torch.mean: _mean,
+    F.pad: _pad,
+    operator.getitem: _getitem,
     "flatten": _flatten,
     "relu": _relu,
     "relu_": _relu,
@@ -81,6 +99,60 @@ _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     "mean": _mean,
 }
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # torch takes numpy's names, too
+
+
+def is_size(node: object) -> bool:
+    """Return whether a node is a tensor's size, or a part of it: ``x.size()``, ``x.size(0)``, ``x.shape[3]``."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_method":
+        return node.target == "size"
+    if node.op != "call_function":
+        return False
+    return (node.target is getattr and node.args[1] == "shape") or (
+        node.target is operator.getitem and is_size(node.args[0])
+    )
+
+
+def _dimension(node: object) -> tuple[fx.Node, int] | None:
+    """Return the tensor and the dimension whose size a node is: of ``x.shape[0]``, ``x`` and 0."""
+    if not is_size(node):
+        return None
+    if node.op == "call_method":  # x.size(0)
+        index = [*node.args[1:], *node.kwargs.values()]
+        return (node.args[0], index[0]) if len(index) == 1 and isinstance(index[0], int) else None
+    whole, index = node.args
+    if node.target is not operator.getitem or not is_size(whole) or not isinstance(index, int):
+        return None
+    return (whole.args[0], index)
+
+
+def without_sizes(graph: fx.Graph) -> None:
+    """Rewrite, in place, calls that read a size of their own input as calls that do not: views that flatten, pools.
+
+    ``x.view(x.size(0), -1)`` and ``x.reshape(x.shape[0], -1)`` become ``x.flatten(1)``,
+    ``F.avg_pool2d(x, x.size(3))`` becomes :class:`lrp_core.graph.layers.SquarePool`. What reads sizes otherwise stays, and is refused as a call that is not known.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target in ("view", "reshape") and not node.kwargs:
+            shape = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+            batch = _dimension(shape[0]) if len(shape) == 2 and shape[1] == -1 else None
+            if batch is not None and batch[1] == 0:
+                node.target, node.args = "flatten", (node.args[0], 1)
+        elif node.op == "call_function" and node.target is F.avg_pool2d:
+            kernel = [*node.args[1:], *node.kwargs.values()]
+            if len(kernel) == 1 and _dimension(kernel[0]) in ((node.args[0], 3), (node.args[0], -1)):
+                node.target, node.args, node.kwargs = _square_pool, node.args[:1], {}
+    for node in reversed(graph.nodes):
+        if is_size(node) and not node.users:
+            graph.erase_node(node)
+
+
+def _square_pool(input: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(input, input.size(3))
+
+
+_CALLS[_square_pool] = lambda input: SquarePool()
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:

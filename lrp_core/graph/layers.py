@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Sum(nn.Module):
@@ -20,6 +21,48 @@ class Concat(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Concatenate along dimension 1."""
         return torch.cat(inputs, dim=1)
+
+
+class Subsample(nn.Module):
+    """Every so many rows and columns of its input, as in the parameter-free shortcut of He et al. (2016, option A)."""
+
+    def __init__(self, rows: int, columns: int):
+        """Take the steps."""
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W) apart."""
+        return a[:, :, :: self.rows, :: self.columns]
+
+
+class PadChannels(nn.Module):
+    """Channels of zeros before and behind those of its input, as in the same shortcut.
+
+    Attributes:
+        before, behind: how many; removal makes them fewer.
+    """
+
+    def __init__(self, before: int, behind: int):
+        """Take the numbers of channels."""
+        super().__init__()
+        self.before, self.behind = before, behind
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Pad (N, C, H, W)."""
+        return F.pad(a, (0, 0, 0, 0, self.before, self.behind))
+
+
+class SquarePool(nn.AvgPool2d):
+    """``F.avg_pool2d(x, x.size(3))``: average pooling by a square as wide as the input."""
+
+    def __init__(self):
+        """Take nothing: the size comes with the input."""
+        super().__init__(1)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Pool (N, C, H, W)."""
+        return F.avg_pool2d(a, a.shape[3])
 
 
 @dataclass(frozen=True)
@@ -42,10 +85,11 @@ INPUT = "input"
 
 WEIGHTED = (nn.Conv2d, nn.Linear)  # kinds (with their subclasses) that hold a weight
 ACTIVATIONS = (nn.ReLU, nn.ReLU6)  # not negative, by channel and position
-POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-STATEFUL = (*WEIGHTED, nn.BatchNorm2d)  # hold tensors
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, SquarePool)
+STATEFUL = (*WEIGHTED, nn.BatchNorm2d, PadChannels)  # differ between a network and a smaller one
+VIEWS = (nn.Flatten, Subsample)  # of the memory of what they read
 IDENTITIES = (nn.Dropout, nn.Identity)  # do nothing in a network that predicts
-SUPPORTED = (*STATEFUL, *ACTIVATIONS, *POOLING, nn.Flatten, Sum, Concat, *IDENTITIES)
+SUPPORTED = (*STATEFUL, *ACTIVATIONS, *POOLING, nn.Flatten, Subsample, Sum, Concat, *IDENTITIES)
 
 
 def readers(layers: list[Layer]) -> dict[str, list[Layer]]:

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from lrp_core.graph.layers import ACTIVATIONS, POOLING, Concat, Layer, Sum, readers
+from lrp_core.graph.layers import ACTIVATIONS, POOLING, Concat, Layer, PadChannels, Subsample, Sum, readers
 
-_SIGN_KEEPING = (nn.Flatten, *POOLING, Sum, Concat)  # behind which nothing is negative if nothing was before
+_SIGN_KEEPING = (nn.Flatten, *POOLING, Subsample, PadChannels, Sum, Concat)  # behind which nothing is negative if nothing was before
 
 
 def nonnegative(layers: list[Layer]) -> set[str]:

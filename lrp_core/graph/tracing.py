@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from torch import fx, nn
 
-from lrp_core.graph.calls import module_of_call, operands, overwrites, written
-from lrp_core.graph.layers import ACTIVATIONS, IDENTITIES, INPUT, STATEFUL, SUPPORTED, Concat, Layer, Sum
+from lrp_core.graph.calls import module_of_call, operands, overwrites, without_sizes, written
+from lrp_core.graph.layers import ACTIVATIONS, IDENTITIES, INPUT, STATEFUL, SUPPORTED, VIEWS, Concat, Layer, Sum
 
 
 class _Proxy(fx.Proxy):
@@ -49,6 +49,7 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever the model's own code raises under tracing
         raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
+    without_sizes(graph)
     names: dict[fx.Node, str] = {}
     memory: dict[fx.Node, fx.Node] = {}  # by node, the one whose memory its value lies in
     layers: list[Layer] = []
@@ -66,7 +67,7 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
             in_place = bool(chain) and _in_place(model, node)
             _check_use(node, in_place, memory)
             names[node] = chain[-1].name if chain else names[operands(node)[0]]
-            view = len(chain) == 1 and isinstance(chain[0].module, nn.Flatten)
+            view = len(chain) == 1 and isinstance(chain[0].module, VIEWS)
             memory[node] = memory[operands(node)[0]] if in_place or view or not chain else node
             for layer in chain:
                 if any(layer.module is other.module and isinstance(layer.module, STATEFUL) for other in layers):

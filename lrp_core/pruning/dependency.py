@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import INPUT, WEIGHTED, Concat, Layer, Sum
+from lrp_core.graph.layers import INPUT, WEIGHTED, Concat, Layer, PadChannels, Sum
 from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
 
@@ -26,11 +26,13 @@ class Coupling:
         filters: by convolution, the groups of its output channels, (C_out,).
         channels: by layer with a weight or a batch normalisation, the groups of the channels that it reads, (C_in,);
             for a dense layer, of its inputs.
+        padded: by layer that adds channels of zeros, the groups of those before and of those behind its input.
     """
 
     n_groups: int
     filters: dict[str, np.ndarray]
     channels: dict[str, np.ndarray]
+    padded: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class _Groups:
@@ -78,10 +80,13 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
         outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, groups)
     last = outputs[layers[-1].name]
     groups.join(last, np.zeros_like(last))  # the network's outputs cannot be removed
+    made = [outputs[layer.name] for layer in layers if isinstance(layer.module, nn.Conv2d)]
+    removable = {groups.root(channel) for channels in made for channel in channels}
     number = {0: -1}
 
     def numbered(channels: np.ndarray) -> np.ndarray:
-        return np.array([number.setdefault(groups.root(channel), len(number) - 1) for channel in channels])
+        roots = [root if (root := groups.root(channel)) in removable else 0 for channel in channels]
+        return np.array([number.setdefault(root, len(number) - 1) for root in roots], dtype=int)
 
     filters = {layer.name: numbered(outputs[layer.name]) for layer in layers if isinstance(layer.module, nn.Conv2d)}
     channels = {
@@ -89,7 +94,12 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
         for layer in layers
         if isinstance(layer.module, (*WEIGHTED, nn.BatchNorm2d))
     }
-    return Coupling(len(number) - 1, filters, channels)
+    padded = {}
+    for layer in layers:
+        if isinstance(layer.module, PadChannels):
+            channels_of = numbered(outputs[layer.name])
+            padded[layer.name] = channels_of[: layer.module.before], channels_of[len(channels_of) - layer.module.behind :]
+    return Coupling(len(number) - 1, filters, channels, padded)
 
 
 def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], groups: _Groups) -> np.ndarray:
@@ -101,6 +111,8 @@ def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], 
         return first
     if isinstance(module, Concat):
         return np.concatenate(inputs)
+    if isinstance(module, PadChannels):
+        return np.concatenate([groups.new(module.before), first, groups.new(module.behind)])
     if isinstance(module, nn.Flatten):
         return np.repeat(first, positions[layer.inputs[0]])
     if isinstance(module, nn.Linear):

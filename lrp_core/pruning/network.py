@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lrp_core.graph.execution import batched, run_together
+from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.layers import WEIGHTED, Layer
 from lrp_core.graph.sharing import shallow_copy
 from lrp_core.graph.tracing import rebind, trace
@@ -62,7 +63,7 @@ class PrunedNetwork:
             images: inputs (N, C, H, W), one or more; with compensations, those that they were made with.
             compensations: are applied to every smaller network, in this order.
         """
-        self.model = self._full = model
+        self.model = self._full = model = with_modules(model)
         self._layers = trace(model)
         self._images, self._compensations = images, tuple(compensations)
         self.example_shape = tuple(images[:1].shape)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrp_core.graph.explicit import with_modules
 from lrp_core.pruning.dependency import Coupling, couple
 
 
@@ -24,6 +25,7 @@ def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], examp
         ValueError: an unknown layer, an index out of range, a filter that cannot be removed (its channel is the
             network's input or output), a layer that would lose its last filter, or an unsupported layer.
     """
+    model = with_modules(model)
     coupling = couple(model, example_input)
     pruned = np.zeros(coupling.n_groups, dtype=bool)
     for name, indices in filters.items():
@@ -59,6 +61,9 @@ def slice_channels(model: nn.Module, coupling: Coupling, kept_groups: np.ndarray
         module = model.get_submodule(name)
         filters = torch.from_numpy(kept_groups[coupling.filters[name]]) if name in coupling.filters else None
         _keep(module, filters, torch.from_numpy(kept_groups[channels]))
+    for name, (before, behind) in coupling.padded.items():
+        module = model.get_submodule(name)
+        module.before, module.behind = int(kept_groups[before].sum()), int(kept_groups[behind].sum())
 
 
 def copy_weights(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:

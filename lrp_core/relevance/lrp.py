@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import ChannelAffine, fold_batchnorm
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, Sum
+from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, PadChannels, Subsample, Sum
 from lrp_core.graph.signs import nonnegative, rectified
 from lrp_core.graph.tracing import trace
 from lrp_core.relevance import composites, rules
@@ -149,7 +149,7 @@ class _Propagation:
 
     def _reads(self, layer: Layer) -> list[str]:
         """Name the values that this layer's way back reads."""
-        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, (*_NO_VALUES, nn.Flatten, Concat)):
+        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, (*_NO_VALUES, nn.Flatten, Concat, PadChannels, Subsample)):
             return []
         if layer.name in self.maps and self.rules[layer.name].uses_output:
             return [*layer.inputs, layer.name]
@@ -201,9 +201,15 @@ class _Propagation:
             return [relevance.reshape(shapes[layer.inputs[0]])]
         if isinstance(module, Concat):
             return list(relevance.split([shapes[name][1] for name in layer.inputs], dim=1))
+        if isinstance(module, PadChannels):
+            return [relevance[:, module.before : relevance.shape[1] - module.behind]]
+        if isinstance(module, Subsample):
+            back = relevance.new_zeros(shapes[layer.inputs[0]])
+            back[:, :, :: module.rows, :: module.columns] = relevance
+            return [back]
         if isinstance(module, nn.MaxPool2d):
             return [_winner_takes_all(module, inputs[0], relevance)]
-        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):  # SquarePool is an AvgPool2d
             return _norm(module, inputs, relevance)
         raise AssertionError(f"no rule for {type(module).__name__}")  # graph.layers.SUPPORTED and this list differ
 
