@@ -1,9 +1,11 @@
 """The one call, :func:`prune`: a trained classifier and a few labelled images in, a smaller classifier out."""
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,44 +13,132 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lrp_core.control import methods
-from lrp_core.control.controller import Settings, Step, greatest_rate
+from lrp_core.control.controller import Step
+from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
+from lrp_core.control.descent import Descent
+from lrp_core.control.path import Path as SizePath
+from lrp_core.control.path import PathRow
+from lrp_core.control.selection import largest_drop_allowed
 from lrp_core.graph.tracing import trace
+from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
-from lrp_core.metrics.cost import Size, size
-from lrp_core.metrics.curve import MAX_RATE, filters_at
+from lrp_core.metrics.cost import Size, latency, n_parameters, size
+from lrp_core.metrics.estimate import Estimate, certifiable
 from lrp_core.pruning.saving import save_pruned
-from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds
+from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds, with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.sites import AllReduce, single_site
 
-FOLDS = 5  # of the cross-fitting; fewer where a class has fewer images
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DEFAULT = "joint-cost+reconstruction"
+FOLDS = 4  # fewer where a class has fewer images
+BUDGETS = ("pruning_ratio", "multiply_adds", "parameters", "latency")
+
+
+@dataclass(frozen=True)
+class Network(Size):
+    """What a network costs, and what it says of the images that were given.
+
+    Attributes:
+        accuracies: of each class that has images, by its number. Of a network that these images trained they are no
+            measure.
+    """
+
+    accuracies: dict[int, float]
+
+    @property
+    def harmonic_mean(self) -> float:
+        """Of the class accuracies, 0 where one of them is."""
+        return harmonic_mean(list(self.accuracies.values()))
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned network, and how it came about.
+    """A pruned network, and the path of sizes on which it lies; prints as a summary.
 
     Attributes:
         model: the smaller network, in eval mode and frozen; ``model.requires_grad_(True)`` lets it be trained on.
+        estimate: what it is expected to do on unseen images, with 90 % intervals; None with ``folds=0``.
+        path: a row for every size that pruning came by; prints as a table.
+        before, after: what the unpruned and the pruned network cost, and their class accuracies on the images given.
         pruning_ratio: the fraction of the filters that was removed; filters that only go together count as one.
-        steps: what the method did, step by step.
-        monitored: which accuracy of the images the method watched, and recorded in ``steps``: ``"cross-fitted"``, of
-            out-of-fold heads that each judge a fold that they were not fitted to, ``"training"``, of the network
-            itself, or ``"probability"`` (:func:`lrp_core.control.monitored.monitored_accuracies`).
-        before, after: what the network costs unpruned and pruned.
+        steps: what the method did, step by step, all the way down.
         kept: by convolution, the filters that are kept, by their indices in the unpruned network.
         example_shape: of one input, (1, C, H, W).
+        notes: what there is to know about the numbers.
     """
 
     model: nn.Module = field(repr=False)
+    estimate: Estimate | None
+    path: SizePath = field(repr=False)
+    before: Network
+    after: Network
     pruning_ratio: float
     steps: list[Step] = field(repr=False)
-    monitored: str
-    before: Size
-    after: Size
     kept: dict[str, list[int]] = field(repr=False)
-    example_shape: tuple[int, ...]
+    example_shape: tuple[int, ...] = field(repr=False)
+    notes: tuple[str, ...]
+    _run: "_Run" = field(repr=False)
+
+    def select(
+        self,
+        *,
+        max_accuracy_drop: float | None = None,
+        pruning_ratio: float | None = None,
+        multiply_adds: float | None = None,
+        parameters: float | None = None,
+        latency: float | None = None,
+    ) -> "Pruned":
+        """Return another size, made again from the path; nothing is pruned again.
+
+        Args:
+            max_accuracy_drop: as for :func:`prune`, as are the others. One of them is given.
+            pruning_ratio: the fraction of the filters to remove.
+            multiply_adds: the fraction that may be left.
+            parameters: the same, of the parameters.
+            latency: the same, of the seconds for one image.
+
+        Raises:
+            ValueError: none or several budgets, one that cannot be used, or one that the path does not reach.
+        """
+        given = {"pruning_ratio": pruning_ratio, "multiply_adds": multiply_adds, "parameters": parameters}
+        given = {"max_accuracy_drop": max_accuracy_drop} | given | {"latency": latency}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"select() takes one budget, got {given or 'none'}")
+        ((name, value),) = given.items()
+        return self._run.select(name, value)
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw accuracy and harmonic mean on unseen images against multiply-adds, with 90 % intervals.
+
+        Args:
+            axes: of matplotlib, to draw into; new ones if not given.
+
+        Raises:
+            ValueError: no estimates were made.
+        """
+        import matplotlib.pyplot as plt
+
+        rows = [row for row in self.path if row.estimate is not None]
+        if not rows:
+            raise ValueError("there are no estimates to draw; call prune() with folds=2 or more")
+        axes = plt.subplots(figsize=(6.5, 3.6))[1] if axes is None else axes
+        sizes = [100 * row.multiply_adds for row in rows]
+        for name, label in (("accuracy", "accuracy, class-averaged"), ("harmonic_mean", "harmonic mean of classes")):
+            low, high = zip(*(getattr(row.estimate, f"{name}_interval") for row in rows), strict=True)
+            (line,) = axes.plot(sizes, [getattr(row.estimate, name) for row in rows], marker="o", ms=3, label=label)
+            axes.fill_between(sizes, low, high, alpha=0.15, color=line.get_color(), lw=0)
+        here = 100 * self.after.multiply_adds / self.before.multiply_adds
+        axes.axvline(here, ls="--", color="0.4", label=f"this network, {here:.3g} %")
+        axes.set(xlabel="multiply-adds left, %", ylabel="on unseen images (estimated)", xscale="log", ylim=(0, 1))
+        axes.invert_xaxis()
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.legend(fontsize=8)
+        return axes
 
     def save(self, path: str | Path) -> None:
         """Write the network to a ``.safetensors`` file, whole or not at all.
@@ -57,25 +147,51 @@ class Pruned:
         """
         save_pruned(Path(path), self.model, self.kept, self.example_shape)
 
+    def __str__(self) -> str:
+        """Return a summary for people."""
+        shares = {
+            name: f"{getattr(self.after, name) / getattr(self.before, name):.0%}"
+            for name in ("multiply_adds", "parameters", "latency")
+        }
+        text = f"{shares['multiply_adds']} of the multiply-adds, {shares['parameters']} of the parameters, "
+        text += f"{self.after.filters} of {self.before.filters} filters, {shares['latency']} of the latency are left\n"
+        if self.estimate is not None:
+            text += f"on unseen images, as {self.estimate.images} held-out ones say, with 90 % intervals:\n"
+            text += f"{self.estimate}\n"
+        return text + "\n".join(self.notes)
+
 
 def prune(
     model: nn.Module,
     images: torch.Tensor | Iterable[tuple[torch.Tensor, torch.Tensor]],
     labels: torch.Tensor | None = None,
     *,
-    method: str = "dynamic+reconstruction",
-    pruning_ratio: float | None = None,
+    method: str | methods.Method | Criterion = DEFAULT,
     max_accuracy_drop: float = 2.0,
+    pruning_ratio: float | None = None,
+    multiply_adds: float | None = None,
+    parameters: float | None = None,
+    latency: float | None = None,
+    ignored_layers: Collection[str | nn.Module] = (),
+    round_to: int = 1,
+    groups: torch.Tensor | None = None,
+    head_fitted: bool | None = None,
+    folds: int = FOLDS,
     seed: int = 0,
     progress: bool = True,
-    fold: torch.Tensor | None = None,
+    callback: Callable[[Step], object] | None = None,
     all_reduce: AllReduce | None = None,
 ) -> Pruned:
-    """Prune a trained classifier on a few labelled images, without training it.
+    """Prune a trained classifier on a few labelled images; by default nothing is trained.
 
-    By default the controller of this project (:mod:`lrp_core.control.controller`) chooses the filters, and the channels
-    that are kept take over the part of those that are removed (:mod:`lrp_core.repair.reconstruction`).
-    :mod:`lrp_core.control.methods` has the other methods and says where each comes from.
+    One descent passes all sizes. Whatever the budget is, the result has the whole path, and :meth:`Pruned.select`
+    takes another size from it. What a size does on unseen images is estimated by cross-validation of the whole pruning
+    (:mod:`lrp_core.control.cross_validation`).
+
+    By default filters are chosen together, by what they do to all logits per multiply-add that they save
+    (:mod:`lrp_core.control.cost_descent`), and the weights of all layers behind them are fitted by least squares so
+    that these give what they gave (:mod:`lrp_core.repair.reconstruction`). :mod:`lrp_core.control.methods` has the other
+    methods and says where each comes from.
 
     The pruned network's last layer is the given one, updated at most by the reconstruction, unless the method ends with
     ``+refit``: then it is fitted anew to the images by least squares (:mod:`lrp_core.repair.refit`). It keeps a bias
@@ -85,88 +201,310 @@ def prune(
     Args:
         model: images to logits (N, K), made of supported layers (:func:`lrp_core.trace`), with any head; left as it is.
         images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
-            that yields pairs of images and labels), then without ``labels``. All of them are held in memory, and with
-            the controller what every convolution gives for them, twice.
+            that yields pairs of images and labels), then without ``labels``. They may have trained the last layer
+            (see ``head_fitted``), but nothing before it: no estimate could tell what other images would say.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
-        method: a name that :func:`lrp_core.control.methods.method` knows, but for ``early-exit`` and ``budget-search``.
-        pruning_ratio: the fraction of the filters to remove, above 0 and below 1. None: as many as can be removed
-            before the harmonic mean of the monitored class accuracies has fallen by more than ``max_accuracy_drop``.
-        max_accuracy_drop: in points of 100; read where there is no ``pruning_ratio``.
+        method: a name that :func:`lrp_core.control.methods.method` knows, but for those with ``early-exit`` and
+            ``budget-search``; a :class:`lrp_core.control.methods.Method`; or a criterion of yours, from model, images
+            and labels to scores (N, C) by convolution, of which the lowest go first, with reconstruction.
+        max_accuracy_drop: by how much the harmonic mean of the class accuracies may fall on unseen images, in points of
+            100; read where there is no other budget. The rule is in :mod:`lrp_core.control.selection`.
+        pruning_ratio: the fraction of the filters to remove.
+        multiply_adds: the fraction of the unpruned network's that may be left.
+        parameters: the same, of the parameters.
+        latency: the same, of the seconds for one image, as measured here on the sizes of the path.
+        ignored_layers: convolutions that keep all filters, by name or as modules of the model.
+        round_to: layers keep a multiple of so many filters, or all of theirs; 8 suits most hardware.
+        groups: images that belong together (of one patient, of one video) have the same number, (N,); they stay in one
+            fold, and count as one observation.
+        head_fitted: whether the last layer was fitted to these very images, as on a frozen backbone. Inside the folds
+            it is fitted anew then. None: tested (:func:`lrp_core.control.cross_validation.was_fitted`).
+        folds: of the cross-validation, fewer where a class has fewer images; 0: no estimate, a quarter of the time.
         seed: of the folds, and of random draws.
         progress: show a progress bar.
-        fold: of each image, (N,), in 0..k-1, where images that belong together (of one patient, say) are to share one;
-            drawn if not given.
+        callback: is given each step of the descent on all images, when it is done.
         all_reduce: where the images are at several sites, which all call this function on their own (with the same
             model and settings) and get the same network: from a tensor to the sum of all sites' tensors, which may
             overwrite it. Nothing else is exchanged (``docs/several_sites.md``).
 
     Raises:
-        ValueError: images, labels, folds, ``pruning_ratio`` or ``max_accuracy_drop`` that cannot be used, an unknown
-            method, an unsupported layer, more filters to remove than can be, a class that is never right while its
-            accuracy is monitored, or a site that has no image of a class that others have.
+        ValueError: images, labels, groups or a budget that cannot be used, several budgets, an unknown method, an
+            unsupported layer, a budget that no size of the network keeps, or a site that has no image of a class that
+            others have.
     """
+    budget = _budget(max_accuracy_drop, pruning_ratio, multiply_adds, parameters, latency)
     how = methods.method(method)
-    if pruning_ratio is not None and not 0 < pruning_ratio < 1:
-        raise ValueError(
-            f"pruning_ratio must lie between 0 and 1, got {pruning_ratio}; None prunes as far as the accuracy holds"
-        )
-    if not 0 <= max_accuracy_drop < 100:
-        raise ValueError(f"max_accuracy_drop must lie in [0, 100), got {max_accuracy_drop}")
-    network = copy.deepcopy(model).eval().requires_grad_(False)
     if how.early_exit or how.actions:
         raise ValueError(
             f"{method!r} is a method of the study, which knows where a backbone can end; lrp_core.control.early_exit "
             "finds the exits of a backbone of yours, lrp_core.graph.truncation ends it there, and prune() goes on"
         )
+    if folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
+        raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
+    if round_to < 1:
+        raise ValueError(f"round_to must be 1 or more, got {round_to}")
+    ignored = _names(model, ignored_layers)
+    network = copy.deepcopy(model).eval().requires_grad_(False)
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
     _check_labels(labels, logits := predict(network, images[:1]))
     n_outputs, all_reduce = logits.shape[1], _on_host(all_reduce)
     if all_reduce is not single_site:
         _check_sites(labels, n_outputs, how, all_reduce)
-    out_of_fold = (
-        None
-        if how.monitored == "training" and not how.refit
-        else _out_of_fold_heads(network, images, labels, fold, seed, all_reduce, how.refit)
-    )
-    if out_of_fold is None:
-        how = replace(how, monitored="training")
-    if how.refit and (out_of_fold is None or len(labels.unique()) < n_outputs):
+    last = trace(network)[-1]
+    is_dense = isinstance(last.module, nn.Linear)
+    if how.refit and (not is_dense or len(labels.unique()) < n_outputs):
         raise ValueError(
             f"{method!r} fits the last layer anew: it has to be dense, and each of its {n_outputs} classes needs images"
         )
-    task = methods.task(network, out_of_fold, images, labels, how, seed, all_reduce)
-    floor, settings = 0.0, Settings()
-    if pruning_ratio is None:
-        floor, settings = _monitor(
-            harmonic_mean(task.accuracy(np.array([], dtype=int))), max_accuracy_drop, how.monitored
+    how = how if is_dense else replace(how, monitored="training")
+    run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
+    run.groups = torch.arange(len(labels)) if groups is None else _check_groups(torch.as_tensor(groups).cpu(), labels)
+    run.until = _until(*budget)
+    run.go(folds, head_fitted if is_dense else False, is_dense, progress, callback)
+    return run.select(*budget)
+
+
+class _Run:
+    """A call of :func:`prune`: what went in, and what came out."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        how: methods.Method,
+        seed: int,
+        ignored: Collection[str],
+        round_to: int,
+        all_reduce: AllReduce,
+    ):
+        self.network, self.images, self.labels, self.how, self.seed = network, images, labels, how, seed
+        self.ignored, self.round_to, self.all_reduce = ignored, round_to, all_reduce
+        self.groups: torch.Tensor
+        self.until: Callable[[Descent], bool]
+        self.judged: HeldOut | None = None
+        self.notes: list[str] = []
+
+    def go(
+        self,
+        folds: int,
+        head_fitted: bool | None,
+        is_dense: bool,
+        progress: bool,
+        callback: Callable[[Step], object] | None,
+    ) -> None:
+        """Go down once without each fold, and once with all images."""
+        fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
+        n_folds = 0 if fold is None else int(fold.max()) + 1
+        with tqdm(
+            total=n_folds + 1, desc="pruning", disable=not progress, bar_format=_BAR, postfix={"network": "unpruned"}
+        ) as bar:
+            if fold is not None:
+                self._cross_validate(fold, head_fitted, is_dense, bar)
+            self._descend(callback, bar, n_folds)
+
+    def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:
+        numbers, heads = self.labels.unique(return_inverse=True)[1], None
+        name = trace(self.network)[-1].name
+        if is_dense and head_fitted is not False:
+            features = read_by(self.network, name, self.images)
+            bias = self.network.get_submodule(name).bias is not None
+            heads = fit_heads(features, numbers, fold, self.all_reduce, bias).out_of_fold
+            if head_fitted is None:
+                own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
+                theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
+                heads = heads if was_fitted(own, theirs, self.all_reduce) else None
+        if heads is not None:
+            self.notes.append(
+                f"The last layer, {name!r}, is taken to be fitted to these images; inside the folds it is fitted anew."
+            )
+
+        def classifier(k: int) -> tuple[nn.Module, torch.Tensor]:
+            if heads is None:
+                return self.network, self.labels
+            bias = None if heads.bias is None else heads.bias[k]
+            return with_last_layer(self.network, heads.weight[k], bias), numbers
+
+        done = 0.0
+
+        def show(share: float) -> None:
+            nonlocal done
+            bar.set_postfix(network=f"{max(0, 1 - share):.0%} of the multiply-adds", refresh=False)
+            bar.update(done + share - bar.n)
+            done += share == 1
+
+        self.judged = held_out(
+            self.images, self.labels, fold, self.groups, classifier, self.descent, self.until, show, self.all_reduce
         )
-    until = pruning_ratio or min(MAX_RATE, greatest_rate(task.network.layer_of))
-    steps = []
-    with tqdm(
-        total=filters_at(until, task.network.n_filters), desc="pruning", unit="filter", disable=not progress
-    ) as bar:
-        for step in methods.steps(task, how, settings, until):
-            if step.after < floor:
-                break
-            steps.append(step)
-            bar.update(len(step.removed))
-            bar.set_postfix(harmonic_mean=f"{step.after:.3f}")
-    pruned = methods.unpruned(network, images, labels, out_of_fold and out_of_fold.fold, how, all_reduce)
-    if removed := [filter_ for step in steps for filter_ in step.removed.tolist()]:
-        pruned.remove(np.array(removed))
-        if how.refit:
-            scale_head(pruned.model, trace(network)[-1].name, images, labels, out_of_fold.fold, all_reduce)
-    return Pruned(
-        model=pruned.model,
-        pruning_ratio=len(removed) / pruned.n_filters,
-        steps=steps,
-        monitored=how.monitored,
-        before=size(network, images[:1]),
-        after=size(pruned.model, images[:1]),
-        kept=pruned.kept(),
-        example_shape=pruned.example_shape,
-    )
+
+    def _descend(self, callback: Callable[[Step], object] | None, bar: tqdm, n_folds: int) -> None:
+        self.down = self.descent(self.network, self.images, self.labels, self.groups)
+        image, known = self.images[:1], 0
+        self.before = _measured(self.network, self.images, self.labels)
+        estimates = [] if self.judged is None else self.judged.estimates()
+        limits = [] if self.judged is None else self.judged.limits.tolist()
+        first = None if self.judged is None else self.judged.unpruned()
+        rows = [PathRow(0, 0.0, 1.0, 1.0, self.before.filters, self.before.latency, first)]
+        for stop in self.down.walk(self.until):
+            if callback is not None:
+                for step in self.down.steps[known:]:
+                    callback(step)
+            known, index = len(self.down.steps), len(rows) - 1
+            found = estimates[index] if index < len(limits) else None
+            filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
+            share = n_parameters(stop.model) / self.before.parameters
+            ratio = 1 - self.down.kept(stop.removed).mean()
+            seconds = latency(stop.model, image, repeats=5)
+            rows.append(PathRow(stop.removed, ratio, stop.multiply_adds, share, filters, seconds, found))
+            bar.set_postfix(network=f"{stop.multiply_adds:.0%} of the multiply-adds", refresh=False)
+            bar.update(n_folds + 1 - stop.multiply_adds - bar.n)
+        if callback is not None:
+            for step in self.down.steps[known:]:
+                callback(step)
+        bar.update(n_folds + 1 - bar.n)
+        self.path = SizePath(rows)
+
+    def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> Descent:
+        """Return what goes down from a classifier on some images."""
+        heads = None
+        if self.how.refit or (self.how.rate and self.how.monitored != "training"):
+            heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, self.how.refit)
+        return Descent(
+            model,
+            images,
+            labels,
+            self.how,
+            heads,
+            self.seed,
+            ignored=self.ignored,
+            round_to=self.round_to,
+            all_reduce=self.all_reduce,
+        )
+
+    def select(self, name: str, value: float) -> Pruned:
+        """Return the network of a budget."""
+        _check_budget(name, value)
+        notes = list(self.notes)
+        dropping = name == "max_accuracy_drop"
+        removed = self._within_drop(value, notes) if dropping else self._within(name, value)
+        model = self.down.model(removed) if removed else copy.deepcopy(self.network)
+        if removed and self.how.refit:
+            name = trace(self.network)[-1].name
+            fold = _draw(self.labels, self.groups, FOLDS, self.seed, self.all_reduce)
+            scale_head(model, name, self.images, self.labels, fold, self.all_reduce)
+        kept = self.down.kept(removed)
+        filters = self.down.network.coupling.filters
+        return Pruned(
+            model=model,
+            estimate=self._estimate(removed),
+            path=self.path,
+            before=self.before,
+            after=_measured(model, self.images, self.labels),
+            pruning_ratio=1 - kept.mean(),
+            steps=self.down.steps,
+            kept={name: np.flatnonzero((of < 0) | kept[of]).tolist() for name, of in filters.items()},
+            example_shape=tuple(self.images[:1].shape),
+            notes=tuple(notes),
+            _run=self,
+        )
+
+    def _estimate(self, removed: int) -> Estimate | None:
+        """Return what is expected of a network without so many filters: that of the next smaller size of the path."""
+        return next((row.estimate for row in self.path if row.removed >= removed), self.path[-1].estimate)
+
+    def _within(self, name: str, value: float) -> int:
+        """Return how many filters go for a budget."""
+        if name == "latency":
+            fits = [row.removed for row in self.path if row.latency <= value * self.before.latency]
+            least = min(row.latency for row in self.path) / self.before.latency
+            removed = fits[0] if fits else len(self.down.order) + 1
+        else:
+            removed = self.down.first(lambda size: _keeps(self.down, size, name, value))
+            least = _reached(self.down, len(self.down.order), name)
+            if not _keeps(self.down, removed, name, value):
+                removed = len(self.down.order) + 1
+        if removed > len(self.down.order):
+            raise ValueError(
+                f"{name}={value} cannot be kept: the path ends at {name}={least:.4f}; ask for that, or call prune() "
+                "with this budget, so that it goes as far as filters can be removed"
+            )
+        return removed
+
+    def _within_drop(self, value: float, notes: list[str]) -> int:
+        """Return how many filters go if the harmonic mean may fall by so many points on unseen images."""
+        if self.judged is None:
+            raise ValueError("max_accuracy_drop needs estimates on unseen images; call prune() with folds=2 or more")
+        rows = [row for row in self.path if row.estimate is not None]
+        row = largest_drop_allowed(rows, value)
+        if (least := certifiable(rows[0].estimate.images)) > value:
+            notes.append(
+                f"{rows[0].estimate.images} images can exclude a fall of {least:.1f} points at best (90 % confidence), "
+                f"and {value} were asked for: give more images to be sure."
+            )
+        if row.removed == 0:
+            notes.append(f"No smaller network can be told to fall by {value} points or less; this is the unpruned one.")
+        for note in notes[len(self.notes) :]:
+            warnings.warn(note, stacklevel=4)
+        return row.removed
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def _reached(down: Descent, removed: int, name: str) -> float:
+    """Return what is left of a cost, or gone of the filters, without the first filters of the order."""
+    if name == "pruning_ratio":
+        return 1 - down.kept(removed).mean()
+    return getattr(down, name)(removed)
+
+
+def _keeps(down: Descent, removed: int, name: str, value: float) -> bool:
+    reached = _reached(down, removed, name)
+    return reached >= value - 1e-12 if name == "pruning_ratio" else reached <= value + 1e-12
+
+
+def _until(name: str, value: float) -> Callable[[Descent], bool]:
+    """Return whether a descent has come far enough for a budget."""
+    if name in ("max_accuracy_drop", "latency"):
+        return lambda _: True
+    return lambda down: _keeps(down, len(down.order), name, value)
+
+
+def _budget(max_accuracy_drop: float, *others: float | None) -> tuple[str, float]:
+    """Return the name and value of the one budget that was given."""
+    given = [(name, value) for name, value in zip(BUDGETS, others, strict=True) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one budget at a time, got {', '.join(f'{name}={value}' for name, value in given)}")
+    name, value = given[0] if given else ("max_accuracy_drop", max_accuracy_drop)
+    _check_budget(name, value)
+    return name, value
+
+
+def _check_budget(name: str, value: float) -> None:
+    if name == "max_accuracy_drop" and not 0 <= value < 100:
+        raise ValueError(f"max_accuracy_drop must lie in [0, 100), in points of 100; got {value}")
+    if name != "max_accuracy_drop" and not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, a fraction of the unpruned network's; got {value}")
+
+
+def _names(model: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
+    """Return the names of convolutions."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = [layer if isinstance(layer, str) else names.get(id(layer)) for layer in ignored_layers]
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    for layer, name in zip(ignored_layers, found, strict=True):
+        if name not in convolutions:
+            raise ValueError(f"ignored_layers: {layer!r} is no convolution of this model; it has {convolutions}")
+    return found
+
+
+def _measured(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Network:
+    """Return what a network costs, and its accuracies on the images."""
+    right = predict(model, images).argmax(dim=1) == labels
+    accuracies = {int(label): right[labels == label].double().mean().item() for label in labels.unique()}
+    cost = size(model, images[:1])
+    return Network(**{one.name: getattr(cost, one.name) for one in fields(cost)}, accuracies=accuracies)
 
 
 def _collect(images: object, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,6 +554,8 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
     """Refuse, at all sites alike, classes that some do not have, and a criterion that is no sum over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
+    if how.distil:
+        raise ValueError("distillation trains on single images, which are no sums: choose a method without it")
     having = all_reduce((labels.bincount(minlength=n_outputs) > 0).double())
     sites = int(all_reduce(torch.ones(1)).item())
     if lacking := ((having > 0) & (having < sites)).nonzero().flatten().tolist():
@@ -223,61 +563,42 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
         raise ValueError(f"every site needs images of every class; so many of {sites} sites have some of {found}")
 
 
-def _check_fold(fold: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse folds that leave an out-of-fold head without images to be fitted to, or to judge."""
-    if fold.shape != labels.shape or fold.is_floating_point() or fold.is_complex():
-        raise ValueError(f"fold must be integers (N,), one for each image; got {fold.dtype} {tuple(fold.shape)}")
-    counts = fold.bincount() if fold.min() >= 0 else torch.zeros(1)
-    if len(counts) < 2 or (counts == 0).any():
-        raise ValueError(f"folds must be 0..k-1, two or more, each with images; got {fold.unique().tolist()}")
-    for k in range(len(counts)):
-        if missing := sorted(set(labels.tolist()) - set(labels[fold != k].tolist())):
-            raise ValueError(f"all images of class {missing[0]} are in fold {k}; spread them over two or more")
+def _check_groups(groups: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Refuse what are no groups of the images."""
+    if groups.shape != labels.shape or groups.is_floating_point() or groups.is_complex():
+        raise ValueError(f"groups must be integers (N,), one for each image; got {groups.dtype} {tuple(groups.shape)}")
+    for label in labels.unique():
+        if len(groups[labels == label].unique()) < 2:
+            raise ValueError(
+                f"all images of class {int(label)} are of one group, {int(groups[labels == label][0])}: none could "
+                "judge a network that has not seen them; give images of two or more"
+            )
+    return groups.long()
+
+
+def _draw(labels: torch.Tensor, groups: torch.Tensor, n_folds: int, seed: int, all_reduce: AllReduce) -> torch.Tensor:
+    """Return the fold of each image, (N,); fewer folds where a class has fewer groups, as many at all sites."""
+    numbers = labels.unique(return_inverse=True)[1]
+    most = min(len(groups[numbers == number].unique()) for number in range(int(numbers.max()) + 1))
+    able = torch.zeros(n_folds + 1)
+    able[min(n_folds, most)] = 1
+    n_folds = int(all_reduce(able).nonzero().min())
+    if n_folds < 2:
+        raise ValueError("a class has images of one group alone; each needs two or more, to be judged by one another")
+    return draw_folds(numbers, groups.numpy(), n_folds, seed)
 
 
 def _out_of_fold_heads(
     network: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    fold: torch.Tensor | None,
+    groups: torch.Tensor,
     seed: int,
     all_reduce: AllReduce,
     bias: bool,
-) -> OutOfFoldHeads | None:
-    """Fit out-of-fold heads to what the last layer reads; None if it is no dense layer.
-
-    With ``bias`` they have one where the last layer does.
-    """
-    last = trace(network)[-1]
-    if not isinstance(last.module, nn.Linear):
-        return None
-    numbers = labels.unique(return_inverse=True)[1]
-    if fold is None:
-        able = torch.zeros(FOLDS + 1)
-        able[min(FOLDS, int(numbers.bincount().min()))] = 1
-        n_folds = int(all_reduce(able).nonzero().min())  # as many as every site can have
-        fold = draw_folds(numbers, np.arange(len(numbers)), n_folds, seed)
-    else:
-        _check_fold(fold := torch.as_tensor(fold).cpu(), labels)
-    k = int(fold.max()) + 1
-    sites, total, squares = all_reduce(torch.tensor([1.0, k, k * k], dtype=torch.float64)).tolist()
-    if sites * squares != total**2:
-        raise ValueError(f"all sites need as many folds; here there are {k}, and on average {total / sites:.1f}")
+) -> OutOfFoldHeads:
+    """Fit out-of-fold heads to what the last layer reads; with ``bias`` they have one where the last layer does."""
+    last, numbers = trace(network)[-1], labels.unique(return_inverse=True)[1]
+    fold = _draw(labels, groups, methods.FOLDS, seed, all_reduce)
     features = read_by(network, last.name, images)
-    return fit_heads(features, numbers, fold.long(), all_reduce, bias and last.module.bias is not None).out_of_fold
-
-
-def _monitor(unpruned: float, max_accuracy_drop: float, monitored: str) -> tuple[float, Settings]:
-    """Return the least harmonic mean that is allowed, and a controller that removes all that it can above it."""
-    if unpruned == 0:
-        raise ValueError(
-            f"the harmonic mean of the {monitored} accuracies is 0 before anything is pruned: a class is never right, "
-            "so there is nothing to monitor; give more images, or a pruning_ratio"
-        )
-    floor = unpruned - max_accuracy_drop / 100
-    if floor <= 0:
-        raise ValueError(
-            f"max_accuracy_drop must be less than the harmonic mean before anything is pruned, "
-            f"{100 * unpruned:.1f} points; got {max_accuracy_drop}"
-        )
-    return floor - 1e-12, Settings(levels=(floor / unpruned,), least=0.0)
+    return fit_heads(features, numbers, fold, all_reduce, bias and last.module.bias is not None).out_of_fold

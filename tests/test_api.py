@@ -10,9 +10,13 @@ from networks import settle
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
 import lrp_core
+from lrp_core.control.descent import Descent
+from lrp_core.control.methods import Method
+from lrp_core.importance.criterion import Scores
 from lrp_core.metrics.accuracy import harmonic_mean
 from lrp_core.pruning.saving import load_pruned
 from lrp_core.pruning.surgery import remove_filters
@@ -70,45 +74,30 @@ def same_by_removal(model: nn.Module, pruned: lrp_core.Pruned, images: torch.Ten
         return torch.allclose(pruned.model(images), expected, rtol=1e-4, atol=1e-5)
 
 
-HEADS = {  # of torchvision's networks, what is monitored
-    "vgg11": "cross-fitted",  # dense layers over flattened positions, dropout
-    "resnet18": "cross-fitted",
-    "mobilenet_v2": "cross-fitted",
-    "squeezenet1_1": "training",  # ends with a convolution
-}
+class Residual(nn.Module):
+    """Convolutions with batch normalisation and without biases, of which two meet in a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 18, 3, padding=1, bias=False), nn.BatchNorm2d(18)
+        self.wide, self.thin = nn.Conv2d(18, 22, 3, padding=1, bias=False), nn.Conv2d(22, 18, 1, bias=False)
+        self.last, self.head = nn.Conv2d(18, 21, 3, bias=False), nn.Linear(21, 3)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.thin(F.relu(self.wide(x)))
+        return self.head(F.relu(self.last(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("name", "monitored"), HEADS.items())
-def test_torchvisions_networks_with_their_own_heads(name, monitored):
-    generator = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(8, 3, 64, 64, generator=generator), torch.arange(8) % 4
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = settle(get_model(name, weights=None, num_classes=5))  # one class has no image
-    pruned = prune(model, images, labels, method="px-static", pruning_ratio=0.3)
-    assert pruned.monitored == monitored
-    assert 0.3 <= pruned.pruning_ratio < 0.301
-    assert pruned.after.filters == sum(map(len, pruned.kept.values())) < pruned.before.filters
-    assert pruned.after.multiply_adds < pruned.before.multiply_adds
-    assert same_by_removal(model, pruned, images)
+@pytest.fixture(scope="module")
+def residual() -> nn.Module:
+    return settle(Residual())
 
 
-def test_the_model_comes_back_as_it_was(samples):
-    model = trained(samples).train()
-    before = copy.deepcopy(model.state_dict())
-    prune(model, *samples, pruning_ratio=0.5)
-    assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert before.keys() == model.state_dict().keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_a_loader_gives_what_tensors_give(samples, model):
-    loader = DataLoader(TensorDataset(*samples), batch_size=10)
-    one, other = prune(model, loader, pruning_ratio=0.6), prune(model, *samples, pruning_ratio=0.6)
-    assert one.kept == other.kept
-    assert torch.equal(one.model(samples[0]), other.model(samples[0]))
+@pytest.fixture(scope="module")
+def pruned(samples, model) -> lrp_core.Pruned:
+    """By default, with estimates."""
+    return prune(model, *samples, multiply_adds=0.5)
 
 
 def accuracies(network: nn.Module, samples) -> np.ndarray:
@@ -117,39 +106,376 @@ def accuracies(network: nn.Module, samples) -> np.ndarray:
     return np.array([(predicted[samples[1] == label] == label).float().mean().item() for label in samples[1].unique()])
 
 
-@pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "px-iterative"])
-@pytest.mark.parametrize("max_accuracy_drop", [3.0, 20.0])
-def test_it_stops_where_the_monitored_mean_has_fallen(samples, method, max_accuracy_drop):
-    """A convolution as head: the training accuracy is monitored, and can be counted on what came out."""
-    model = trained(samples, dense_head=False)
-    pruned = prune(model, *samples, method=method, max_accuracy_drop=max_accuracy_drop)
-    unpruned = harmonic_mean(accuracies(model, samples))
-    assert pruned.monitored == "training"
-    assert pruned.steps[0].before == pytest.approx(unpruned, abs=1e-6)
-    watched = [step.after for step in pruned.steps]
-    assert all(after >= unpruned - max_accuracy_drop / 100 - 1e-9 for after in watched)
-    assert harmonic_mean(accuracies(pruned.model, samples)) == pytest.approx(watched[-1], abs=1e-6)
-    assert pruned.pruning_ratio == pytest.approx(sum(len(step.removed) for step in pruned.steps) / 60)
-    if method == "px-iterative":  # one step more would have been too many
-        further = prune(model, *samples, method=method, pruning_ratio=pruned.pruning_ratio + 0.05)
-        assert harmonic_mean(accuracies(further.model, samples)) < unpruned - max_accuracy_drop / 100
+HEADS = {  # of torchvision's networks
+    "vgg11": "dense layers over flattened positions, dropout",
+    "resnet18": "one dense layer",
+    "mobilenet_v2": "dropout and a dense layer",
+    "squeezenet1_1": "a convolution",
+}
 
 
-def test_a_larger_drop_lets_more_go(samples, model):
-    rates = [
-        prune(model, *samples, max_accuracy_drop=max_accuracy_drop).pruning_ratio
-        for max_accuracy_drop in (0.0, 10.0, 40.0)
-    ]
-    assert rates == sorted(rates)
-    assert rates[0] < rates[-1] <= 0.95
+@pytest.mark.parametrize("name", HEADS)
+def test_torchvisions_networks_with_their_own_heads(name):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 3, 64, 64, generator=generator), torch.arange(8) % 4
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = settle(get_model(name, weights=None, num_classes=5))  # one class has no image
+    pruned = prune(model, images, labels, method="px-static", pruning_ratio=0.3, folds=0)
+    assert 0.3 <= pruned.pruning_ratio < 0.301
+    assert pruned.after.filters == sum(map(len, pruned.kept.values())) < pruned.before.filters
+    assert pruned.after.multiply_adds < pruned.before.multiply_adds
+    assert pruned.estimate is None
+    assert same_by_removal(model, pruned, images)
 
 
-def test_classes_without_images_are_not_monitored(samples):
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "dynamic+refit"])
+def test_the_model_comes_back_as_it_was(samples, method):
+    model = trained(samples).train()
+    before = copy.deepcopy(model.state_dict())
+    prune(model, *samples, method=method, pruning_ratio=0.5, folds=2)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_comes_out_is_frozen_and_can_be_trained_on(pruned, samples):
+    model = copy.deepcopy(pruned.model)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    F.cross_entropy(model.requires_grad_(True)(samples[0]), samples[1]).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_loader_gives_what_tensors_give(samples, model, pruned):
+    loader = DataLoader(TensorDataset(*samples), batch_size=10)
+    one = prune(model, loader, multiply_adds=0.5)
+    assert one.kept == pruned.kept
+    assert one.estimate == pruned.estimate
+    assert torch.equal(one.model(samples[0]), pruned.model(samples[0]))
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "random+reconstruction", "dynamic+refit"])
+def test_two_calls_give_the_same(samples, model, method):
+    one = prune(model, *samples, method=method, multiply_adds=0.3, seed=3, folds=2)
+    torch.rand(7)  # draws of others do not matter
+    other = prune(model, *samples, method=method, multiply_adds=0.3, seed=3, folds=2)
+    assert one.kept == other.kept
+    assert one.estimate == other.estimate
+    assert torch.equal(one.model(samples[0]), other.model(samples[0]))
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "dynamic", "px-static+refit"])
+def test_what_is_saved_is_what_is_loaded(samples, model, tmp_path, method):
+    pruned = prune(model, *samples, method=method, pruning_ratio=0.6, folds=0)
+    pruned.save(tmp_path / "net.safetensors")
+    assert torch.equal(load_pruned(tmp_path / "net.safetensors", build)(samples[0]), pruned.model(samples[0]))
+
+
+def test_biases_that_reconstruction_adds_are_saved(samples, residual, tmp_path):
+    pruned = prune(residual, *samples, multiply_adds=0.4, folds=0, round_to=4, ignored_layers=["last"])
+    assert pruned.model.last.bias is not None
+    pruned.save(tmp_path / "net.safetensors")
+    assert torch.equal(load_pruned(tmp_path / "net.safetensors", Residual)(samples[0]), pruned.model(samples[0]))
+
+
+# Budgets
+
+
+def left(name: str, model: nn.Module, images: torch.Tensor) -> int:
+    """Count what a network has, or for a pruning ratio what it has of filters."""
+    if name == "multiply_adds":
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(images[:1])
+        return counter.get_total_flops()
+    if name == "parameters":
+        return sum(parameter.numel() for parameter in model.parameters())
+    return sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "px-static"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("multiply_adds", 0.85),
+        ("multiply_adds", 0.22),
+        ("multiply_adds", 0.008),
+        ("parameters", 0.6),
+        ("parameters", 0.1),
+        ("pruning_ratio", 0.4),
+        ("pruning_ratio", 0.9),
+    ],
+)
+def test_a_budget_is_kept_and_one_filter_more_would_break_it(samples, model, method, name, value):
+    pruned, images = prune(model, *samples, method=method, folds=0, **{name: value}), samples[0]
+    most = (1 - value if name == "pruning_ratio" else value) * left(name, model, images)
+    removed = 60 - left("pruning_ratio", pruned.model, images)  # no two filters are coupled
+    assert left(name, pruned.model, images) <= most + 1e-9
+    assert left(name, pruned._run.down.model(removed - 1), images) > most + 1e-9
+    assert torch.equal(pruned._run.down.model(removed)(images), pruned.model(images))
+    assert pruned.pruning_ratio == pytest.approx(removed / 60)
+    assert (pruned.after.multiply_adds, pruned.after.parameters, pruned.after.filters) == (
+        left("multiply_adds", pruned.model, images) // 2,
+        left("parameters", pruned.model, images),
+        60 - removed,
+    )
+
+
+@pytest.mark.parametrize("name", ["multiply_adds", "parameters"])
+def test_at_every_size_what_is_said_to_be_left_is_left(samples, residual, name):
+    """Biases count that reconstruction adds: as a fraction of a network that had none."""
+    down = prune(residual, *samples, folds=0, multiply_adds=0.02)._run.down
+    whole = left(name, residual, samples[0])
+    for removed in range(1, len(down.order)):
+        counted = left(name, down.model(removed), samples[0]) / whole
+        assert counted <= getattr(down, name)(removed) + 1e-9 <= counted + 0.03  # a bias that is not added, at most
+
+
+def test_latency_takes_the_first_row_of_the_path_that_keeps_it(samples, model, monkeypatch):
+    """By a clock that counts filters, with one size out of turn."""
+
+    def count(network: nn.Module, *_: object, **__: object) -> float:
+        filters = left("pruning_ratio", network, samples[0])
+        return 0.5 if filters == 52 else filters / 60
+
+    for where in ("lrp_core.api", "lrp_core.metrics.cost"):
+        monkeypatch.setattr(f"{where}.latency", count)
+    pruned = prune(model, *samples, folds=0, latency=0.6)
+    rows = [(row.filters, row.latency) for row in pruned.path]
+    assert (52, 0.5) in rows
+    assert pruned.after.filters == next(filters for filters, seconds in rows if seconds <= 0.6) == 52
+    assert pruned.select(latency=0.45).after.filters == next(filters for filters, _ in rows if filters <= 27)
+    least = min(seconds for _, seconds in rows)
+    with pytest.raises(ValueError, match=rf"latency=0\.01 cannot be kept: the path ends at latency={least:.4f}"):
+        pruned.select(latency=0.01)
+
+
+OTHERS = [
+    ("multiply_adds", 0.2),
+    ("parameters", 0.7),
+    ("pruning_ratio", 0.5),
+    ("max_accuracy_drop", 20.0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERS)
+def test_another_size_is_what_a_call_for_it_would_have_given(samples, model, pruned, monkeypatch, name, value):
+    anew = prune(model, *samples, **{name: value})
+    for what in ("walk", "__init__"):
+        monkeypatch.setattr(Descent, what, lambda *_, **__: pytest.fail("it is pruned again"))
+    selected = pruned.select(**{name: value})
+    assert selected.kept == anew.kept != pruned.kept
+    assert selected.estimate == anew.estimate
+    assert selected.after.accuracies == anew.after.accuracies
+    assert torch.equal(selected.model(samples[0]), anew.model(samples[0]))
+    assert torch.equal(selected.select(multiply_adds=0.5).model(samples[0]), pruned.model(samples[0]))
+
+
+def test_a_new_size_is_estimated_by_the_next_smaller_one_of_the_path(pruned):
+    for share in (0.95, 0.5, 0.07):
+        selected = pruned.select(multiply_adds=share)
+        removed = round(60 * selected.pruning_ratio)
+        assert (
+            selected.estimate
+            == min((row for row in pruned.path if row.removed >= removed), key=lambda r: r.removed).estimate
+        )
+
+
+def test_a_larger_drop_lets_more_go(pruned):
+    with pytest.warns(UserWarning, match="36 images can show a fall of 6.2 points at best"):
+        shares = [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (0.0, 4.0)]
+    shares += [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (20.0, 60.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < shares[0]
+
+
+@pytest.mark.filterwarnings("ignore:36 images")
+@pytest.mark.parametrize("points", [0.5, 5.0, 15.0, 40.0])
+def test_the_drop_that_is_allowed_is_kept_by_every_size_before(pruned, points):
+    expected = pruned.path[0]
+    for row in pruned.path:
+        if row.estimate is None:
+            break
+        low, high = row.estimate.drop_interval
+        if row.removed and row.estimate.drop + 0.5 * (high - low) / 2 / 1.6449 > points:
+            break
+        expected = row
+    selected = pruned.select(max_accuracy_drop=points)
+    assert selected.pruning_ratio == expected.pruning_ratio
+    assert any("36 images can show" in note for note in selected.notes) == (points < 6.2)
+    assert any("this is the unpruned one" in note for note in selected.notes) == (expected.removed == 0)
+
+
+def test_no_drop_can_be_asked_for_without_estimates(samples, model):
+    pruned = prune(model, *samples, folds=0, multiply_adds=0.5)
+    assert pruned.estimate is None
+    with pytest.raises(ValueError, match="max_accuracy_drop needs estimates on unseen images"):
+        pruned.select(max_accuracy_drop=2.0)
+    with pytest.raises(ValueError, match="there are no estimates to draw"):
+        pruned.plot()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        ({}, "one budget, got none"),
+        ({"multiply_adds": 0.5, "latency": 0.25}, r"one budget, got {'multiply_adds': 0\.5, 'latency': 0\.25}"),
+        ({"multiply_adds": 0.0}, r"multiply_adds must lie between 0 and 1, .*got 0\.0"),
+        ({"parameters": 1.0}, r"parameters must lie between 0 and 1, .*got 1\.0"),
+        ({"max_accuracy_drop": 100}, r"max_accuracy_drop must lie in \[0, 100\), .*got 100"),
+        ({"multiply_adds": 0.001}, r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.00"),
+    ],
+)
+def test_budgets_that_cannot_be_selected_are_told(pruned, budgets, message):
+    with pytest.raises(ValueError, match=message):
+        pruned.select(**budgets)
+
+
+# Layers that stay, and multiples
+
+
+def test_layers_that_are_ignored_keep_all_filters(samples, model):
+    by_name = prune(model, *samples, folds=0, multiply_adds=0.3, ignored_layers=["0"])
+    assert by_name.kept["0"] == list(range(20))
+    assert len(by_name.kept["3"]) < 14
+    as_module = prune(model, *samples, folds=2, multiply_adds=0.3, ignored_layers=[model[3]])
+    assert as_module.kept["3"] == list(range(40))
+    assert len(as_module.kept["0"]) < 10
+    assert as_module.model[3].out_channels == 40
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "px-iterative", "dynamic"])
+def test_what_is_added_to_a_layer_that_is_ignored_stays_too(samples, residual, method):
+    pruned = prune(residual, *samples, method=method, folds=0, multiply_adds=0.5, ignored_layers=["thin"])
+    assert pruned.kept["thin"] == pruned.kept["stem"] == list(range(18))
+    assert len(pruned.kept["wide"]) < 22
+    assert pruned.after.multiply_adds <= 0.5 * pruned.before.multiply_adds
+
+
+def test_layers_that_are_not_there_cannot_be_ignored(samples, model):
+    for layer in ("7", "conv1", nn.Conv2d(3, 20, 3), model[2]):
+        with pytest.raises(
+            ValueError, match=r"ignored_layers: .* is no convolution of this model; .*\['0', '3'\]"
+        ) as error:
+            prune(model, *samples, folds=0, multiply_adds=0.5, ignored_layers=["0", layer])
+        assert repr(layer) in str(error.value)
+
+
+def test_a_network_that_can_lose_nothing_is_told(samples, model):
+    with pytest.raises(ValueError, match="no filter"):
+        prune(model, *samples, folds=0, multiply_adds=0.5, ignored_layers=["0", "3"])
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "px-static"])
+@pytest.mark.parametrize("share", [0.8, 0.45, 0.2])
+def test_layers_keep_multiples_or_all(samples, residual, method, share):
+    pruned = prune(residual, *samples, method=method, folds=0, multiply_adds=share, round_to=4)
+    for name, whole in {"stem": 18, "thin": 18, "wide": 22, "last": 21}.items():
+        kept = pruned.model.get_submodule(name).out_channels
+        assert kept == len(pruned.kept[name])
+        assert kept % 4 == 0 or kept == whole
+    most = share * left("multiply_adds", residual, samples[0])
+    assert left("multiply_adds", pruned.model, samples[0]) <= most
+    one = prune(residual, *samples, method=method, folds=0, multiply_adds=share)
+    assert any(len(kept) % 4 for kept in one.kept.values())  # it does make a difference
+
+
+# Methods of one's own
+
+
+def test_a_criterion_of_ones_own_says_which_filters_go_first(samples, model):
+    """Scores that rise with the number of the filter: of each layer the last ones are left."""
+    seen = set()
+
+    def criterion(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Scores:
+        seen.add(len(images))
+        with torch.no_grad():
+            layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+            rising = {name: 1.0 + torch.arange(layer.out_channels) for name, layer in layers.items()}
+            return Scores({name: one.expand(len(images), -1) for name, one in rising.items()}, network(images))
+
+    pruned = prune(model, *samples, method=criterion, folds=4, pruning_ratio=0.5)
+    assert seen == {36, 27}
+    for name, whole in {"0": 20, "3": 40}.items():
+        kept = pruned.kept[name]
+        assert kept == list(range(whole - len(kept), whole))
+    assert not same_by_removal(model, pruned, samples[0])  # the rest is reconstructed
+
+
+def test_a_method_of_ones_own_is_used_as_it_is(samples, model):
+    own = prune(model, *samples, method=Method("taylor", taper=0.2, reconstruct=True), folds=0, pruning_ratio=0.5)
+    named = prune(model, *samples, method="taylor+reconstruction", folds=0, pruning_ratio=0.5)
+    first = [len(one.steps[0].removed) for one in (own, named)]
+    assert first == [3, 3]
+    assert len(own.steps) > len(named.steps)  # steps become smaller
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "dynamic"])
+def test_a_callback_is_given_every_step_once_and_in_order(samples, model, method):
+    given = []
+    pruned = prune(model, *samples, method=method, folds=2, pruning_ratio=0.5, callback=given.append)
+    assert len(given) == len(pruned.steps) > 5
+    assert all(one is other for one, other in zip(given, pruned.steps, strict=True))
+    assert [step.step for step in given] == list(range(len(given)))
+    removed = np.concatenate([step.removed for step in given])
+    assert len(np.unique(removed)) == len(removed) == len(pruned._run.down.order)
+
+
+# What is said of the networks
+
+
+def test_accuracies_are_counted_class_by_class(samples, model, pruned):
+    small = pruned.select(multiply_adds=0.01)
+    for network, said in ((model, small.before), (small.model, small.after), (pruned.model, pruned.after)):
+        counted = accuracies(network, samples)
+        assert said.accuracies == pytest.approx(dict(enumerate(counted)), abs=1e-6)
+        expected = 0 if (counted == 0).any() else 3 / (1 / counted).sum()
+        assert said.harmonic_mean == pytest.approx(expected, abs=1e-6)
+    assert small.after.accuracies != small.before.accuracies
+
+
+def test_classes_without_images_are_left_out(samples):
     model = trained(samples, n_classes=6)
     few = samples[1] != 1
     pruned = prune(model, samples[0][few], samples[1][few], pruning_ratio=0.5)
+    assert set(pruned.before.accuracies) == set(pruned.after.accuracies) == {0, 2}
+    counted = accuracies(pruned.model, (samples[0][few], samples[1][few]))
+    assert list(pruned.after.accuracies.values()) == pytest.approx(counted, abs=1e-6)
     assert all(step.accuracies.shape == (2,) for step in pruned.steps)
+    assert pruned.estimate.images == 24
     assert pruned.model(samples[0]).shape == (36, 6)
+
+
+def test_it_prints_as_a_summary_and_its_path_as_a_table(samples, model, pruned):
+    share = left("multiply_adds", pruned.model, samples[0]) / left("multiply_adds", model, samples[0])
+    text = str(pruned)
+    assert f"{share:.0%} of the multiply-adds" in text
+    assert f"{sum(map(len, pruned.kept.values()))} of 60 filters" in text
+    assert f"falls by {pruned.estimate.drop:.1f} (" in text
+    header, *lines = str(pruned.path).splitlines()
+    assert header.split("  ")[-1].strip() == "falls by"
+    assert len(lines) == len(pruned.path) > 8
+    for line, row in zip(lines, pruned.path, strict=True):
+        assert line.split()[:3] == [f"{row.multiply_adds:.1%}", f"{row.parameters:.1%}", str(row.filters)]
+        assert (f"{row.estimate.drop:.1f} (" in line) if row.estimate else line.endswith(f"{1000 * row.latency:.2f}")
+    assert "unseen" not in str(prune(model, *samples, folds=0, multiply_adds=0.5))
+
+
+def test_it_draws_the_path(pruned):
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    _, axes = plt.subplots()
+    assert pruned.plot(axes) is axes
+    rows = [row for row in pruned.path if row.estimate is not None]
+    accuracy, mean = (line for line in axes.lines if len(line.get_xdata()) == len(rows))
+    np.testing.assert_allclose(accuracy.get_ydata(), [row.estimate.accuracy for row in rows])
+    np.testing.assert_allclose(mean.get_ydata(), [row.estimate.harmonic_mean for row in rows])
+    np.testing.assert_allclose(mean.get_xdata(), [100 * row.multiply_adds for row in rows])
+    assert pruned.plot() is not axes
+    plt.close("all")
 
 
 def test_the_artifacts_runs_are_these(tmp_path):
@@ -157,15 +483,35 @@ def test_the_artifacts_runs_are_these(tmp_path):
     work = Miniature(tmp_path)
     calibration = work.samples(0, "calibration")
     for method in ("dynamic-training", "px-static", "taylor"):
-        pruned = prune(work.classifier(0), calibration.images, calibration.labels, method=method, pruning_ratio=0.95)
+        pruned = prune(
+            work.classifier(0), *(calibration.images, calibration.labels), method=method, pruning_ratio=0.95, folds=0
+        )
         order = np.concatenate([step.removed for step in pruned.steps])
-        assert (order == run(work, method, 0).orders[""][: len(order)]).all()  # they go on to 99 %
+        expected = run(work, method, 0).orders[""]
+        size = min(len(order), len(expected))
+        assert size >= 76
+        assert (order[:size] == expected[:size]).all()
+
+
+# What is fitted
+
+
+@pytest.mark.parametrize("method", ["dynamic", "dynamic-order"])
+def test_a_controller_goes_by_heads_that_have_not_seen_the_images(samples, model, method):
+    images, labels = samples
+    pruned = prune(model, images, labels, method=method, pruning_ratio=0.5, folds=0)
+    with torch.no_grad():
+        features = model[:-1](images)
+    judged = fit_heads(features, labels, draw_folds(labels, np.arange(36), 5, 0)).out_of_fold.judge(features)
+    counted = [(judged[labels == k].argmax(dim=1) == k).double().mean().item() for k in range(3)]
+    assert pruned.steps[0].before == pytest.approx(harmonic_mean(counted))
+    assert pruned.steps[0].before < harmonic_mean(accuracies(model, samples))
 
 
 @pytest.mark.parametrize("method", ["px-static+refit", "dynamic+reconstruction+refit"])
 def test_a_refitted_head_is_the_one_for_what_is_left(samples, model, method):
     images, labels = samples
-    pruned = prune(model, images, labels, method=method, pruning_ratio=0.6)
+    pruned = prune(model, images, labels, method=method, pruning_ratio=0.6, folds=0)
     with torch.no_grad():
         features = pruned.model[:-1](images)
     heads = fit_heads(features, labels, draw_folds(labels, np.arange(36), 5, 0), bias=True)
@@ -177,7 +523,7 @@ def test_a_refitted_head_is_the_one_for_what_is_left(samples, model, method):
 def test_softmax_of_a_refitted_head_is_probabilities(samples, model):
     """On images that nothing has seen, drawn as the others were; before, a regression's outputs were all alike."""
     images, labels = samples
-    pruned = prune(model, images, labels, method="px-static+refit", pruning_ratio=0.6)
+    pruned = prune(model, images, labels, method="px-static+refit", pruning_ratio=0.6, folds=0)
     generator = torch.Generator().manual_seed(1)
     true = torch.arange(600) % 3
     unseen = torch.randn(600, 3, 12, 12, generator=generator) + 0.2 * torch.eye(3)[true][:, :, None, None]
@@ -191,22 +537,28 @@ def test_softmax_of_a_refitted_head_is_probabilities(samples, model):
 
 
 def test_a_head_is_refitted_whatever_accuracy_is_monitored(samples, model):
-    pruned = prune(model, *samples, method="dynamic-training+refit", pruning_ratio=0.5)
-    assert pruned.monitored == "training"
+    pruned = prune(model, *samples, method="dynamic-training+refit", pruning_ratio=0.5, folds=0)
     assert not torch.equal(pruned.model[-1].bias, model[-1].bias)
 
 
-@pytest.mark.parametrize("method", ["dynamic", "dynamic+reconstruction", "dynamic+refit"])
-def test_what_is_saved_is_what_is_loaded(samples, model, tmp_path, method):
-    pruned = prune(model, *samples, method=method, pruning_ratio=0.6)
-    pruned.save(tmp_path / "net.safetensors")
-    assert torch.equal(load_pruned(tmp_path / "net.safetensors", build)(samples[0]), pruned.model(samples[0]))
+def test_two_images_of_a_class_are_enough_for_every_method(samples, model):
+    """Without a fold there is one left, which no head could be judged by."""
+    for method in ("joint-cost+reconstruction", "dynamic", "px-static+refit"):
+        pruned = prune(model, samples[0][:6], samples[1][:6], method=method, pruning_ratio=0.5)
+        assert pruned.estimate.images == 6
 
 
-def test_two_calls_give_the_same(samples, model):
-    one, other = (prune(model, *samples) for _ in range(2))
-    assert one.kept == other.kept
-    assert torch.equal(one.model(samples[0]), other.model(samples[0]))
+def test_distillation_comes_closer_to_the_unpruned_logits(samples, model):
+    images, method = samples[0], "joint-cost+reconstruction"
+    plain = prune(model, *samples, method=method, folds=0, multiply_adds=0.1)
+    distilled = prune(model, *samples, method=f"{method}+distillation", folds=0, multiply_adds=0.1)
+    assert distilled.kept == plain.kept
+    assert not torch.equal(distilled.model(images), plain.model(images))
+    away = [(pruned.model(images) - model(images)).square().mean() for pruned in (distilled, plain)]
+    assert away[0] < away[1]
+    assert torch.equal(distilled.select(multiply_adds=0.1).model(images), distilled.model(images))
+    assert torch.equal(distilled._run.network(images), model(images))  # the teacher has not learnt
+    assert not any(parameter.requires_grad for parameter in distilled.model.parameters())
 
 
 IMAGES, LABELS = torch.zeros(6, 3, 12, 12), torch.arange(6) % 3
@@ -222,17 +574,29 @@ BAD = {
     "a class too many": ({"labels": LABELS + 1}, r"labels must lie in 0\.\.2, got 1\.\.3"),
     "one class": ({"labels": LABELS * 0}, "two classes or more are needed, .* got class 0: 6"),
     "one image of a class": ({"labels": torch.tensor([0, 0, 0, 1, 1, 2])}, "got class 0: 3, class 1: 2, class 2: 1"),
-    "a ratio of all": ({"pruning_ratio": 1.0}, r"pruning_ratio must lie between 0 and 1, got 1\.0"),
-    "a ratio that is a percentage": ({"pruning_ratio": 50}, "pruning_ratio must lie between 0 and 1, got 50"),
-    "a drop below 0": ({"max_accuracy_drop": -1}, r"max_accuracy_drop must lie in \[0, 100\), got -1"),
+    "a ratio of all": ({"pruning_ratio": 1.0}, r"pruning_ratio must lie between 0 and 1, .*got 1\.0"),
+    "a ratio of nothing": ({"pruning_ratio": 0.0}, r"pruning_ratio must lie between 0 and 1, .*got 0\.0"),
+    "a ratio that is a percentage": ({"pruning_ratio": 50}, "pruning_ratio must lie between 0 and 1, .*got 50"),
+    "no multiply-adds": ({"multiply_adds": 0}, "multiply_adds must lie between 0 and 1, .*got 0"),
+    "all parameters": ({"parameters": 1}, "parameters must lie between 0 and 1, .*got 1"),
+    "a latency in milliseconds": ({"latency": 3.5}, r"latency must lie between 0 and 1, .*got 3\.5"),
+    "a drop below 0": ({"max_accuracy_drop": -1}, r"max_accuracy_drop must lie in \[0, 100\), .*got -1"),
+    "two budgets": (
+        {"multiply_adds": 0.5, "parameters": 0.25},
+        r"one budget at a time, got multiply_adds=0\.5, parameters=0\.25",
+    ),
+    "one fold": ({"folds": 1, "multiply_adds": 0.5}, "folds must be 2 or more, or 0 with a budget .*got 1"),
+    "folds below 0": ({"folds": -2, "multiply_adds": 0.5}, "folds must be 2 or more, .*got -2"),
+    "a drop that nothing estimates": ({"folds": 0}, "or 0 with a budget that needs no estimate; got 0"),
+    "multiples of nothing": ({"round_to": 0}, "round_to must be 1 or more, got 0"),
     "a method misspelt": ({"method": "dynamics"}, "unknown method 'dynamics'; choose one of"),
     "more than can be removed": (
-        {"pruning_ratio": 0.99},
-        r"60 filters in 2 layers cannot lose 99\.0%.*can be removed is 96\.7%",
+        {"pruning_ratio": 0.99, "folds": 0},
+        r"pruning_ratio=0\.99 cannot be kept: the path ends at pruning_ratio=0\.9667",
     ),
-    "no class known": (
-        {},
-        "a class is never right, so there is nothing to monitor; give more images, or a pruning_ratio",
+    "fewer multiply-adds than a filter a layer has": (
+        {"multiply_adds": 0.001, "folds": 0},
+        r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.00",
     ),
     "a layer unknown": ({"model": nn.Sequential(build(), nn.GELU())}, "unsupported kind GELU"),
     "a backbone to end earlier": (

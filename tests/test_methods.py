@@ -1,6 +1,7 @@
 """Methods by name: what a name is made of, and what it says."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 
 import pytest
 
@@ -12,20 +13,36 @@ def test_a_composed_name_changes_what_its_parts_say_and_nothing_else():
     assert method("taylor+reconstruction") == Method("taylor", reconstruct=True)
     assert method("taylor+refit") == Method("taylor", refit=True)
     assert method("taylor+reconstruction+refit") == Method("taylor", reconstruct=True, refit=True)
+    assert method("taylor+distillation") == Method("taylor", distil=True)
+    everything = Method("taylor", reconstruct=True, refit=True, distil=True)
+    assert method("taylor+reconstruction+refit+distillation") == everything
+    by_cost = Method("contribution", monitored="training", by_cost=True)
+    assert method("joint-cost") == by_cost
+    assert method("joint-cost+reconstruction") == replace(by_cost, reconstruct=True)
     assert method("early-exit+taylor") == Method("taylor", early_exit=True)
     assert method("early-exit+taylor+refit") == Method("taylor", early_exit=True, refit=True)
     assert method("early-exit") == Method(None, refit=True, early_exit=True)
 
 
 def test_no_two_names_say_the_same():
-    added = ["", "+reconstruction", "+refit", "+reconstruction+refit"]
+    added = ["".join(parts) for parts in product(*(("", f"+{suffix}") for suffix in SUFFIXES))]
     names = [
         *COMPLETE,
         *(f"{before}{name}{after}" for name in PLAIN for before in ("", "early-exit+") for after in added),
     ]
     said = [tuple(asdict(method(name)).values()) for name in names]
-    assert len(set(said)) == len(names) == 5 + 20 * 2 * 4
-    assert set(SUFFIXES) == {"reconstruction", "refit"}
+    assert len(set(said)) == len(names) == 5 + 21 * 2 * 8
+    assert set(SUFFIXES) == {"reconstruction", "refit", "distillation"}
+
+
+def test_a_method_stands_for_itself_and_a_criterion_is_reconstructed():
+    own = Method("taylor", taper=0.3)
+    assert method(own) is own
+
+    def criterion(model, images, labels):
+        raise NotImplementedError
+
+    assert method(criterion) == Method(criterion, reconstruct=True)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +54,8 @@ def test_no_two_names_say_the_same():
         "+refit",
         "taylor+refit+reconstruction",  # one order, so that a method has one name
         "taylor+refit+refit",
+        "taylor+distillation+refit",
+        "joint-cost+distillation+reconstruction",
         "taylor+early-exit",
         "early-exit+",
         "early-exit+early-exit",
@@ -50,4 +69,7 @@ def test_what_is_no_name_is_refused_with_the_names(name):
         method(name)
     message = str(error.value)
     assert repr(name) in message
-    assert all(known in message for known in (*PLAIN, *COMPLETE, "'early-exit+' before", "'+reconstruction', '+refit'"))
+    assert all(
+        known in message
+        for known in (*PLAIN, *COMPLETE, "'early-exit+' before", "'+reconstruction', '+refit', '+distillation'")
+    )

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import miniature_vgg
-from networks import depthwise_network, draw_images, network
+from networks import depthwise_network, draw_images, network, settle
 from sklearn.linear_model import Ridge
+from timm.layers import Conv2dSame
 from torch import nn
+from torch.nn import functional as F
 
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair import reconstruction
@@ -20,6 +22,31 @@ def pruned(model, images, filters, strength=1e-3, reconstruct=True):
     network = PrunedNetwork(model, images, [Reconstruction(model, images, strength)] if reconstruct else [])
     network.remove(np.asarray(filters, dtype=int))
     return network.model
+
+
+def covered(layer, a):
+    """What the layer's kernel covers, a row an output: the layer itself, with kernels that have a single 1."""
+    if isinstance(layer, nn.Linear):
+        return a
+    one_hot = copy.deepcopy(layer)
+    n = layer.weight[0].numel()
+    one_hot.weight = nn.Parameter(torch.eye(n, dtype=a.dtype).view(n, *layer.weight.shape[1:]))
+    one_hot.bias = None
+    return rows(one_hot(a))
+
+
+def rows(maps):
+    """A row a position of an image."""
+    return maps.movedim(1, -1).flatten(0, -2).detach()
+
+
+def ridge_towards(weight, x, z, strength, constant):
+    """The weights nearest to the given ones that map x to z, and the constant, by scikit-learn's ridge regression."""
+    x, rest = x.numpy(), (z - x @ weight.T).numpy()
+    centred = x - x.mean(axis=0) if constant else x
+    penalty = strength * np.square(centred).sum() / min(x.shape)
+    ridge = Ridge(penalty, fit_intercept=constant, solver="svd").fit(x, rest)
+    return weight + torch.from_numpy(ridge.coef_), torch.as_tensor(ridge.intercept_)
 
 
 def test_a_channel_that_others_can_stand_in_for_is_not_missed():
@@ -40,42 +67,158 @@ def test_a_channel_that_others_can_stand_in_for_is_not_missed():
     assert not torch.allclose(pruned(model, images, [1, 3, 8], reconstruct=False)(images), expected, rtol=0.1)
 
 
+def test_neighbouring_positions_of_another_channel_can_stand_in():
+    """A channel that is another one, moved by a pixel: the other taps of the kernel take over."""
+    torch.manual_seed(7)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, (1, 2), bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)
+    ).double()
+    with torch.no_grad():
+        model[0].weight[:2, :, :, 2], model[0].weight[1, :, :, 0] = 0, 0
+        model[0].weight[0, :, :, 1] = 0
+        model[0].weight[1, :, :, 1] = model[0].weight[0, :, :, 0]
+        model[0].bias[1] = model[0].bias[0]
+        model[2].weight[:, 1, :, 1] = 0  # of the moved channel, what is at the left: of the other, at the right
+        expected = model(images := torch.randn(40, 3, 8, 9, dtype=torch.float64))
+        feature_maps = F.relu(model[0](images))
+        assert torch.equal(feature_maps[:, 1, :, :-1], feature_maps[:, 0, :, 1:])
+        torch.testing.assert_close(pruned(model, images, [1], strength=1e-12)(images), expected, rtol=0, atol=1e-8)
+        assert (pruned(model, images, [1], reconstruct=False)(images) - expected).abs().max() > 0.01
+
+
+KERNELS = {
+    "3 x 3": lambda **options: nn.Conv2d(6, 7, 3, **options),
+    "padded": lambda **options: nn.Conv2d(6, 7, 3, padding=(1, 2), **options),
+    "of stride 2": lambda **options: nn.Conv2d(6, 7, (3, 2), stride=2, padding=(1, 0), **options),
+    "dilated": lambda **options: nn.Conv2d(6, 7, 3, stride=(1, 2), padding=2, dilation=(2, 1), **options),
+    "same": lambda **options: nn.Conv2d(6, 7, (2, 4), padding="same", **options),
+    "valid": lambda **options: nn.Conv2d(6, 7, 2, stride=2, padding="valid", **options),
+    "TensorFlow's": lambda **options: Conv2dSame(6, 7, 3, stride=2, **options),
+}
+
+
 @pytest.mark.parametrize("bias", [True, False])
-def test_weights_are_those_of_ridge_regression(bias, monkeypatch):
-    monkeypatch.setattr(reconstruction, "POSITIONS", 25)  # all of them
+@pytest.mark.parametrize("n_images", [30, 2])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_weights_are_those_of_ridge_regression_on_what_the_kernel_covers(kernel, n_images, bias, monkeypatch):
+    """Layer by layer, at all positions; of two small images there are fewer samples than inputs."""
+    monkeypatch.setattr(reconstruction, "SAMPLES", 10**6)
     torch.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 7, 3, padding=1, bias=bias), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(3, 6, 3), nn.ReLU(), KERNELS[kernel](bias=bias), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(7, 4, bias=bias),
-    ).double()  # fmt: skip
-    images = torch.randn(30, 3, 7, 7, dtype=torch.float64)
+    ).double().requires_grad_(False)  # fmt: skip
+    side = (9, 8) if n_images == 30 else (5, 5)
+    images = torch.randn(n_images, 3, *side, dtype=torch.float64)
     rebuilt = pruned(model, images, [1, 4, 6, 11])
+    assert torch.equal(rebuilt[0].weight, model[0].weight[[0, 2, 3, 5]])  # has lost no inputs
+    assert torch.equal(rebuilt[0].bias, model[0].bias[[0, 2, 3, 5]])
     # By layer: its position, the channels that it reads and which are kept, its kept filters, if it has a constant.
     for index, kept, outputs, constant in (
         (2, [0, 2, 3, 5], [1, 2, 3, 4, 6], True),
-        (6, [1, 2, 3, 4, 6], range(4), bias),
+        (6, [1, 2, 3, 4, 6], [0, 1, 2, 3], bias),
     ):
-        outputs = list(outputs)
-        with torch.no_grad():
-            y = model[:index](images).transpose(0, 1).flatten(1).T.numpy()
-            x = rebuilt[:index](images).transpose(0, 1).flatten(1).T.numpy()  # behind layers that are updated already
-        handed_on = np.zeros_like(y)
-        handed_on[:, kept] = x
-        # Ridge penalises sums of squares where the module's moments are sums as well.
-        squares = np.square(y - y.mean(axis=0) if constant else y).sum(axis=0)
-        ridge = Ridge(1e-3 * squares.mean(), fit_intercept=constant, solver="cholesky").fit(x, y - handed_on)
-        mix = ridge.coef_.copy()  # (C, K)
-        mix[kept, range(len(kept))] += 1
-        weight = model[index].weight.detach()[outputs].flatten(2) if index == 2 else model[index].weight[..., None]
-        expected = torch.einsum("oct,ck->okt", weight, torch.from_numpy(mix))
-        got = rebuilt[index].weight.flatten(2) if index == 2 else rebuilt[index].weight[..., None]
-        assert torch.allclose(got, expected, rtol=1e-8)
+        z = rows(model[: index + 1](images))[:, outputs]
+        x = covered(rebuilt[index], rebuilt[:index](images))  # behind layers that are fitted already
+        assert (len(x) < x.shape[1]) == (n_images == 2)
+        before = model[index].weight[outputs][:, kept].flatten(1)
+        weight, intercept = ridge_towards(before, x, z, 1e-3, constant)
+        torch.testing.assert_close(rebuilt[index].weight.flatten(1), weight, rtol=1e-8, atol=1e-10)
+        assert not torch.allclose(weight, before, rtol=1e-6)
         if constant:
-            before = model[index].bias.detach()[outputs] if bias else 0
-            intercept = weight.sum(dim=2) @ torch.from_numpy(ridge.intercept_)
-            assert torch.allclose(rebuilt[index].bias, before + intercept, rtol=1e-8)
+            torch.testing.assert_close(rebuilt[index].bias, intercept, rtol=1e-8, atol=1e-10)
         else:
             assert rebuilt[index].bias is None
+
+
+def test_a_dense_layer_without_a_bias_is_not_centred():
+    """Its features lie around 3: with a mean taken off, another ridge would be fitted."""
+    torch.manual_seed(8)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4, False))
+    model.double().requires_grad_(False)[0].bias += 3
+    images = torch.randn(30, 3, 7, 7, dtype=torch.float64)
+    rebuilt = pruned(model, images, [1, 4], strength=0.1)
+    x, before = rebuilt[:4](images), model[4].weight[:, [0, 2, 3, 5]]
+    as_it_is, centred = (ridge_towards(before, x, model(images), 0.1, constant)[0] for constant in (False, True))
+    torch.testing.assert_close(rebuilt[4].weight, as_it_is, rtol=1e-8, atol=1e-10)
+    assert rebuilt[4].bias is None
+    assert not torch.allclose(as_it_is, centred, rtol=1e-2)
+
+
+class MadeUp(nn.Module):
+    """A sum of a grouped convolution, which is not fitted, and a branch that reads what the grouped one reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, groups=2)
+        self.branch, self.norm, self.head = nn.Conv2d(6, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.head(F.relu(self.grouped(x) + self.norm(self.branch(x))).mean((2, 3)))
+
+
+def test_the_end_of_a_branch_makes_up_for_what_the_shortcut_has_lost(monkeypatch):
+    """Channels 1 and 4 are twins of 0 and 3: the branch can give what the grouped convolution no longer gives."""
+    model, images = settle(MadeUp()).double(), torch.randn(20, 3, 8, 8, dtype=torch.float64)
+    for twin, of in ((1, 0), (4, 3)):
+        model.stem.weight[twin], model.stem.bias[twin] = 2 * model.stem.weight[of], 2 * model.stem.bias[of]
+    assert PrunedNetwork(model, images).n_filters == 3 + 2  # alike in both groups; the sum couples the others
+    rebuilt = pruned(model, images, [1], strength=1e-13)
+    assert rebuilt.stem.out_channels == 4
+    torch.testing.assert_close(rebuilt(images), model(images), rtol=0, atol=1e-7)
+    assert (pruned(model, images, [1], reconstruct=False)(images) - model(images)).abs().max() > 0.1
+    monkeypatch.setattr(reconstruction, "_shortcuts", lambda layers: {})
+    assert (pruned(model, images, [1], strength=1e-13)(images) - model(images)).abs().max() > 0.01
+
+
+class Blocks(nn.Module):
+    """Two residual blocks, the second with or without a batch normalisation at the end of its branch."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.a1, self.b1 = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1)
+        self.a2, self.b2 = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(6) if norm else nn.Identity(), nn.Linear(6, 4)
+
+    def streams(self, x):
+        """Return what the blocks read, and what the last convolution of the second reads."""
+        first = F.relu(self.stem(x))
+        second = F.relu(first + self.b1(F.relu(self.a1(first))))
+        return first, second, F.relu(self.a2(second))
+
+    def forward(self, x):
+        _, x, inner = self.streams(x)
+        return self.head(F.relu(x + self.norm(self.b2(inner))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_target_of_a_branch_has_the_change_of_its_shortcut(norm):
+    """Over the scale of the normalisation; where that is 0, nothing can be made up."""
+    model, images = settle(Blocks(norm)).double(), torch.randn(20, 3, 7, 7, dtype=torch.float64)
+    scale = torch.ones(6, dtype=torch.float64)
+    if norm:
+        model.norm.weight[3] = 0
+        scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+    stream, a1, a2 = [1, 4], [0, 3], [2]
+    network = PrunedNetwork(model, images)
+    assert network.layer_names == ["stem", "a1", "a2"]
+    gone = [*stream, *(6 + i for i in a1), *(11 + i for i in a2)]
+    rebuilt = pruned(model, images, gone)
+    kept = [i for i in range(6) if i not in stream]
+    inner = [i for i in range(5) if i not in a2]
+    (_, whole, whole_inner), (_, smaller, smaller_inner) = model.streams(images), rebuilt.streams(images)
+    change = rows(whole)[:, kept] - rows(smaller)
+    z = rows(model.b2(whole_inner))[:, kept]
+    wanted = z + torch.where(scale[kept] == 0, 0, change / scale[kept])
+    x = covered(rebuilt.b2, smaller_inner)
+    before = model.b2.weight[kept][:, inner].flatten(1)
+    weight, intercept = ridge_towards(before, x, wanted, 1e-3, True)
+    torch.testing.assert_close(rebuilt.b2.weight.flatten(1), weight, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(rebuilt.b2.bias, intercept, rtol=1e-8, atol=1e-10)
+    without_change, _ = ridge_towards(before, x, z, 1e-3, True)
+    assert not torch.allclose(weight, without_change, rtol=0.05)
 
 
 def shifted_network(bias: bool = True) -> nn.Sequential:
@@ -120,7 +263,7 @@ def test_a_constant_added_to_activations_changes_nothing(offset):
 
 
 def test_float32_is_enough_where_activations_are_large():
-    """Moments are formed in float64: activations of 100 and more, that vary by 1, lose nothing but their own digits."""
+    """Means are taken off in time: activations of 100 and more, that vary by 1, lose nothing but their own digits."""
     model, images = shifted_network(), torch.randn(30, 3, 8, 8, dtype=torch.float64)
     model[2].bias += 300
     model[3].bias -= 300 * model[3].weight.sum(dim=(1, 2, 3))
@@ -130,19 +273,19 @@ def test_float32_is_enough_where_activations_are_large():
 
 
 def test_maps_larger_than_the_sample_are_looked_at_in_part(monkeypatch):
-    """Where a linear stand-in is exact, any sample of positions that is large enough finds it."""
+    """A linear stand-in for 27 taps and a constant is found by 80 samples, and by 16 it is not."""
     torch.manual_seed(4)
     model = nn.Sequential(
         nn.Conv2d(3, 6, 1), nn.Conv2d(6, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)
     ).double()  # six channels, all of them linear in three colours and a constant
-    images = torch.randn(8, 3, 20, 20, dtype=torch.float64)
-    looked = []
-    for n in (10, 400):
-        monkeypatch.setattr(reconstruction, "POSITIONS", n)
-        rebuilt = pruned(model, images, [0, 3], strength=1e-13)
-        assert torch.allclose(rebuilt(images), model(images), rtol=1e-6)
-        looked.append(rebuilt[1].weight)
-    assert not torch.equal(*looked)
+    images, off = torch.randn(8, 3, 20, 20, dtype=torch.float64), {}
+    with torch.no_grad():
+        for n in (16, 80, 8 * 18 * 18):
+            monkeypatch.setattr(reconstruction, "SAMPLES", n)
+            rebuilt = pruned(model, images, [0, 3], strength=1e-13)
+            off[n] = (rebuilt[:2](images) - model[:2](images)).abs().max().item()
+    assert off[16] > 0.05
+    assert max(off[80], off[8 * 18 * 18]) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "mobilenet_v2", "densenet121", "depthwise"])
@@ -161,19 +304,35 @@ def test_outputs_stay_nearer_to_those_of_the_unpruned_network(name):
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+def test_convolutions_with_groups_stay_as_they_are():
+    model = depthwise_network()
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gone = [0, 9, 21]
+    plain, rebuilt = (pruned(model, images, gone, reconstruct=wanted) for wanted in (False, True))
+    for name in ("depth1", "depth2", "grouped"):
+        for kind in ("weight", "bias"):
+            pair = [getattr(each.get_submodule(name), kind) for each in (plain, rebuilt)]
+            assert pair == [None, None] or torch.equal(*pair), name
+    assert rebuilt.point1.bias is not None
+    assert not any(
+        torch.equal(getattr(plain, name).weight, getattr(rebuilt, name).weight) for name in ("point1", "head")
+    )
+
+
 def test_nothing_removed_changes_nothing_and_the_way_there_does_not_matter():
     torch.manual_seed(2)
     model, images = miniature_vgg(), torch.randn(12, 3, 8, 8, dtype=torch.float64)
     assert torch.equal(pruned(model, images, [])(images), model(images))
-    steps = PrunedNetwork(model, images, [Reconstruction(model, images)])
+    steps = PrunedNetwork(model, images, [Reconstruction(model, images, 1e-3)])
     for filters in ([3], [9, 1], [5]):
         steps.remove(np.array(filters))
     assert torch.equal(steps.model(images), pruned(model, images, [1, 3, 5, 9])(images))
 
 
-def test_a_ridge_without_strength_is_refused():
-    with pytest.raises(ValueError, match="needs a strength above 0, got 0"):
-        Reconstruction(miniature_vgg(), torch.zeros(1, 3, 8, 8), 0)
+@pytest.mark.parametrize("strength", [0, -1.0])
+def test_a_ridge_without_strength_is_refused(strength):
+    with pytest.raises(ValueError, match=f"needs a strength above 0, got {strength}"):
+        Reconstruction(miniature_vgg(), torch.zeros(1, 3, 8, 8), strength)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])

@@ -13,12 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import lrp_core
+from lrp_core import api
+from lrp_core.control import cost_descent
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.joint import joint_order
+from lrp_core.repair import reconstruction
 from lrp_core.repair.ridge_head import fit_heads
 
 SITES = 3
+DEFAULT = "joint-cost+reconstruction"
 METHODS = (
+    DEFAULT,
     "px-iterative-abs",
     "px-static",
     "joint",
@@ -66,6 +71,19 @@ def all_reduce(part: torch.Tensor) -> torch.Tensor:
     return part
 
 
+def nothing_drawn(patch: pytest.MonkeyPatch) -> None:
+    """What each site draws by itself is given instead: folds are groups; all positions and logits are looked at."""
+    patch.setattr(api, "_draw", lambda labels, groups, *_: groups)
+    patch.setattr(reconstruction, "SAMPLES", 10**6)
+    patch.setattr(cost_descent, "DIRECTIONS", 3)
+
+
+def results_of(prune, labels: torch.Tensor, fold: torch.Tensor, name: str) -> tuple:
+    pruned = prune(labels, method=name, pruning_ratio=0.5, groups=fold, folds=4 if name == DEFAULT else 0)
+    estimates = [row.estimate for row in pruned.path]
+    return pruned.kept, [step.after for step in pruned.steps], dict(pruned.model.state_dict()), estimates
+
+
 def pruned_at(rank: int, folder: str) -> None:
     """What one site runs; it sees its own images only."""
     torch.set_num_threads(1)
@@ -73,15 +91,18 @@ def pruned_at(rank: int, folder: str) -> None:
     model, images, labels, fold, site = task()
     own = site == rank
     prune = partial(lrp_core.prune, model, images[own], progress=False, all_reduce=all_reduce)
-    results = {}
-    for name in METHODS:
-        pruned = prune(labels[own], method=name, pruning_ratio=0.5, fold=fold[own])
-        results[name] = (pruned.kept, [step.after for step in pruned.steps], dict(pruned.model.state_dict()))
-    results["drawn folds"] = prune(labels[own], method="dynamic").kept
+    with pytest.MonkeyPatch.context() as patch:
+        nothing_drawn(patch)
+        results = {name: results_of(prune, labels[own], fold[own], name) for name in METHODS}
+    for name in (DEFAULT, "dynamic+refit"):  # as it is: each site draws its own folds, positions and combinations
+        pruned = prune(labels[own], method=name, multiply_adds=0.3)
+        results[f"drawn, {name}"] = pruned.kept, pruned.estimate, dict(pruned.model.state_dict())
+    # So many images alike that one site draws two folds for all.
+    uneven = prune(labels[own], multiply_adds=0.5, groups=torch.arange(32) if rank else fold[own] % 2)
+    results["uneven"] = uneven.kept, uneven.estimate
     refused = {}
     for what, arguments in {
         "class": {"labels": labels[own].clamp(max=1) if rank else labels[own]},
-        "folds": {"labels": labels[own], "fold": fold[own] if rank else fold[own] // 2},
         "kcm": {"labels": labels[own], "method": "kcm", "pruning_ratio": 0.5},
     }.items():
         with pytest.raises(ValueError, match=r"\w") as error:  # the message is compared outside
@@ -99,28 +120,48 @@ def apart(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_three_sites_get_what_the_pooled_images_give(apart, name):
+def test_three_sites_get_what_the_pooled_images_give(apart, name, monkeypatch):
+    nothing_drawn(monkeypatch)
     model, images, labels, fold, _ = task()
-    pooled = lrp_core.prune(model, images, labels, method=name, pruning_ratio=0.5, fold=fold, progress=False)
-    assert min(map(len, pooled.kept.values())) < 8
+    pooled = results_of(partial(lrp_core.prune, model, images, progress=False), labels, fold, name)
+    assert min(map(len, pooled[0].values())) < 8
     for results, _ in apart:
-        kept, after, weights = results[name]
-        assert kept == pooled.kept
-        np.testing.assert_allclose(after, [step.after for step in pooled.steps], rtol=1e-9)
-        for key, tensor in pooled.model.state_dict().items():
+        kept, after, weights, estimates = results[name]
+        assert kept == pooled[0]
+        np.testing.assert_allclose(after, pooled[1], rtol=1e-9)
+        for key, tensor in pooled[2].items():
             torch.testing.assert_close(weights[key], tensor, rtol=1e-6, atol=1e-8)
+        for one, other in zip(estimates, pooled[3], strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert one.images == other.images == 96
+                # Images of a group at two sites count as two: the values agree, the widths nearly.
+                assert (one.accuracy, one.harmonic_mean, one.drop) == pytest.approx(
+                    (other.accuracy, other.harmonic_mean, other.drop), rel=1e-9
+                )
+
+
+def test_the_default_is_estimated_at_three_sites(apart):
+    for results, _ in apart:
+        estimates = results[DEFAULT][3]
+        assert sum(one is not None for one in estimates) > 8
+        assert estimates == apart[0][0][DEFAULT][3]
 
 
 def test_every_site_has_the_same_network_and_no_pooled_one_is_needed(apart):
     first, *others = (results for results, _ in apart)
     for results in others:
-        assert results["drawn folds"] == first["drawn folds"]
+        for name in (f"drawn, {DEFAULT}", "drawn, dynamic+refit"):
+            assert results[name][:2] == first[name][:2]
+            assert all(torch.equal(tensor, first[name][2][key]) for key, tensor in results[name][2].items())
+        assert results["uneven"] == first["uneven"]
         for name in METHODS:
             assert all(torch.equal(tensor, first[name][2][key]) for key, tensor in results[name][2].items())
-    model, images, labels, fold, site = task()
+    assert first[f"drawn, {DEFAULT}"][1].images == first["uneven"][1].images == 96
+    model, images, labels, _, site = task()
     own = site == 0
     by_itself = lrp_core.prune(
-        model, images[own], labels[own], method="px-iterative-abs", pruning_ratio=0.5, fold=fold[own], progress=False
+        model, images[own], labels[own], method="px-iterative-abs", pruning_ratio=0.5, folds=0, progress=False
     )
     assert by_itself.kept != first["px-iterative-abs"][0]  # one site's images alone say something else
 
@@ -129,9 +170,6 @@ def test_what_cannot_be_added_up_is_refused_at_all_sites(apart):
     for rank, (_, refused) in enumerate(apart):
         assert refused["class"] == (
             "every site needs images of every class; so many of 3 sites have some of class 2: 1"
-        )
-        assert refused["folds"] == (
-            f"all sites need as many folds; here there are {4 if rank else 2}, and on average 3.3"
         )
         assert refused["kcm"].startswith("'kcm' scores filters by means over all images")
 
@@ -155,18 +193,37 @@ def test_a_function_that_adds_nothing_changes_nothing_but_last_digits():
     np.testing.assert_array_equal(*orders)
 
 
+def test_a_layer_too_wide_for_moments_at_several_sites_keeps_what_it_gave(monkeypatch):
+    """Its weights stay; filters that give nothing go, so that nothing has to be made up for."""
+    monkeypatch.setattr(reconstruction, "_WIDEST", 10)
+    model = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 9, 3), nn.Flatten(), nn.Linear(144, 3)))
+    model[0].weight[:4], model[0].bias[:4] = 0, -1
+    images, labels = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    pruned = lrp_core.prune(
+        model,
+        images,
+        labels,
+        method="weight+reconstruction",
+        pruning_ratio=4 / 17,
+        folds=0,
+        progress=False,
+        all_reduce=torch.clone,
+    )
+    assert pruned.kept == {"0": [4, 5, 6, 7], "2": list(range(9))}
+    torch.testing.assert_close(pruned.model(images), model(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    ("fold", "message"),
+    ("groups", "message"),
     [
-        ([0, 1, 0], r"fold must be integers \(N,\), one for each image; got torch.int64 \(3,\)"),
+        ([0, 1, 0], r"groups must be integers \(N,\), one for each image; got torch.int64 \(3,\)"),
         ([0.0] * 12, r"got torch.float32 \(12,\)"),
-        ([0] * 12, r"folds must be 0..k-1, two or more, each with images; got \[0\]"),
-        ([-1, 1] * 6, r"got \[-1, 1\]"),
-        ([0, 2] * 6, r"got \[0, 2\]"),
-        ([0, 1, 2] * 4, "all images of class 0 are in fold 0; spread them over two or more"),
+        ([7] * 12, "all images of class 0 are of one group, 7: none could judge a network that has not seen them"),
+        ([0, 1, 2] * 4, "all images of class 0 are of one group, 0"),
+        ([0, 1, 2] * 2 + [0, 4, 2] * 2, "all images of class 0 are of one group, 0: .* give images of two or more"),
     ],
 )
-def test_folds_that_cannot_be_used_are_refused(fold, message):
+def test_groups_that_cannot_be_used_are_refused(groups, message):
     images, labels = torch.randn(12, 3, 8, 8, dtype=torch.float64), torch.arange(12) % 3
     with pytest.raises(ValueError, match=message):
-        lrp_core.prune(miniature_vgg(), images, labels, fold=torch.tensor(fold), progress=False)
+        lrp_core.prune(miniature_vgg(), images, labels, groups=torch.tensor(groups), progress=False)

@@ -86,6 +86,28 @@ SPELLINGS = {
     "add(other=relu(x), input=x, alpha=1)": (lambda x: torch.add(other=F.relu(x), input=x, alpha=1).mean((2, 3)), 4),
     "x.add(other=x)": (lambda x: x.add(other=x).mean((2, 3)), 4),
     "x + dropout(x)": (lambda x: (x + F.dropout(x, training=False)).mean((2, 3)), 4),
+    "x.view(x.size(0), -1)": (lambda x: x.view(x.size(0), -1), 64),
+    "x.view((x.size(dim=0), -1))": (lambda x: x.view((x.size(dim=0), -1)), 64),
+    "x.view(x.size()[0], -1)": (lambda x: x.view(x.size()[0], -1), 64),
+    "x.reshape(x.shape[0], -1)": (lambda x: x.reshape(x.shape[0], -1), 64),
+    "x.reshape([x.shape[0], -1])": (lambda x: x.reshape([x.shape[0], -1]), 64),
+    "x.view(relu(x).size(0), -1)": (lambda x: x.view((y := F.relu(x)).size(0), -1) + y.flatten(1), 64),
+    "avg_pool2d(x, x.size(3))": (lambda x: F.avg_pool2d(x, x.size(3)).flatten(1), 4),
+    "avg_pool2d(x, x.size()[3])": (lambda x: F.avg_pool2d(x, x.size()[3]).flatten(1), 4),
+    "avg_pool2d(x, kernel_size=x.shape[-1])": (lambda x: F.avg_pool2d(x, kernel_size=x.shape[-1]).flatten(1), 4),
+    "x[:, :, ::2, ::2]": (lambda x: x[:, :, ::2, ::2].flatten(1), 16),
+    "x[:, :, :, 0::3]": (lambda x: x[:, :, :, 0::3].flatten(1), 32),
+    "x[:, :, ::2, ::2].relu_()": (lambda x: x[:, :, ::2, ::2].relu_().flatten(1), 16),
+    "pad(x, (0, 0, 0, 0, 1, 2))": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)).mean((2, 3)), 7),
+    "pad(x, [0, 0, 0, 0, 3, 0], 'constant', 0)": (
+        lambda x: F.pad(x, [0, 0, 0, 0, 3, 0], "constant", 0).mean((2, 3)),
+        7,
+    ),
+    "pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1), mode='constant', value=0.0)": (
+        lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1), mode="constant", value=0.0).flatten(1),
+        24,
+    ),
+    "relu_ on pad(x)": (lambda x: (F.pad(x, (0, 0, 0, 0, 0, 4)).relu_() + torch.cat([x, x], 1)).mean((2, 3)), 8),
 }
 
 
@@ -131,6 +153,28 @@ def test_every_spelling_of_a_call_computes_what_the_model_does(spelling):
         (lambda x: F.avg_pool2d(x, x), r"avg_pool2d\(conv, conv\)"),
         (lambda x: F.adaptive_avg_pool2d(x, 1, 2), r"cannot trace Between.forward"),
         (lambda x: torch.sigmoid(x), r"sigmoid\(conv\)"),
+        (lambda x: F.pad(x, (1, 1, 1, 1)), r"pad\(conv, \(1, 1, 1, 1\)"),
+        (lambda x: F.pad(x, (0, 1, 0, 0, 1, 1)), r"pad\(conv, \(0, 1, 0, 0, 1, 1\)"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, -1, 1)), r"pad\(conv, \(0, 0, 0, 0, -1, 1\)"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0), r"pad\(conv, \(0, 0, 0, 0, 1, 1\).*1.0\)"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 1, 1), "reflect"), r"pad\(conv, \(0, 0, 0, 0, 1, 1\).*reflect"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 0, x.size(1))), r"size\(conv, 1\)"),
+        (lambda x: x[:, 1:], r"getitem\(conv, \(slice\(None, None, None\), slice\(1, None, None\)\)\)"),
+        (lambda x: x[:, 1:, ::2, ::2], r"getitem\(conv, \(slice\(None, None, None\), slice\(1, None, None\), "),
+        (lambda x: x[:, :, 1::2, ::2], r"getitem\(conv, .* slice\(1, None, 2\), slice\(None, None, 2\)\)"),
+        (lambda x: x[:, :, ::2, :0], r"getitem\(conv, .* slice\(None, 0, None\)\)"),
+        (lambda x: x[:, :, ::2], r"getitem\(conv, \(.*\)\)"),
+        (lambda x: x[:, :, ::2, 0], r"getitem\(conv, .*, 0\)\)"),
+        (lambda x: x[0], r"getitem\(conv, 0\)"),
+        (lambda x: x.view(-1, 64), r"view\(conv, -1, 64\)"),
+        (lambda x: x.view(x.size(0), 64), r"size\(conv, 0\)"),
+        (lambda x: x.view(x.size(1), -1), r"size\(conv, 1\)"),
+        (lambda x: x.view(x.size(0), x.size(1), -1).flatten(1), r"size\(conv, 0\)"),
+        (lambda x: x.mean((2, 3)) + x.size(0), r"size\(conv, 0\)"),
+        (lambda x: x.flatten(1).view(x.shape), r"getattr\(conv, shape\)"),
+        (lambda x: F.avg_pool2d(x, x.size(2)), r"size\(conv, 2\)"),
+        (lambda x: F.avg_pool2d(x, x.size(3), 1), r"size\(conv, 3\)"),
+        (lambda x: F.avg_pool2d(F.relu(x), x.size(3)), r"size\(conv, 3\)"),
     ],
 )
 def test_other_calls_are_refused_by_name(function, kind):
@@ -207,6 +251,31 @@ class _OverwritingAView(_Twice):
         return self.head(x.flatten(1).relu_()) + self.head(x.mean((2, 3)))
 
 
+class _OverwritingASlice(_Twice):
+    """So does what a slice returns."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(x[:, :, ::2, ::2].relu_().mean((2, 3))) + self.head(x.mean((2, 3)))
+
+
+class _OverwritingAViewByBatchSize(_Twice):
+    """And what a view returns."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(x.view(x.size(0), -1).relu_()) + self.head(x.mean((2, 3)))
+
+
+class _OverwritingWhatWasSliced(_Twice):
+    """The other way round: the slice is read after its source has been overwritten."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        part = x[:, :, ::2, ::2]
+        return self.head(x.relu_().mean((2, 3))) + self.head(part.mean((2, 3)))
+
+
 class _Unread(_Twice):
     def forward(self, x):
         x = self.conv(x)
@@ -233,6 +302,9 @@ class _Dictionary(_Twice):
         (_OverwritingByAddition(), "layer 'add' works in place on a tensor that 'add_1' reads afterwards"),
         (_OverwritingUnderAnotherName(), "layer 'relu_' works in place on a tensor that 'add' reads afterwards"),
         (_OverwritingAView(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
+        (_OverwritingASlice(), "layer 'relu_' works in place on a tensor that 'mean_1' reads afterwards"),
+        (_OverwritingAViewByBatchSize(), "layer 'relu_' works in place on a tensor that 'mean' reads afterwards"),
+        (_OverwritingWhatWasSliced(), "layer 'relu_' works in place on a tensor that 'mean_1' reads afterwards"),
         (_Unread(), "nothing reads the result of layer 'relu'"),
         (_Branching(), "cannot trace _Branching.forward"),
         (_Dictionary(), "_Dictionary must return the tensor that its last layer makes"),
@@ -241,6 +313,13 @@ class _Dictionary(_Twice):
 def test_untraceable_networks_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
         trace(model)
+
+
+def test_a_pool_as_wide_as_its_input_may_leave_rows():
+    """Of maps of 7 x 4, a square of 4 leaves one row, which is left out."""
+    model = between(lambda x: F.avg_pool2d(x, x.size(3)).flatten(1))
+    x = torch.randn(2, 3, 9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(run(trace(model), {INPUT: x}), model.head(model.conv(x)[:, :, :4].mean((2, 3))))
 
 
 class _Scaled(nn.Conv2d):

@@ -10,7 +10,12 @@ Which file answers what:
 - :mod:`.budget_search`: what is kept for each of a schedule of budgets?
 - :mod:`.actions`: what may be done to reach a budget?
 - :mod:`.candidates`: how are the networks made and judged that actions offer?
-- :mod:`.multiply_adds`: what would a network cost without some filters?
+- :mod:`.cost`: what would a network cost without some filters?
+- :mod:`.cost_descent`: which filters go together, at which size?
+- :mod:`.descent`: how does one method go down, and leave a network at every size?
+- :mod:`.cross_validation`: what do images say that had no part in pruning?
+- :mod:`.path`: what is known of every size?
+- :mod:`.selection`: which size is taken for a drop of the accuracy?
 - :mod:`.early_exit`: how good is a head wherever the backbone may end?
 - :mod:`.block_ranking`: which residual block changes least?
 - :mod:`.block_similarity`: the same by CKA, which gains nothing.

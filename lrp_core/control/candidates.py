@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrp_core.control.controller import NO_FILTERS, first_removable
-from lrp_core.control.multiply_adds import LayerCost, layer_costs, multiply_adds_kept
+from lrp_core.control.cost import LayerCost, cost_kept, layer_costs
 from lrp_core.graph.truncation import Truncation, truncated
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.criterion import Criterion
@@ -50,7 +50,7 @@ class Candidate:
         """Return the multiply-adds of one image, without these filters more."""
         kept = self.network.active.copy()
         kept[filters] = False
-        return multiply_adds_kept(self.costs, kept)
+        return cost_kept(self.costs, kept)
 
 
 class CandidateBuilder:

@@ -6,7 +6,7 @@ composed (:func:`method`): ``early-exit+taylor+reconstruction`` is ``taylor`` on
 reconstruction after every step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from lrp_core.control.calibration import CalibrationTask
 from lrp_core.control.controller import Settings, Step, control
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.by_class import class_shares
+from lrp_core.importance.criterion import Criterion
 from lrp_core.importance.joint import joint_order
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.accuracy import predict
@@ -44,13 +45,17 @@ class Method:
             (:mod:`lrp_core.repair.reconstruction`).
         refit: the head and the out-of-fold heads are fitted anew to every smaller network
             (:mod:`lrp_core.repair.refit`).
+        by_cost: filters are chosen jointly, a limit of multiply-adds after the other
+            (:mod:`lrp_core.control.cost_descent`); :func:`lrp_core.prune` alone has these methods.
+        distil: the pruned network learns what the unpruned one gives (:mod:`lrp_core.repair.distillation`);
+            :func:`lrp_core.prune` alone has these methods.
         early_exit: the backbone is first ended where that costs no accuracy that can be measured
             (:mod:`lrp_core.control.early_exit`).
         actions: of the budget search (:mod:`lrp_core.control.budget_search`); none: another method.
         blocks: how the budget search ranks residual blocks (:data:`lrp_core.control.budget_search.BLOCK_CHANGES`).
     """
 
-    criterion: str | None = "lrp-abs"
+    criterion: str | Criterion | None = "lrp-abs"
     static: bool = False
     taper: float = 0.5
     order: bool = False
@@ -58,6 +63,8 @@ class Method:
     monitored: str = "cross-fitted"
     reconstruct: bool = False
     refit: bool = False
+    by_cost: bool = False
+    distil: bool = False
     early_exit: bool = False
     actions: tuple[str, ...] = ()
     blocks: str = "branch"
@@ -90,6 +97,8 @@ JOINT = {
     "joint": Method("contribution", taper=0.1),
     "dynamic-joint": Method("contribution", taper=0.1, rate=True),
 }
+# The joint choice by harm per multiply-add, in steps of equal ratios of multiply-adds.
+BY_COST = {"joint-cost": Method("contribution", by_cost=True, monitored="training")}
 # The budget search with all actions, without some of them, and with blocks ranked as by Pons et al. 2024.
 BUDGET_SEARCHES = {
     "budget-search": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block")),
@@ -98,22 +107,32 @@ BUDGET_SEARCHES = {
     "budget-search-cka": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block"), blocks="cka"),
 }
 EARLY_EXIT = "early-exit"
-PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT  # what a prefix and suffixes may be added to
+FOLDS = 5  # of the out-of-fold heads that judge for a controller
+PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # what a prefix and suffixes may be added to
 COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # what takes none
 # What may follow a plain name after "+", in this order, and what it changes.
-SUFFIXES = {"reconstruction": {"reconstruct": True}, "refit": {"refit": True}}
+SUFFIXES = {
+    "reconstruction": {"reconstruct": True},
+    "refit": {"refit": True},
+    "distillation": {"distil": True},
+}
 
 
-def method(name: str) -> Method:
+def method(name: str | Method | Criterion) -> Method:
     """Return a method by name: ``NAME``, or ``early-exit+NAME+reconstruction+refit`` with any of these parts left out.
 
     Args:
-        name: one of :data:`COMPLETE`, or a name in :data:`PLAIN`, with ``early-exit+`` before it or not, and any of
+        name: a method, which is returned; a criterion, which has the schedule of px-iterative, with reconstruction; or
+            one of :data:`COMPLETE`, or a name in :data:`PLAIN`, with ``early-exit+`` before it or not, and any of
             :data:`SUFFIXES` after it, in their order.
 
     Raises:
         ValueError: unknown name; the message lists the names and what may be added.
     """
+    if isinstance(name, Method):
+        return name
+    if callable(name):
+        return Method(name, reconstruct=True)
     if name in COMPLETE:
         return COMPLETE[name]
     plain, *added = name.removeprefix(f"{EARLY_EXIT}+").split("+")
@@ -134,6 +153,7 @@ def unpruned(
     fold: torch.Tensor | None,
     how: Method,
     all_reduce: AllReduce = single_site,
+    ignored: Collection[str] = (),
 ) -> PrunedNetwork:
     """Return a network that is ready to lose filters, and makes up for them as the method does.
 
@@ -144,10 +164,11 @@ def unpruned(
         fold: of the images, (N,); read with ``refit`` alone.
         how: the method.
         all_reduce: sums over images, over all sites.
+        ignored: convolutions that keep all of their filters.
     """
     compensations = [Reconstruction(model, images, all_reduce=all_reduce)] if how.reconstruct else []
     compensations += [Refit(trace(model)[-1].name, targets, fold, all_reduce)] if how.refit else []
-    return PrunedNetwork(model, images, compensations)
+    return PrunedNetwork(model, images, compensations, ignored)
 
 
 def task(
@@ -158,6 +179,7 @@ def task(
     how: Method,
     seed: int,
     all_reduce: AllReduce = single_site,
+    ignored: Collection[str] = (),
 ) -> CalibrationTask:
     """Return an unpruned classifier at work on calibration images, as a method wants it.
 
@@ -170,6 +192,7 @@ def task(
         how: the method.
         seed: of random draws.
         all_reduce: sums over images, over all sites.
+        ignored: convolutions that keep all of their filters.
     """
     n_outputs = predict(model, images[:1]).shape[1]
     fold = out_of_fold and out_of_fold.fold
@@ -180,8 +203,9 @@ def task(
         fold,
         how,
         all_reduce,
+        ignored,
     )
-    score = criterion(how.criterion, n_outputs, seed)
+    score = how.criterion if callable(how.criterion) else criterion(how.criterion, n_outputs, seed)
     return CalibrationTask(network, images, targets, n_outputs, fold, score, how.monitored, all_reduce)
 
 

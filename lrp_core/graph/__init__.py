@@ -5,8 +5,10 @@ Which file answers what:
 - :mod:`.layers`: what is a layer, and which kinds are supported?
 - :mod:`.tracing`: how does a model become a list of layers, and what is refused?
 - :mod:`.calls`: what does a call such as ``x.mean((2, 3))`` stand for?
+- :mod:`.explicit`: how does a call become a module of the network?
 - :mod:`.execution`: how is the list run, whole or in part?
 - :mod:`.batchnorm`: how is batch normalisation folded into convolutions?
+- :mod:`.padding`: how does a convolution pad what it reads?
 - :mod:`.signs`: where can values not be negative?
 - :mod:`.sharing`: how is a network changed without a copy of its tensors?
 - :mod:`.exits`: where may a backbone end, and what does it give and cost there?

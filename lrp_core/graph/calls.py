@@ -69,9 +69,9 @@ def _getitem(input: fx.Node, index: object) -> nn.Module | None:
     every = [slice(None)] * 2
     if not isinstance(index, tuple) or len(index) != 4 or [*index[:2]] != every:
         return None
-    steps = [part.step or 1 for part in index[2:] if isinstance(part, slice) and {part.start, part.stop} <= {None, 0}]
-    is_whole = all(isinstance(part, slice) and part.stop is None for part in index[2:])
-    return Subsample(*steps) if is_whole and len(steps) == 2 and all(isinstance(step, int) for step in steps) else None
+    parts = [part for part in index[2:] if isinstance(part, slice) and part.start in (None, 0) and part.stop is None]
+    steps = [part.step or 1 for part in parts]
+    return Subsample(*steps) if len(steps) == 2 and all(isinstance(step, int) for step in steps) else None
 
 
 _CALLS: dict[object, Callable[..., nn.Module | None]] = {
@@ -130,8 +130,9 @@ def _dimension(node: object) -> tuple[fx.Node, int] | None:
 def without_sizes(graph: fx.Graph) -> None:
     """Rewrite, in place, calls that read a size of their own input as calls that do not: views that flatten, pools.
 
-    ``x.view(x.size(0), -1)`` and ``x.reshape(x.shape[0], -1)`` become ``x.flatten(1)``,
-    ``F.avg_pool2d(x, x.size(3))`` becomes :class:`lrp_core.graph.layers.SquarePool`. What reads sizes otherwise stays, and is refused as a call that is not known.
+    ``x.view(x.size(0), -1)`` and ``x.reshape(x.shape[0], -1)`` become ``x.flatten(1)``, ``F.avg_pool2d(x, x.size(3))``
+    becomes :class:`lrp_core.graph.layers.SquarePool`. What reads sizes otherwise stays, and is refused as a call that
+    is not known.
     """
     for node in list(graph.nodes):
         if node.op == "call_method" and node.target in ("view", "reshape") and not node.kwargs:

@@ -12,6 +12,28 @@ def batched(images: torch.Tensor, device: torch.device, size: int = 40) -> list[
     return [{INPUT: images[i : i + size].to(device)} for i in range(0, len(images), size)]
 
 
+ROOM = 2**29  # bytes that the values of the images that are run at a time may take
+
+
+def bytes_of(layers: list[Layer], image: torch.Tensor) -> tuple[int, int]:
+    """Return the bytes that one image (1, C, H, W) needs: of all values, and the most that are alive together."""
+    total = most = 0
+
+    def visit(layer: Layer, live: dict[str, torch.Tensor]) -> None:
+        nonlocal total, most
+        now = {tensor.data_ptr(): tensor.nbytes for tensor in live.values()}
+        total, most = total + sum(live[name].nbytes for name in set(layer.inputs)), max(most, sum(now.values()))
+
+    with torch.no_grad():
+        run(layers, {INPUT: image}, visit)
+    return total, most
+
+
+def images_at_a_time(layers: list[Layer], image: torch.Tensor, copies: int) -> int:
+    """Return how many images can be run at a time, 1 to 40, if so many copies of all values are kept."""
+    return max(1, min(40, ROOM // (copies * max(1, bytes_of(layers, image)[0]))))
+
+
 def run(
     layers: list[Layer], values: dict[str, torch.Tensor], visit: Callable[[Layer, dict], None] | None = None
 ) -> torch.Tensor:

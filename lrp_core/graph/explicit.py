@@ -34,7 +34,8 @@ def call_modules(
     """Make nodes that are no calls of modules call some, in place, under the names of their layers.
 
     Args:
-        layers, names: of :func:`lrp_core.graph.tracing.trace_with_nodes`.
+        layers: of :func:`lrp_core.graph.tracing.trace_with_nodes`.
+        names: of the same.
         root: gets the modules.
         chosen: which layers.
     """

@@ -4,7 +4,8 @@ from torch import nn
 
 from lrp_core.graph.layers import ACTIVATIONS, POOLING, Concat, Layer, PadChannels, Subsample, Sum, readers
 
-_SIGN_KEEPING = (nn.Flatten, *POOLING, Subsample, PadChannels, Sum, Concat)  # behind which nothing is negative if nothing was before
+# Behind these nothing is negative if nothing was before.
+_SIGN_KEEPING = (nn.Flatten, *POOLING, Subsample, PadChannels, Sum, Concat)
 
 
 def nonnegative(layers: list[Layer]) -> set[str]:

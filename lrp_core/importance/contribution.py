@@ -1,4 +1,4 @@
-"""What a filter contributes to the logit of each class."""
+"""What a filter contributes to logits: to that of each class, or to random combinations of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lrp_core.graph.batchnorm import fold_batchnorm
-from lrp_core.graph.execution import run
+from lrp_core.graph.execution import images_at_a_time, run
 from lrp_core.graph.layers import INPUT, Layer
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import BATCH, Scores, activation_ends
@@ -87,3 +87,49 @@ class Contribution:
                 stacked = (torch.stack(parts, dim=1).to(images.device) for parts in zip(*by_class, strict=True))
                 filters = dict(zip(ends.values(), stacked, strict=True))
                 yield Chunk(slice(start, start + len(batch)), chosen, filters, logits.detach().to(images.device))
+
+
+def projected_contributions(
+    layers: list[Layer], images: torch.Tensor, directions: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return what each filter contributes to combinations of the logits: activation times gradient, summed.
+
+    With directions of random signs, the square of a combination has the squares' sum over all logits as its mean
+    (Hutchinson, A Stochastic Estimator of the Trace, 1989). So a few backward passes do for any number of classes.
+
+    Args:
+        layers: a trace of the network.
+        images: (N, C, H, W), normalised; results come to where they are.
+        directions: R combinations of the K logits for each image, (N, R, K).
+
+    Returns:
+        By convolution the contributions, (N, R, C), and the logits, (N, n_outputs), of which the first K are combined.
+    """
+    device = next((part.device for layer in layers for part in layer.module.parameters()), images.device)
+    # Several values are kept for each one that a layer gives: gradients, and what they are made from.
+    size, folded, parts, logits = (
+        images_at_a_time(layers, images[:1].to(device), copies=3),
+        fold_batchnorm(layers),
+        [],
+        [],
+    )
+    ends = activation_ends(folded)
+    for start in range(0, len(images), size):
+        batch, kept = images[start : start + size].to(device), {}
+        towards = directions[start : start + size].to(batch)
+
+        def keep(layer: Layer, live: dict[str, torch.Tensor], kept: dict[str, torch.Tensor] = kept) -> None:
+            kept.update({name: live[name] for name in layer.inputs if name in ends})
+
+        with torch.enable_grad():
+            given = run(folded, {INPUT: batch.requires_grad_()}, keep)
+            combined = torch.einsum("nk,nrk->rn", given[:, : towards.shape[2]], towards).sum(dim=1)
+        activations, by_direction = [kept[end] for end in ends], []
+        for r, combination in enumerate(combined):
+            gradients = torch.autograd.grad(combination, activations, retain_graph=r < len(combined) - 1)
+            pairs = zip(activations, gradients, strict=True)
+            by_direction.append([(a.detach() * gradient).sum(dim=(2, 3)) for a, gradient in pairs])
+        parts.append([torch.stack(one, dim=1).to(images.device) for one in zip(*by_direction, strict=True)])
+        logits.append(given.detach().to(images.device))
+    joined = (torch.cat(one) for one in zip(*parts, strict=True))
+    return dict(zip(ends.values(), joined, strict=True)), torch.cat(logits)

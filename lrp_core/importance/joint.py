@@ -19,7 +19,8 @@ Ours. The nearest in the literature chooses weights, not filters, by a quadratic
 Combinatorial Brain Surgeon: Pruning Weights That Cancel One Another in Neural Networks, ICML 2022).
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -80,6 +81,81 @@ def joint_order(
     ranks = np.full(len(active), np.inf)
     ranks[filters[order]] = np.arange(len(order))
     return ranks
+
+
+def joint_choice(
+    contributions: np.ndarray,
+    drift: np.ndarray,
+    savings: np.ndarray,
+    excess: Callable[[np.ndarray], int],
+    layer_of: np.ndarray,
+    active: np.ndarray,
+    all_reduce: AllReduce = single_site,
+) -> np.ndarray:
+    """Return the filters that are removed together so that a cost falls to a limit, in the order of their choice.
+
+    The objective is that of :func:`joint_order`. What a filter adds to it is divided by what its removal saves, so that
+    of two filters that do the same harm the one goes that costs more.
+
+    Args:
+        contributions: to combinations of centred logits, (rows, n_filters), a row an image and combination; of filters
+            that are removed, anything.
+        drift: of the same combinations, (rows,).
+        savings: of the cost by filter, if it goes alone, (n_filters,).
+        excess: how far the cost lies above the limit without the given filters; 0 or less within it.
+        layer_of: each filter's layer, (n_filters,).
+        active: whether each filter is still there, (n_filters,).
+        all_reduce: sums over images, over all sites.
+
+    Returns:
+        Filter numbers. If the limit cannot be kept with a filter left in each layer, all that can be removed.
+    """
+    filters = np.flatnonzero(active)
+    c = contributions[:, filters]
+    growth = (1 + SPREAD) * reduced(np.einsum("rf,rf->f", c, c, dtype=float), all_reduce)
+    change = growth - 2 * reduced((drift @ c).astype(float), all_reduce)
+    # Several times what would do by itself: the best of them one by one are chosen from.
+    saved, too_much = np.maximum(savings[filters], 1.0), excess(np.array([], dtype=int))
+    order = np.argsort(_per_saving(change, saved), kind="stable")
+    enough = int(np.searchsorted(np.cumsum(saved[order]), _NEAR * too_much)) + 1
+    near = order[: max(enough, _NEAR * len(np.unique(layer_of)))]
+    products = reduced((c[:, near].T @ c[:, near]).astype(float), all_reduce)
+    change, saved, near = change[near], saved[near], filters[near]
+    left = np.bincount(layer_of[filters], minlength=layer_of.max() + 1)
+    free, chosen = left[layer_of[near]] > 1, []
+    while too_much > 0 and free.any():
+        gained = 0.0  # no more than this is saved: savings of filters that meet in a layer overlap
+        while gained < too_much and free.any():
+            best = int(np.where(free, _per_saving(change, saved), np.inf).argmin())
+            free[best], layer = False, layer_of[near[best]]
+            left[layer] -= 1
+            if left[layer] == 1:
+                free[layer_of[near] == layer] = False
+            chosen.append(near[best])
+            gained += saved[best]
+            change += 2 * products[best]
+        too_much = excess(np.array(chosen))
+    if too_much > 0 and len(near) < len(filters):  # the near ones did not do: what they leave is chosen from next
+        rest = active.copy()
+        rest[chosen] = False
+        drift = drift - contributions[:, chosen].sum(axis=1)
+        more = joint_choice(
+            contributions,
+            drift,
+            savings,
+            lambda others: excess(np.append(chosen, others).astype(int)),
+            layer_of,
+            rest,
+            all_reduce,
+        )
+        return np.append(chosen, more).astype(int)
+    within = bisect_left(range(len(chosen)), 0, key=lambda size: -excess(np.array(chosen[:size], dtype=int)))
+    return np.array(chosen[:within], dtype=int)
+
+
+def _per_saving(change: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    """Return the harm per saving; what does good does more of it where more is saved."""
+    return np.where(change > 0, change / saved, change * saved)
 
 
 def _rows(chunk: np.ndarray, filters: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ the channels of a grouped convolution that have the same index within their grou
 called a group; in a chain of convolutions each group is one filter.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class _Groups:
             self._parent[b] = a
 
 
-def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
+def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[str] = ()) -> Coupling:
     """Find out which filters are coupled.
 
     Groups are numbered by their first filter, from the input to the output.
@@ -65,6 +66,7 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
     Args:
         model: made of supported layers.
         example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
+        ignored: convolutions that keep all of their filters.
     """
     layers = trace(model)
     positions: dict[str, int] = {}
@@ -78,8 +80,8 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
     outputs = {INPUT: np.zeros(example_input.shape[1], dtype=int)}
     for layer in layers:
         outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, groups)
-    last = outputs[layers[-1].name]
-    groups.join(last, np.zeros_like(last))  # the network's outputs cannot be removed
+    for name in (layers[-1].name, *ignored):  # the network's outputs cannot be removed
+        groups.join(outputs[name], np.zeros_like(outputs[name]))
     made = [outputs[layer.name] for layer in layers if isinstance(layer.module, nn.Conv2d)]
     removable = {groups.root(channel) for channels in made for channel in channels}
     number = {0: -1}
@@ -98,7 +100,8 @@ def couple(model: nn.Module, example_input: torch.Tensor) -> Coupling:
     for layer in layers:
         if isinstance(layer.module, PadChannels):
             channels_of = numbered(outputs[layer.name])
-            padded[layer.name] = channels_of[: layer.module.before], channels_of[len(channels_of) - layer.module.behind :]
+            behind = len(channels_of) - layer.module.behind
+            padded[layer.name] = channels_of[: layer.module.before], channels_of[behind:]
     return Coupling(len(number) - 1, filters, channels, padded)
 
 

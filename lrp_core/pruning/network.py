@@ -1,7 +1,7 @@
 """A network that loses filters step by step, and the layers of each smaller network."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +55,7 @@ class PrunedNetwork:
         model: nn.Module,
         images: torch.Tensor,
         compensations: Sequence[Compensation] = (),
+        ignored: Collection[str] = (),
     ):
         """Take a network.
 
@@ -62,12 +63,13 @@ class PrunedNetwork:
             model: made of supported layers; untouched, and expected not to change.
             images: inputs (N, C, H, W), one or more; with compensations, those that they were made with.
             compensations: are applied to every smaller network, in this order.
+            ignored: convolutions that keep all of their filters.
         """
         self.model = self._full = model = with_modules(model)
         self._layers = trace(model)
         self._images, self._compensations = images, tuple(compensations)
         self.example_shape = tuple(images[:1].shape)
-        self.coupling = couple(model, images[:1])
+        self.coupling = couple(model, images[:1], ignored)
         members: list[list[str]] = [[] for _ in range(self.coupling.n_groups)]
         for name, groups in self.coupling.filters.items():
             for group in np.unique(groups[groups >= 0]):

@@ -1,11 +1,12 @@
 """Convolutions and dense layers as the rules of LRP see them: linear maps, forward and transposed."""
 
-import math
 from functools import cached_property
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from lrp_core.graph.padding import padding
 
 
 class LinearMap:
@@ -38,21 +39,21 @@ class LinearMap:
         """Map inputs to outputs with these weights."""
         if isinstance(self._layer, nn.Linear):
             return F.linear(a, weight)
-        padding, extra = self._padding(a)
-        return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=padding, **self._geometry)
+        alike, extra = padding(self._layer, a)
+        return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=alike, **self._geometry)
 
     def transposed(self, weight: torch.Tensor, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Map outputs back to inputs of the shape of ``a``, with these weights."""
         if isinstance(self._layer, nn.Linear):
             return s @ weight
-        padding, (left, right, top, bottom) = self._padding(a)
+        alike, (left, right, top, bottom) = padding(self._layer, a)
         height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
         # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
         rest = [
             size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
             for size, pad, dilation, kernel, outputs, stride in zip(
                 (height, width),
-                padding,
+                alike,
                 self._layer.dilation,
                 self._layer.kernel_size,
                 s.shape[2:],
@@ -60,7 +61,7 @@ class LinearMap:
                 strict=True,
             )
         ]
-        back = F.conv_transpose2d(s, weight, None, padding=padding, output_padding=rest, **self._geometry)
+        back = F.conv_transpose2d(s, weight, None, padding=alike, output_padding=rest, **self._geometry)
         return back[:, :, top : height - bottom, left : width - right]
 
     def unbiased(self, output: torch.Tensor) -> torch.Tensor:
@@ -72,19 +73,3 @@ class LinearMap:
     @property
     def _geometry(self) -> dict:
         return {"stride": self._layer.stride, "dilation": self._layer.dilation, "groups": self._layer.groups}
-
-    def _padding(self, a: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-        """Return the padding that is alike on both sides, and what else is needed (left, right, top, bottom)."""
-        layer = self._layer
-        if isinstance(layer.padding, tuple) and type(layer) is nn.Conv2d:
-            return layer.padding, (0, 0, 0, 0)
-        extra = []
-        for axis in (1, 0):  # the width first, as F.pad wants it
-            reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-            if layer.padding == "valid":
-                total = 0
-            else:  # as many outputs as strides fit into the input
-                size, stride = a.shape[2 + axis], layer.stride[axis]
-                total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-            extra += [total // 2, total - total // 2]
-        return (0, 0), tuple(extra)

@@ -23,6 +23,7 @@ from lrp_core.relevance.linear_map import LinearMap
 from lrp_core.utils.devices import device_of
 
 _NO_VALUES = (*ACTIVATIONS, ChannelAffine)  # pass relevance on, whatever went through them
+_NO_INPUTS = (*_NO_VALUES, nn.Flatten, Concat, PadChannels, Subsample)  # their way back reads no value
 
 
 def _winner_takes_all(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
@@ -149,7 +150,7 @@ class _Propagation:
 
     def _reads(self, layer: Layer) -> list[str]:
         """Name the values that this layer's way back reads."""
-        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, (*_NO_VALUES, nn.Flatten, Concat, PadChannels, Subsample)):
+        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, _NO_INPUTS):
             return []
         if layer.name in self.maps and self.rules[layer.name].uses_output:
             return [*layer.inputs, layer.name]

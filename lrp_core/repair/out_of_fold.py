@@ -80,28 +80,37 @@ def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.T
     Returns:
         Images to logits (N, n_outputs + k * n_classes), the model's own first.
     """
-    name = trace(model)[-1].name
-    last, wide = model.get_submodule(name), shallow_copy(model)
-    out_of_fold = weight.flatten(0, 1).to(last.weight)
-    head = nn.Linear(last.in_features, last.out_features + len(out_of_fold), last.bias is not None, device="meta")
-    head.weight = nn.Parameter(torch.cat([last.weight.detach(), out_of_fold]), requires_grad=False)
+    last, out_of_fold = model.get_submodule(trace(model)[-1].name), weight.flatten(0, 1)
+    wide, biases = torch.cat([last.weight.detach(), out_of_fold.to(last.weight)]), None
     if last.bias is not None:
-        biases = out_of_fold.new_zeros(len(out_of_fold)) if bias is None else bias.flatten().to(out_of_fold)
-        head.bias = nn.Parameter(torch.cat([last.bias.detach(), biases]), requires_grad=False)
-    wide.set_submodule(name, head.eval())
-    return wide
+        added = torch.zeros(len(out_of_fold)) if bias is None else bias.flatten()
+        biases = torch.cat([last.bias.detach(), added.to(last.bias)])
+    return with_last_layer(model, wide, biases)
 
 
 def without_out_of_fold_heads(model: nn.Module, n_outputs: int) -> nn.Module:
     """Return the classifier that :func:`with_out_of_fold_heads` was given, of ``n_outputs`` logits; shares tensors."""
-    name, narrow = trace(model)[-1].name, shallow_copy(model)
-    wide = model.get_submodule(name)
-    head = nn.Linear(wide.in_features, n_outputs, wide.bias is not None, device="meta")
-    head.weight = nn.Parameter(wide.weight.detach()[:n_outputs], requires_grad=False)
-    if wide.bias is not None:
-        head.bias = nn.Parameter(wide.bias.detach()[:n_outputs], requires_grad=False)
-    narrow.set_submodule(name, head.eval())
-    return narrow
+    wide = model.get_submodule(trace(model)[-1].name)
+    bias = None if wide.bias is None else wide.bias.detach()[:n_outputs]
+    return with_last_layer(model, wide.weight.detach()[:n_outputs], bias)
+
+
+def with_last_layer(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
+    """Return a classifier with another last layer; its other tensors are those of the given one.
+
+    Args:
+        model: ends with a dense layer; untouched.
+        weight: (n_outputs, C).
+        bias: (n_outputs,); None for a layer without one.
+    """
+    name, other = trace(model)[-1].name, shallow_copy(model)
+    old = model.get_submodule(name).weight
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    head.weight = nn.Parameter(weight.to(old), requires_grad=False)
+    if bias is not None:
+        head.bias = nn.Parameter(bias.to(old), requires_grad=False)
+    other.set_submodule(name, head.eval())
+    return other
 
 
 def out_of_fold_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int) -> torch.Tensor:

@@ -1,65 +1,86 @@
-"""Reconstruction without training: the channels that are kept take over the part of those that are pruned.
+"""Reconstruction without training: the weights of every layer are fitted so that it gives what it gave before pruning.
 
-A layer reads channels y in the unpruned network. In the pruned network it reads x: fewer channels, and not what they
-were, since the layers before it are pruned too. Its stand-in for y is affine, and only a correction D is penalised:
+A layer of the unpruned network gives z. In the pruned network the same layer reads x: fewer channels, and not what they
+were, since the layers before it are pruned too. Its weights W, all taps of the kernel at once, become
 
-    y ~ mean(y) + (P + D) (x - mean(x)),    D = R X^T (X X^T + strength * n * variance * I)^-1
+    W' = W + D,    D = R X^T (X X^T + penalty * I)^-1
 
-P hands on the channels that are kept. X and R hold the n samples (positions of all calibration images) of x and of
-y - P x, less their means, and ``variance`` is that of a channel of y, averaged over channels. So D is a ridge
-regression with a free intercept: neither the scale of the activations nor a constant added to them changes what the
-pruned network computes. The layer's weights W become W' = W (P + D), tap by tap, and its bias gains the sum over
-taps of W mean(y) - W' mean(x). (Where a convolution pads with zeros, that is an approximation at the border.) Layers
-are updated from input to output, each on what the updated ones before it give. No label is read, nothing is trained.
+where W holds the taps of the channels that are kept, X the samples of what the kernel covers (positions of the
+calibration images) less their mean, and R those of z - W x less their mean. The bias is what makes the means equal, and
+is not penalised. The penalty is ``strength`` times the mean of the eigenvalues of X X^T that can differ from 0. So
+neither the scale of the activations nor a constant added to them changes what the pruned network computes.
 
-Ours. The nearest in the literature fits the weights of one layer after the other to sampled outputs, those of the
-unpruned network (He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 and 3.2).
-Here inputs stand in for inputs, so that one solution of the size of the channels serves all taps and all filters.
+Where the layer ends the branch of a residual block, it also makes up for what pruning has changed in the shortcut: the
+difference is added to z, through the batch normalisation between them. Layers are fitted from input to output, each on
+what the fitted ones before it give. No label is read.
+
+Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 to 3.3 (least
+squares on sampled outputs, asymmetric, branches towards the sum). The ridge towards the weights that were there, and
+all of it again for whatever set of filters is removed, are ours.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.execution import batched, run_together
-from lrp_core.graph.layers import Layer
+from lrp_core.graph.layers import Layer, Sum, readers
+from lrp_core.graph.padding import padding
 from lrp_core.graph.tracing import trace
 from lrp_core.pruning.dependency import Coupling
 from lrp_core.pruning.surgery import replace_tensor
 from lrp_core.utils.devices import device_of
+from lrp_core.utils.draws import generators
 from lrp_core.utils.sites import AllReduce, single_site
 
-STRENGTH = 1e-3  # chosen on development seeds, which no result uses
-POSITIONS = 16  # of a feature map that are looked at, drawn once
-CHUNK = 4096  # samples that are in float64 at a time
+STRENGTH = 0.1  # chosen on development seeds, which no result uses
+SAMPLES = 4096  # of a layer: positions of all images, drawn once
+_WIDEST = 8192  # inputs of a layer whose second moments several sites add up
+
+
+@dataclass(frozen=True)
+class _Shortcut:
+    """What is added to the output of a layer.
+
+    Attributes:
+        norm: the batch normalisation in between; None if there is none.
+        name: of the layer that gives the shortcut.
+        samples: of the shortcut in the unpruned network, (S, C).
+    """
+
+    norm: nn.BatchNorm2d | None
+    name: str
+    samples: torch.Tensor
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What a layer reads in the unpruned network.
+    """What a layer gives in the unpruned network.
 
     Attributes:
-        samples: (C, S), of this site.
-        mean: of the samples of all sites, (C,), float64; 0 for a layer that has no bias to put a mean into.
-        n: how many samples all sites have.
-        penalty: what is added to the diagonal of the moments.
+        positions: by image, those of the output maps that are looked at, (N, P); None for a dense layer.
+        width: of the output maps.
+        samples: outputs at these positions, (S, C).
+        shortcut: that is added to them, if any.
     """
 
+    positions: torch.Tensor | None
+    width: int
     samples: torch.Tensor
-    mean: torch.Tensor
-    n: float
-    penalty: float
+    shortcut: _Shortcut | None
 
 
 class Reconstruction:
-    """What the layers of an unpruned network read, and the weights that this gives a smaller one.
+    """What the layers of an unpruned network give, and the weights that this asks of a smaller one.
 
-    Convolutions with groups, depthwise ones among them, stay as they are: no other channel can stand in for the one
-    that a filter reads. A convolution without a bias gets one. A dense layer without a bias gets none: nothing is
-    centred there, and the second moment takes the place of the variance.
+    Convolutions with groups, depthwise ones among them, stay as they are: measured, to fit them gains nothing. A
+    convolution without a bias gets one. A dense layer without a bias gets none: there, nothing is centred.
     """
 
     def __init__(
@@ -70,7 +91,7 @@ class Reconstruction:
         Args:
             model: made of supported layers; untouched, and expected not to change.
             images: (N, C, H, W), normalised.
-            strength: of the ridge, relative to the variance of a channel that the layer reads, averaged over channels.
+            strength: of the ridge, relative to the mean eigenvalue of the second moments of what a layer reads.
             all_reduce: sums over images, over all sites.
 
         Raises:
@@ -79,115 +100,165 @@ class Reconstruction:
         if strength <= 0:
             raise ValueError(f"the ridge needs a strength above 0, got {strength}")
         self._strength, self._all_reduce = strength, all_reduce
-        layers, device = trace(model), device_of(model)
-        self._originals = {
-            layer.name: layer.module
-            for layer in layers
-            if isinstance(layer.module, nn.Linear) or (isinstance(layer.module, nn.Conv2d) and layer.module.groups == 1)
-        }
-        self._positions: dict[str, torch.Tensor] = {}
-        self._targets: dict[str, _Target] = {}
-        channels = {}
+        layers, self._targets = trace(model), {}
+        shortcuts, n_images = _shortcuts(layers), self._summed(torch.tensor([float(len(images))])).item()
+        per_image = math.ceil(SAMPLES / n_images)
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
-            maps = lives[0][layer.inputs[0]]
-            if isinstance(layer.module, nn.Flatten):
-                channels[layer.name] = maps.shape[1]
-            if layer.name in self._originals:
-                n_channels = channels.get(layer.inputs[0], maps.shape[1])
-                generator = torch.Generator().manual_seed(0)
-                chosen = torch.randperm(maps[0].numel() // n_channels, generator=generator)[:POSITIONS]
-                self._positions[layer.name] = chosen.to(device)
-                self._targets[layer.name] = self._target(layer, self._samples(layer, lives, n_channels))
+            if _is_fitted(layer.module):
+                self._targets[layer.name] = _target(layer, lives, shortcuts.get(layer.name), images, per_image)
 
         with torch.no_grad():
-            run_together(layers, batched(images, device), visit)
+            run_together(layers, batched(images, device_of(model)), visit)
 
     def compensation(
         self, coupling: Coupling, kept_groups: np.ndarray
     ) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
-        """Return what updates the weights of a smaller network's layers when they are about to be run.
+        """Return what fits the weights of a smaller network's layers when they are about to be run.
 
         Args:
             coupling: of the unpruned network, or of a part of it (:func:`lrp_core.graph.truncation.truncated`).
             kept_groups: which groups are kept, (n_groups,), boolean.
         """
-        kept_groups = np.append(kept_groups, True)  # group -1
-        kept = {
-            name: kept_groups[coupling.channels[name]].reshape(len(target.mean), -1)[:, 0]
-            for name, target in self._targets.items()
-            if name in coupling.channels
-        }
-        names = list(self._targets)
-        first = next((i for i, name in enumerate(names) if name not in kept or not kept[name].all()), len(names))
+        kept_groups, names = np.append(kept_groups, True), list(self._targets)  # group -1
+        changes = (name not in coupling.channels or not kept_groups[coupling.channels[name]].all() for name in names)
+        first = next((i for i, changed in enumerate(changes) if changed), len(names))
         changed = set(names[first:])  # all that comes after the first layer that lost inputs, or was lost itself
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name in changed:
-                inputs = torch.from_numpy(kept[layer.name])
-                x = self._samples(layer, lives, int(inputs.sum()))
                 filters = coupling.filters.get(layer.name)
                 outputs = slice(None) if filters is None else torch.from_numpy(kept_groups[filters])
-                self._update(layer, x, inputs.to(x.device), outputs)
+                self._fit(layer, lives, outputs)
 
         return visit
 
-    def _samples(self, layer: Layer, lives: list[dict[str, torch.Tensor]], n_channels: int) -> torch.Tensor:
-        """Return what a layer reads, (n_channels, samples): positions count as samples, before and after flattening."""
-        maps = (live[layer.inputs[0]].unflatten(1, (n_channels, -1)).flatten(2) for live in lives)
-        return torch.cat([a[..., self._positions[layer.name]].transpose(0, 1).flatten(1) for a in maps], dim=1)
+    def _fit(self, layer: Layer, lives: list[dict[str, torch.Tensor]], outputs: torch.Tensor | slice) -> None:
+        """Fit a layer, in place, to what it gave at these outputs."""
+        target, module = self._targets[layer.name], layer.module
+        z = target.samples[:, outputs]
+        if target.shortcut is not None and target.shortcut.name in lives[0]:
+            z = z + _change_of_shortcut(target, lives, outputs)
+        x = _patches(layer, lives, target.positions, target.width)
+        centred = module.bias is not None or isinstance(module, nn.Conv2d)
+        weight, bias = self._ridge(x, z, module.weight.detach().flatten(1), centred)
+        replace_tensor(module, "weight", weight.to(module.weight).view_as(module.weight), module.weight)
+        if centred:
+            module.bias = nn.Parameter(bias.to(module.weight), requires_grad=False)
 
-    def _mean(self, layer: Layer, samples: torch.Tensor, n: float) -> torch.Tensor:
-        """Return the mean over all sites, (C,); 0 if the layer has no constant to put it into."""
-        if isinstance(self._originals[layer.name], nn.Linear) and self._originals[layer.name].bias is None:
-            return samples.new_zeros(len(samples), dtype=torch.float64)
-        return self._all_reduce(_summed(lambda y: y.sum(dim=1), samples)) / n
+    def _ridge(
+        self, x: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, centred: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights (O, I) nearest to the given ones that map x (S, I) to z (S, O), and the bias (O,).
 
-    def _target(self, layer: Layer, samples: torch.Tensor) -> _Target:
-        n = self._all_reduce(torch.tensor([float(samples.shape[1])], dtype=torch.float64, device=samples.device)).item()
-        mean = self._mean(layer, samples, n)
-        squares = self._all_reduce(_summed(lambda y: (y - mean[:, None]).square().sum(dim=1), samples))
-        # Of channels that are constant on these images rounding leaves a variance, to which nothing is to be fitted.
-        rounding = torch.finfo(samples.dtype).eps ** 2 * mean.square().mean().item()
-        # Any penalty will do if all that is read is 0.
-        penalty = self._strength * n * (squares.mean().item() / n + rounding or 1.0)
-        return _Target(samples, mean, n, penalty)
-
-    def _update(self, layer: Layer, x: torch.Tensor, inputs: torch.Tensor, outputs: torch.Tensor | slice) -> None:
-        """Set weight and bias of a layer that reads x, (K, S), in the place of its target, (C, S).
-
-        ``inputs``, (C,), and ``outputs``, (C_out,), are masks of what is kept.
+        Products are taken in the dtype of the network, what is solved is float64.
         """
-        module, original, target = layer.module, self._originals[layer.name], self._targets[layer.name]
-        mean = self._mean(layer, x, target.n)
-        lost = target.samples.clone()  # y - P x
-        lost[inputs] -= x
-        lost_mean = target.mean.clone()
-        lost_mean[inputs] -= mean
+        several = self._all_reduce is not single_site
+        if several and x.shape[1] > _WIDEST:
+            return weight, z.new_zeros(z.shape[1])
+        n = self._summed(x.new_tensor([len(x)])).item()
+        x_mean, z_mean = (self._summed(part.sum(dim=0)) / n if centred else 0 * part[0].double() for part in (x, z))
+        x, z = x - x_mean.to(x), z - z_mean.to(z)
+        rest = z - x @ weight.T
+        if several or x.shape[1] <= len(x):
+            moments, right = self._summed(x.T @ x), self._summed(x.T @ rest)
+        else:  # the same solution, in the span of the samples
+            moments, right = (x @ x.T).double(), rest.double()
+        # Rounding leaves a variance in channels that are constant; to it nothing is to be fitted.
+        penalty = self._strength * moments.diagonal().sum() / min(n, x.shape[1])
+        moments.diagonal().add_(penalty + torch.finfo(x.dtype).eps ** 2 * n * x_mean.square().mean() + 1e-30)
+        solution = torch.cholesky_solve(right, torch.linalg.cholesky(moments))
+        change = solution.T if len(solution) == x.shape[1] else (x.double().T @ solution).T
+        weight = weight.double() + change
+        return weight, z_mean - weight @ x_mean
 
-        def products(x: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
-            x = x - mean[:, None]
-            return x @ torch.cat([x, lost - lost_mean[:, None]]).T
-
-        moments, missing = self._all_reduce(_summed(products, x, lost)).split([len(x), len(lost)], dim=1)
-        factor = torch.linalg.cholesky(moments + target.penalty * torch.eye(len(x)).to(moments))
-        weight = original.weight.detach()[outputs]
-        taps = weight.unflatten(1, (len(lost), -1)).flatten(2)  # (C_out, C, taps)
-        each = taps.transpose(0, 1).flatten(1)  # (C, C_out * taps)
-        if each.shape[1] < len(lost):  # the fewer columns to solve for, the better
-            new = torch.cholesky_solve(missing @ each.double(), factor).to(each)
-        else:
-            new = torch.cholesky_solve(missing, factor).to(each) @ each
-        new += each[inputs]
-        new = new.unflatten(1, (len(taps), -1)).transpose(0, 1)  # (C_out, K, taps)
-        replace_tensor(module, "weight", new.reshape(len(weight), -1, *weight.shape[2:]), original.weight)
-        if original.bias is not None or isinstance(original, nn.Conv2d):
-            bias = taps.sum(dim=2).double() @ target.mean - new.sum(dim=2, dtype=torch.float64) @ mean
-            bias = bias if original.bias is None else bias + original.bias.detach()[outputs]
-            module.bias = nn.Parameter(bias.to(weight), requires_grad=False)
+    def _summed(self, part: torch.Tensor) -> torch.Tensor:
+        return self._all_reduce(part.double())
 
 
-def _summed(term: Callable[..., torch.Tensor], *samples: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a term of samples, (C, S) each, over chunks of them in float64."""
-    chunks = zip(*(part.split(CHUNK, dim=1) for part in samples), strict=True)
-    return sum(term(*(part.double() for part in parts)) for parts in chunks)
+def _is_fitted(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | None, str]]:
+    """Return, by layer that ends a branch, the batch normalisation behind it and the shortcut that is added to it.
+
+    Of the branches that meet in a sum, it is the one that is run last: only then the other is known.
+    """
+    found, read_by, order = {}, readers(layers), {layer.name: i for i, layer in enumerate(layers)}
+    for layer in layers:
+        norm, last = None, layer
+        if _is_fitted(layer.module) and len(read_by[layer.name]) == 1:
+            (reader,) = read_by[layer.name]
+            if isinstance(reader.module, nn.BatchNorm2d) and len(read_by[reader.name]) == 1:
+                norm, last = reader.module, reader
+                (reader,) = read_by[reader.name]
+            others = [name for name in reader.inputs if name != last.name]
+            if isinstance(reader.module, Sum) and len(others) == 1 and order.get(others[0], -1) < order[layer.name]:
+                found[layer.name] = norm, others[0]
+    return found
+
+
+def _target(
+    layer: Layer,
+    lives: list[dict[str, torch.Tensor]],
+    shortcut: tuple[nn.BatchNorm2d | None, str] | None,
+    images: torch.Tensor,
+    per_image: int,
+) -> _Target:
+    """Return what a layer gives, at so many positions of each image, drawn once."""
+    outputs = [layer.module(live[layer.inputs[0]]) for live in lives]
+    if outputs[0].dim() == 2:
+        return _Target(None, 0, torch.cat(outputs), None)
+    n_positions, device = outputs[0][0, 0].numel(), outputs[0].device
+    if n_positions > per_image:
+        drawn = [torch.randperm(n_positions, generator=each)[:per_image] for each in generators(images, 0)]
+        positions = torch.stack(drawn).to(device)
+    else:
+        positions = torch.arange(n_positions, device=device).expand(len(images), -1)
+    added = None
+    if shortcut is not None:
+        norm, name = shortcut
+        added = _Shortcut(norm, name, _at([live[name] for live in lives], positions))
+    return _Target(positions, outputs[0].shape[3], _at(outputs, positions), added)
+
+
+def _at(maps: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+    """Return what maps, (N, C, H, W) by batch, hold at positions (N, P) of each image, (N * P, C)."""
+    chosen = positions.split([len(part) for part in maps])
+    parts = [
+        part.flatten(2).gather(2, index[:, None].expand(-1, part.shape[1], -1)).transpose(1, 2).flatten(0, 1)
+        for part, index in zip(maps, chosen, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _patches(
+    layer: Layer, lives: list[dict[str, torch.Tensor]], positions: torch.Tensor | None, width: int
+) -> torch.Tensor:
+    """Return what a layer's kernel covers at positions of its output, (S, inputs * taps)."""
+    maps, module = [live[layer.inputs[0]] for live in lives], layer.module
+    if positions is None:
+        return torch.cat(maps)
+    (above, beside), extra = padding(module, maps[0])
+    around = [more + alike for more, alike in zip(extra, (beside, beside, above, above), strict=True)]
+    maps = [F.pad(part, around) for part in maps]
+    rows, columns = positions // width * module.stride[0], positions % width * module.stride[1]
+    taps = [
+        _at(maps, (rows + i * module.dilation[0]) * maps[0].shape[3] + columns + j * module.dilation[1])
+        for i in range(module.kernel_size[0])
+        for j in range(module.kernel_size[1])
+    ]
+    return torch.stack(taps, dim=2).flatten(1)
+
+
+def _change_of_shortcut(
+    target: _Target, lives: list[dict[str, torch.Tensor]], outputs: torch.Tensor | slice
+) -> torch.Tensor:
+    """Return what a layer has to give more, (S, O), so that its sum with the shortcut is what it was."""
+    shortcut = target.shortcut
+    change = shortcut.samples[:, outputs] - _at([live[shortcut.name] for live in lives], target.positions)
+    if shortcut.norm is None:
+        return change
+    scale = affine(shortcut.norm)[0][outputs]
+    return torch.where(scale.abs() > 1e-3 * scale.abs().mean(), change / scale, 0.0)

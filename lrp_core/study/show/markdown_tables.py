@@ -15,6 +15,8 @@ import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
+from lrp_core.study.analysis.promise import DEFAULT as CALL
+from lrp_core.study.analysis.promise import LAYER_BY_LAYER, NEURON_MERGING, RESULTS, at_size, choices
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
 from lrp_core.utils.errors import check_choice
@@ -362,6 +364,60 @@ def pruning_cost() -> str:
     return _markdown([*settings, *header], rows)
 
 
+def promise() -> str:
+    """Compare what the call's default promises with what unseen images say: the result draws."""
+    rows = _read("benchmarks/promise.csv")
+    chosen = choices(rows[rows["seed"] >= RESULTS])
+    header = [
+        "task",
+        "network",
+        "draws",
+        "multiply-adds left",
+        "layer by layer as good: left",
+        "estimated fall",
+        "fall on unseen images: mean",
+        "most",
+        "draws beyond 5",
+        "accuracy within its interval",
+        "harmonic mean within its",
+    ]
+    every = [(*names, some) for names, some in chosen.groupby(["task", "network"], sort=False)]
+    return _markdown(header, [_promised(*one) for one in [*every, ("all", "", chosen)]])
+
+
+def _promised(task: str, network: str, chosen: pd.DataFrame) -> list[str]:
+    n, left = len(chosen), chosen["multiply_adds"]
+    return [
+        task,
+        network,
+        str(n),
+        f"{left.mean():.2f} ({left.min():.2f} to {left.max():.2f})",
+        f"{chosen['layer_by_layer'].mean():.2f}",
+        f"{chosen['estimated_loss'].mean():+.1f}",
+        f"{chosen['loss'].mean():+.1f}",
+        f"{chosen['loss'].max():+.1f}",
+        f"{(chosen['loss'] > 5).sum()} of {n}",
+        f"{chosen['accuracy_holds'].sum()} of {n}",
+        f"{chosen['harmonic_mean_holds'].sum()} of {n}",
+    ]
+
+
+PROMISED = {CALL: f"`{CALL}`", LAYER_BY_LAYER: "layer by layer", NEURON_MERGING: "Neuron Merging"}
+PROMISED_SIZES = (0.71, 0.5, 0.35, 0.25, 0.125)
+
+
+def promised_sizes() -> str:
+    """Compare test accuracies at some sizes: the call's default and its alternatives, means of the result draws."""
+    rows = _read("benchmarks/promise.csv")
+    rows, table = rows[rows["seed"] >= RESULTS], []
+    for (task, network), some in rows.groupby(["task", "network"], sort=False):
+        for method, name in PROMISED.items():
+            at = [at_size(some, size) for size in PROMISED_SIZES]
+            cells = [f"{one[method].mean():.3f}" if method in one and one[method].notna().all() else "" for one in at]
+            table.append([task, network, f"{at[0]['unpruned'].mean():.3f}", name, *cells])
+    return _markdown(["task", "network", "unpruned", "method", *(f"{size:.1%}" for size in PROMISED_SIZES)], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "areas-over-filters": partial(areas_over_filters, TASKS),
     "areas-over-multiply-adds": partial(areas_over_multiply_adds, TASKS),
@@ -380,6 +436,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "smallest": smallest,
     "relevance-cost": relevance_cost,
     "pruning-cost": pruning_cost,
+    "promise": promise,
+    "promised-sizes": promised_sizes,
 }
 END = "<!-- end of table -->"
 

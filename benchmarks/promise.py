@@ -1,0 +1,116 @@
+"""Does the call keep its word? What `lrp_core.prune` says of unseen images, and what unseen images say.
+
+Every draw (benchmarks/tasks.py) is pruned once, by the call's default. Each size of its path stands beside test images
+that had no part in anything, and beside the plainest alternatives at the same sizes: layer by layer with least squares
+(benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). Writes a row a draw, method and size
+to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not measured again. `make
+tables` makes the tables of docs/results.md.
+
+Development draws (seeds from 1000) chose the call's settings, its rule among them. Result draws (seeds from 2000) chose
+nothing.
+
+    python benchmarks/promise.py --cifar10 FOLDER --trashnet FOLDER --weights FOLDER --seeds 2000 2001 2002 2003 2004
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from torch import nn
+
+import lrp_core
+from layer_by_layer import layer_by_layer
+from lrp_core.metrics.accuracy import class_accuracies, predict
+from lrp_core.study.data.files import write_csv
+from lrp_core.study.paths import ROOT
+from neuron_merging import neuron_merging
+from tasks import ALL, Draw, Folders, draw
+
+MEASURED, ROWS = ROOT / "data" / "promise", ROOT / "results" / "benchmarks" / "promise.csv"
+DEFAULT = "joint-cost+reconstruction"
+
+
+def measured(model: nn.Module, one: Draw) -> dict[str, float]:
+    """Return the test accuracy, averaged over classes, and the harmonic mean of the class accuracies."""
+    predicted = predict(model, one.test_images, 100).argmax(dim=1)
+    by_class = class_accuracies(predicted, one.test_labels, int(one.test_labels.max()) + 1)
+    return {"test_accuracy": by_class.mean().item(), "test_harmonic_mean": lrp_core.harmonic_mean(by_class)}
+
+
+def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
+    """Prune by the call's default; return a row a size, and the sizes."""
+    groups = None if one.groups is None else torch.from_numpy(one.groups)
+    began = time.perf_counter()
+    pruned = lrp_core.prune(one.model, one.images, one.labels, groups=groups, multiply_adds=0.5, progress=False)
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    predict(one.model, one.images)
+    one_pass = time.perf_counter() - began
+
+    def rows() -> Iterator[dict]:
+        for row in pruned.path:
+            found = row.estimate
+            yield {
+                "multiply_adds": row.multiply_adds,
+                "parameters": row.parameters,
+                "images": found.images,
+                "accuracy": found.accuracy,
+                "accuracy_low": found.accuracy_interval[0],
+                "accuracy_high": found.accuracy_interval[1],
+                "harmonic_mean": found.harmonic_mean,
+                "harmonic_mean_low": found.harmonic_mean_interval[0],
+                "harmonic_mean_high": found.harmonic_mean_interval[1],
+                "drop": found.drop,
+                "drop_error": found.drop_error,
+                "seconds": seconds,
+                "passes": seconds / one_pass,
+                **measured(pruned._run.down.model(row.removed), one),
+            }
+
+    return rows(), [row.multiply_adds for row in pruned.path[1:]]
+
+
+def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
+    """Yield a row for each alternative and size."""
+    began = time.perf_counter()
+    for fraction, model in layer_by_layer(one.model, one.images, sizes):
+        seconds = time.perf_counter() - began
+        yield {"method": "layer-by-layer", "multiply_adds": fraction, "seconds": seconds, **measured(model, one)}
+    for fraction, model in neuron_merging(one.model, one.images[:1], sizes):
+        yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
+
+
+def run(task: str, network: str, seed: int, folders: Folders, threads: int) -> None:
+    """Measure one draw, and write its rows."""
+    path = MEASURED / f"{task}-{network}-{seed}.csv"
+    if path.exists():
+        return
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+    one = draw(task, network, seed, folders)
+    rows, sizes = call(one)
+    rows = [{"method": DEFAULT} | row for row in rows] + list(alternatives(one, sizes))
+    write_csv(path, pd.DataFrame([{"task": task, "network": network, "seed": seed} | row for row in rows]))
+
+
+def main() -> None:
+    """Measure draws, side by side, and write the rows of all that have been measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("cifar10", "trashnet", "weights"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
+    todo = [(task, network, seed) for seed in arguments.seeds for task, network in ALL]
+    Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders, threads=1) for one in todo)
+    write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))
+
+
+if __name__ == "__main__":
+    main()

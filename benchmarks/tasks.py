@@ -1,0 +1,217 @@
+"""The draws on which pruning is measured: a classifier, its calibration images, and test images.
+
+Two kinds of classifiers. Frozen ImageNet backbones with a ridge head are fitted to 20 or 40 images a class. CIFAR-10
+ResNets (He et al., Deep Residual Learning for Image Recognition, CVPR 2016, sec. 4.2), trained by Y. Idelbayev
+(github.com/akamaster/pytorch_resnet_cifar10), are taken as they are.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.study.data.datasets import load_dataset
+from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
+from lrp_core.study.data.splits import split_dataset
+from lrp_core.utils.errors import check_choice
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where images and weights lie.
+
+    Attributes:
+        cifar10: class folders of CIFAR-10's test images.
+        trashnet: class folders of TrashNet's photographs, 224 px.
+        weights: the files ``resnet20-12fca82f.th`` and ``resnet56-4bfd9763.th``.
+    """
+
+    cifar10: Path
+    trashnet: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A classifier and the images that it is pruned with and measured on.
+
+    Attributes:
+        model: in eval mode, frozen.
+        images: for calibration, normalised, (N, 3, H, W).
+        labels: theirs, (N,).
+        test_images: of other blocks, normalised, (M, 3, H, W).
+        test_labels: theirs, (M,).
+        groups: the block of each calibration image, (N,); None if images are independent of each other.
+    """
+
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    groups: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """How images are drawn for a frozen backbone.
+
+    Attributes:
+        px: pixels a side.
+        per_class: calibration images.
+        block: consecutive images that stay on one side of the split.
+        n_test: test images a class, at most; None for all that there are.
+    """
+
+    px: int
+    per_class: int
+    block: int
+    n_test: int | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained CIFAR-10 network.
+
+    Attributes:
+        file: of its weights; the name ends in the first eight digits of its SHA-256.
+        blocks: residual blocks a stage.
+        per_class: calibration images.
+    """
+
+    file: str
+    blocks: int
+    per_class: int
+
+
+TASKS = {"elpv": Task(48, 40, 32, None), "cifar10": Task(48, 20, 1, 100), "trashnet": Task(128, 20, 8, None)}
+FROZEN = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}  # network: weights
+TRAINED = {"resnet20": Trained("resnet20-12fca82f.th", 3, 20), "resnet56": Trained("resnet56-4bfd9763.th", 9, 10)}
+ALL = (*((task, network) for task in TASKS for network in FROZEN), *(("cifar10", network) for network in TRAINED))
+
+_load_dataset = lru_cache(load_dataset)  # CIFAR-10 has 10,000 files
+
+
+def draw(task: str, network: str, seed: int, folders: Folders) -> Draw:
+    """Return the draw of a seed.
+
+    Args:
+        task: with the network, one of the pairs of ``ALL``.
+        network: the other half of the pair.
+        seed: draws calibration and test images, and the folds that choose a head's ridge.
+        folders: of images and weights; ELPV comes from the package registry.
+
+    Raises:
+        ValueError: an unknown pair, or a file of weights that is not what its name says.
+        FileNotFoundError: no such file of weights.
+    """
+    check_choice("task and network", f"{task} {network}", [" ".join(pair) for pair in ALL])
+    if network in TRAINED:
+        return _trained(TRAINED[network], seed, folders)
+    return _frozen(task, network, seed, folders)
+
+
+def _frozen(task: str, network: str, seed: int, folders: Folders) -> Draw:
+    """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
+    how, weights = TASKS[task], FROZEN[network]
+    images, labels, blocks, test_images, test_labels = _split(task, how, seed, folders)
+    images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
+    backbone = load_backbone(network, weights)
+    fold = draw_folds(labels, blocks, 5, seed)
+    model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
+    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None)
+
+
+def _trained(how: Trained, seed: int, folders: Folders) -> Draw:
+    """Draw images for a trained CIFAR-10 network."""
+    images, labels, _, test_images, test_labels = _split("cifar10", Task(32, how.per_class, 1, 100), seed, folders)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
+    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None)
+
+
+def _split(task: str, how: Task, seed: int, folders: Folders) -> tuple:
+    """Return pixels, labels and blocks for calibration, then pixels and labels for the test."""
+    dataset = _load_dataset(task if task == "elpv" else str(getattr(folders, task).resolve()), how.px)
+    split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
+    calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
+    index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))
+    blocks = calibration["block"].to_numpy(copy=True)
+    return dataset.images[index], dataset.labels[index], blocks, dataset.images[test_index], dataset.labels[test_index]
+
+
+class LambdaLayer(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut without parameters (option A of the paper)."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_inputs, n_outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_outputs)
+        self.conv2 = nn.Conv2d(n_outputs, n_outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or n_inputs != n_outputs:
+            side = (n_outputs - n_inputs) // 2
+            self.shortcut = LambdaLayer(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, side, side), "constant", 0))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out += self.shortcut(x)
+        return F.relu(out)
+
+
+class CifarResNet(nn.Module):
+    """The paper's network for 32 x 32 px: three stages of 16, 32 and 64 channels; parameters as in Idelbayev's."""
+
+    def __init__(self, blocks: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, 1, blocks)
+        self.layer2 = self._stage(16, 32, 2, blocks)
+        self.layer3 = self._stage(32, 64, 2, blocks)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _stage(n_inputs: int, n_outputs: int, stride: int, blocks: int) -> nn.Sequential:
+        rest = (BasicBlock(n_outputs, n_outputs, 1) for _ in range(blocks - 1))
+        return nn.Sequential(BasicBlock(n_inputs, n_outputs, stride), *rest)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        out = F.avg_pool2d(out, out.size()[3])
+        return self.linear(out.view(out.size(0), -1))
+
+
+def _cifar_resnet(how: Trained, folder: Path) -> nn.Module:
+    """Return a trained network, in eval mode and frozen; nothing in its file is run."""
+    path, begins = folder / how.file, how.file.removesuffix(".th").rpartition("-")[2]
+    source = f"download it from github.com/akamaster/pytorch_resnet_cifar10, pretrained_models/{how.file}"
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights {path}: {source}, or name the folder that holds them")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(begins):
+        raise ValueError(f"{path} has SHA-256 {digest}, expected one that begins with {begins}: delete it and {source}")
+    state = torch.load(path, "cpu", weights_only=True)["state_dict"]
+    network = CifarResNet(how.blocks)
+    # DataParallel saved it.
+    network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,86 @@
+"""What a network costs as a function of the filters that it keeps, without making the smaller network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.cost import multiply_adds_by_layer
+from lrp_core.pruning.network import PrunedNetwork
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs, in multiply-adds or in parameters.
+
+    Attributes:
+        whole: before any filter is removed.
+        proportional_to: arrays of groups of channels (:class:`lrp_core.pruning.dependency.Coupling`); the cost is
+            proportional to the kept part of each. Group -1 is always kept.
+    """
+
+    whole: int
+    proportional_to: tuple[np.ndarray, ...]
+
+
+def layer_costs(network: PrunedNetwork, image: torch.Tensor, heads: int = 1) -> list[LayerCost]:
+    """Return what each convolution and dense layer of a network costs.
+
+    Args:
+        network: that has lost no filter yet.
+        image: (1, C, H, W).
+        heads: that stand side by side in its last layer, of which one counts: the out-of-fold heads judge, and are left
+            out in the end.
+    """
+    costs, last = [], trace(network.model)[-1].name
+    for name, cost in multiply_adds_by_layer(network.model, image).items():
+        module, reads = network.model.get_submodule(name), network.coupling.channels[name]
+        if isinstance(module, nn.Linear):
+            costs.append(LayerCost(cost // heads if name == last else cost, (reads,)))
+        elif module.groups == module.in_channels > 1:  # depthwise: each filter reads its own channel
+            costs.append(LayerCost(cost, (network.coupling.filters[name],)))
+        else:
+            costs.append(LayerCost(cost, (reads, network.coupling.filters[name])))
+    return costs
+
+
+def parameter_costs(network: PrunedNetwork) -> list[LayerCost]:
+    """Return how many parameters the layers of a network have, that has lost no filter yet."""
+    costs = []
+    for name, reads in network.coupling.channels.items():
+        module, made = network.model.get_submodule(name), network.coupling.filters.get(name)
+        if isinstance(module, nn.BatchNorm2d):
+            costs += [LayerCost(part.numel(), (reads,)) for part in module.parameters()]
+        elif made is None:
+            costs.append(LayerCost(module.weight.numel(), (reads,)))
+            costs += [] if module.bias is None else [LayerCost(len(module.bias), ())]
+        else:
+            depthwise = module.groups == module.in_channels > 1
+            costs.append(LayerCost(module.weight.numel(), (made,) if depthwise else (reads, made)))
+            costs.append(LayerCost(module.out_channels, (made,)))  # a bias, which reconstruction may add
+    return costs
+
+
+def savings(costs: list[LayerCost], kept: np.ndarray) -> np.ndarray:
+    """Return what each filter alone would save, (n_groups,), float64; ``kept`` (n_groups,), boolean."""
+    every, saved = np.append(kept, True), np.zeros(len(kept))
+    for layer in costs:
+        shares = [every[groups].mean() for groups in layer.proportional_to]
+        for i, groups in enumerate(layer.proportional_to):
+            others = np.prod(shares[:i] + shares[i + 1 :])
+            counts = np.bincount(groups[groups >= 0], minlength=len(kept)) / len(groups)
+            saved += layer.whole * others * counts
+    return saved
+
+
+def cost_kept(costs: list[LayerCost], kept: np.ndarray) -> int:
+    """Return what a network costs with some of the filters; ``kept`` (n_groups,), boolean."""
+    kept, total = np.append(kept, True), 0  # group -1
+    for layer in costs:
+        cost = layer.whole
+        for groups in layer.proportional_to:
+            cost = cost * int(kept[groups].sum()) // len(groups)
+        total += cost
+    return total

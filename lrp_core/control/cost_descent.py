@@ -1,0 +1,121 @@
+"""The descent by cost: joint choices, from one limit of multiply-adds to the next.
+
+Each step chooses the filters that are removed together (:func:`lrp_core.importance.joint.joint_choice`) so that the
+multiply-adds fall to the next of a series of limits, each :data:`STEP` times the one before. Harm is counted per
+multiply-add that is saved. Between two steps the network is repaired, and contributions are computed anew.
+
+Ours.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from lrp_core.control.controller import Step
+from lrp_core.control.cost import cost_kept, layer_costs, savings
+from lrp_core.importance.contribution import projected_contributions
+from lrp_core.importance.joint import joint_choice
+from lrp_core.metrics.accuracy import harmonic_mean, predict
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.utils.draws import generators
+from lrp_core.utils.sites import AllReduce, single_site
+
+STEP = 2**-0.5  # two steps halve the multiply-adds
+DIRECTIONS = 2  # combinations of the logits an image; chosen on development seeds, as is STEP
+MOST_IMAGES = 512  # that choose
+
+
+def cost_descent(
+    network: PrunedNetwork,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    n_outputs: int,
+    seed: int,
+    all_reduce: AllReduce = single_site,
+) -> Iterator[Step]:
+    """Remove filters step by step, until none can be removed, and yield a record of each step.
+
+    Args:
+        network: unpruned; it is changed from step to step.
+        images: (N, C, H, W), normalised.
+        labels: theirs, (N,). The choice does not read them; the records have accuracies.
+        n_outputs: logits of the classifier itself; the first ones of the network.
+        seed: draws the combinations of logits.
+        all_reduce: sums over images, over all sites.
+    """
+    some = evenly(len(images), MOST_IMAGES)
+    images, labels = images[some], labels[some]
+    costs, drawing = layer_costs(network, images[:1]), generators(images, seed)
+    intact = predict(network.model, images)[:, :n_outputs]
+    now = _accuracies(intact, labels, all_reduce)
+    limit, step = float(cost_kept(costs, network.active)), 0
+    while True:
+        directions = _directions(drawing, n_outputs)
+        layers = network.layers(network.model)
+        by_layer, logits = projected_contributions(layers, images, directions)
+        drift = torch.einsum("nk,nrk->nr", (logits[:, :n_outputs] - intact).double(), directions.double())
+        whole, limit = cost_kept(costs, network.active), limit * STEP
+        chosen = joint_choice(
+            network.flat(by_layer).reshape(-1, network.n_filters),
+            drift.numpy().ravel(),
+            savings(costs, network.active),
+            lambda filters, limit=limit: _without(costs, network.active, filters) - int(limit),
+            network.layer_of,
+            network.active,
+            all_reduce,
+        )
+        if len(chosen) == 0 and _without(costs, network.active, chosen) > limit:
+            return
+        if len(chosen) == 0:  # the step before went further than it had to
+            continue
+        smaller, outputs = network.compensated_without(chosen)
+        network.remove(chosen, smaller)
+        given = torch.cat(outputs).to(images.device)
+        given = given if len(given) == len(images) else predict(smaller, images)
+        before, now = now, _accuracies(given[:, :n_outputs], labels, all_reduce)
+        yield Step(
+            step=step,
+            level=0,
+            bound=0.0,
+            requested=len(chosen),
+            removed=chosen,
+            deferred=0,
+            rate=1 - network.active.mean(),
+            before=harmonic_mean(before),
+            after=harmonic_mean(now),
+            accuracies=now,
+            evaluations=step + 1,
+        )
+        step += 1
+        if cost_kept(costs, network.active) == whole:
+            return
+
+
+def evenly(n: int, most: int) -> torch.Tensor:
+    """Return ``most`` of the numbers 0..n-1, evenly spaced, or all of them."""
+    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+
+
+def _without(costs: list, active: np.ndarray, filters: np.ndarray) -> int:
+    kept = active.copy()
+    kept[filters] = False
+    return cost_kept(costs, kept)
+
+
+def _directions(drawing: list[torch.Generator], n_outputs: int) -> torch.Tensor:
+    """Return combinations of centred logits, (N, R, K): random signs, or all logits where they are no more."""
+    if n_outputs <= DIRECTIONS:
+        directions = torch.eye(n_outputs).expand(len(drawing), -1, -1)
+    else:
+        bits = [torch.randint(0, 2, (DIRECTIONS, n_outputs), generator=each) for each in drawing]
+        directions = 2.0 * torch.stack(bits) - 1
+    return directions - directions.mean(dim=2, keepdim=True)
+
+
+def _accuracies(logits: torch.Tensor, labels: torch.Tensor, all_reduce: AllReduce) -> np.ndarray:
+    """Return the accuracy of each class that has images, (n_classes,)."""
+    numbers = labels.unique(return_inverse=True)[1]
+    right = (logits.argmax(dim=1) == labels).double()
+    hits, counts = (all_reduce(part) for part in (numbers.bincount(right), numbers.bincount().double()))
+    return (hits / counts).numpy()

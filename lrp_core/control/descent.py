@@ -1,0 +1,182 @@
+"""The descent of one method: from a network to a smaller one at every size, on one set of calibration images.
+
+A method removes filters in some order. What a network is depends on which filters are kept alone, not on how many steps
+it took: repairs start from the unpruned weights. So any number of filters of the order can be taken, and the network
+made again, without pruning again.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrp_core.control import methods
+from lrp_core.control.controller import Settings, Step, greatest_rate
+from lrp_core.control.cost import LayerCost, cost_kept, layer_costs, parameter_costs
+from lrp_core.control.cost_descent import STEP, cost_descent, evenly
+from lrp_core.graph.execution import ROOM, bytes_of
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.accuracy import predict
+from lrp_core.metrics.curve import MAX_RATE
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.distillation import distil
+from lrp_core.repair.out_of_fold import OutOfFoldHeads, without_out_of_fold_heads
+from lrp_core.utils.devices import device_of
+from lrp_core.utils.sites import AllReduce, single_site
+
+LEAST = 0.035  # of the multiply-adds: paths end below, and go further if a budget asks for it
+_FIRST = 0.85  # a size on the way to the first step, where a small drop is decided
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The network at one size.
+
+    Attributes:
+        limit: of multiply-adds, as a fraction of the unpruned network's.
+        removed: how many filters of the order have gone.
+        multiply_adds: what is left, as a fraction.
+        model: the network.
+    """
+
+    limit: float
+    removed: int
+    multiply_adds: float
+    model: nn.Module = field(repr=False)
+
+
+class Descent:
+    """One method goes down from a network.
+
+    Attributes:
+        steps: what the method has done so far.
+        order: the filters that it has removed so far, by number, (n_removed,).
+        network: the unpruned network, whose filters the numbers are of.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        how: methods.Method,
+        out_of_fold: OutOfFoldHeads | None,
+        seed: int = 0,
+        *,
+        settings: Settings = Settings(),
+        ignored: Collection[str] = (),
+        round_to: int = 1,
+        all_reduce: AllReduce = single_site,
+    ):
+        """Take what is needed; nothing is removed yet.
+
+        Args:
+            model: images to logits (N, K), made of supported layers; untouched, and expected not to change.
+            images: of calibration, (N, C, H, W), normalised.
+            labels: theirs, (N,).
+            how: the method.
+            out_of_fold: heads for the accuracy that a controller monitors, and the folds for a refitted head; None
+                where the method needs neither.
+            seed: of random draws.
+            settings: of the controller.
+            ignored: convolutions that keep all of their filters.
+            round_to: layers keep a multiple of so many filters, or all.
+            all_reduce: sums over images, over all sites.
+        """
+        how = how if out_of_fold is not None else replace(how, monitored="training")
+        self._model, self._images, self._labels, self._how, self._seed = model, images, labels, how, seed
+        self._out_of_fold, self._settings, self._all_reduce = out_of_fold, settings, all_reduce
+        self._round_to, self._n_outputs = round_to, predict(model, images[:1]).shape[1]
+        fold = out_of_fold and out_of_fold.fold
+        some = images if how.refit else images[evenly(len(images), _most_images(model, images[:1]))]
+        self.network = methods.unpruned(model, some, labels, fold, how, all_reduce, ignored)
+        self._costs, self._parameters = layer_costs(self.network, images[:1]), parameter_costs(self.network)
+        self.steps: list[Step] = []
+        self.order = np.array([], dtype=int)
+        self._ignored = ignored
+
+    def walk(self, far_enough: Callable[["Descent"], bool] = lambda _: True) -> Iterator[Stop]:
+        """Go down, and yield the network at every size: 85 % of the multiply-adds, then powers of :data:`STEP`.
+
+        Args:
+            far_enough: whether the descent may end, asked after each step from :data:`LEAST` on.
+        """
+        network, taken = self._start()
+        limits = chain([_FIRST], (STEP**i for i in count(1)))
+        limit = next(limits)
+        for step in taken:
+            self.steps.append(step)
+            self.order = np.append(self.order, step.removed)
+            while self.multiply_adds(len(self.order)) <= limit:
+                first = self.first(lambda size, limit=limit: self.multiply_adds(size) <= limit)
+                at_hand = first == len(self.order) and self._round_to == 1 and not self._how.distil
+                model = self._narrow(network.model) if at_hand else self.model(first)
+                yield Stop(limit, first, self.multiply_adds(first), model)
+                limit = next(limits)
+            if self.multiply_adds(len(self.order)) <= LEAST and far_enough(self):
+                return
+
+    def model(self, removed: int) -> nn.Module:
+        """Return the network without the first ``removed`` filters of the order."""
+        gone = np.flatnonzero(~self.kept(removed))
+        model = self.network.without(gone) if len(gone) else self.network.model
+        if self._how.distil and len(gone):
+            distil(model, self._model, self._images, self._seed)
+        return model
+
+    def kept(self, removed: int) -> np.ndarray:
+        """Return which filters are left without the first ``removed`` of the order, (n_filters,), boolean."""
+        kept, layer_of = np.ones(self.network.n_filters, dtype=bool), self.network.layer_of
+        gone = self.order[:removed]
+        if self._round_to > 1:  # the last ones that a layer has lost come back
+            number = np.zeros(len(gone), dtype=int)  # 0, 1, ... within its layer
+            for layer in np.unique(layer_of[gone]):
+                of_layer = layer_of[gone] == layer
+                number[of_layer] = np.arange(of_layer.sum())
+            sizes = np.bincount(layer_of)[layer_of[gone]]
+            lost = np.bincount(layer_of[gone], minlength=layer_of.max() + 1)[layer_of[gone]]
+            left = np.minimum(sizes, -(-(sizes - lost) // self._round_to) * self._round_to)
+            gone = gone[number < sizes - left]
+        kept[gone] = False
+        return kept
+
+    def first(self, fits: Callable[[int], bool]) -> int:
+        """Return the least number of filters of the order without which the network fits; sizes fit from there on."""
+        return bisect_left(range(len(self.order)), True, key=fits)
+
+    def multiply_adds(self, removed: int) -> float:
+        """Return the fraction of the multiply-adds that is left without the first filters of the order."""
+        return self._fraction(self._costs, removed)
+
+    def parameters(self, removed: int) -> float:
+        """Return the fraction of the parameters that is left without the first filters of the order."""
+        return self._fraction(self._parameters, removed)
+
+    def _fraction(self, costs: list[LayerCost], removed: int) -> float:
+        return cost_kept(costs, self.kept(removed)) / cost_kept(costs, np.ones(self.network.n_filters, dtype=bool))
+
+    def _start(self) -> tuple[PrunedNetwork, Iterator[Step]]:
+        """Return the network that the method changes, and the steps that it will take."""
+        how, images, labels = self._how, self._images, self._labels
+        if how.by_cost:
+            network = self.network.smaller(np.array([], dtype=int), self.network.model)
+            return network, cost_descent(network, images, labels, self._n_outputs, self._seed, self._all_reduce)
+        task = methods.task(
+            self._model, self._out_of_fold, images, labels, how, self._seed, self._all_reduce, self._ignored
+        )
+        until = min(MAX_RATE, greatest_rate(task.network.layer_of))
+        return task.network, methods.steps(task, how, self._settings, until)
+
+    def _narrow(self, model: nn.Module) -> nn.Module:
+        """Take away out-of-fold heads that stand beside the classifier's own."""
+        is_wide = getattr(trace(model)[-1].module, "out_features", self._n_outputs) > self._n_outputs
+        return without_out_of_fold_heads(model, self._n_outputs) if is_wide else model
+
+
+def _most_images(model: nn.Module, image: torch.Tensor) -> int:
+    """Return how many images may be run side by side, layer by layer: what is alive together has to have room."""
+    return max(1, ROOM // max(1, bytes_of(trace(model), image.to(device_of(model)))[1]))

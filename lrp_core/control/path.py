@@ -1,0 +1,71 @@
+"""The path: one row for every size that a descent came by, with what unseen images are expected to say of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrp_core.metrics.estimate import Estimate
+
+_HEADER = ("multiply-adds", "parameters", "filters", "ms", "accuracy", "harmonic mean", "falls by")
+
+
+@dataclass(frozen=True)
+class PathRow:
+    """The network at one size.
+
+    Attributes:
+        removed: filters that are gone, coupled ones counted once.
+        pruning_ratio: the same as a fraction of all.
+        multiply_adds, parameters: what is left, as fractions of the unpruned network's.
+        filters: output channels of all convolutions.
+        latency: median seconds of one image, measured here.
+        estimate: on unseen images; None where none was made.
+    """
+
+    removed: int
+    pruning_ratio: float
+    multiply_adds: float
+    parameters: float
+    filters: int
+    latency: float
+    estimate: Estimate | None
+
+    def __str__(self) -> str:
+        """Return a line of the table."""
+        return _line(self._cells())
+
+    def _cells(self) -> list[str]:
+        cells = [f"{self.multiply_adds:.1%}", f"{self.parameters:.1%}", f"{self.filters}", f"{1000 * self.latency:.2f}"]
+        if (found := self.estimate) is None:
+            return cells + ["", "", ""]
+        for value, interval in (
+            (found.accuracy, found.accuracy_interval),
+            (found.harmonic_mean, found.harmonic_mean_interval),
+        ):
+            cells.append(f"{100 * value:.1f} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})")
+        return [*cells, f"{found.drop:.1f} ({found.drop_interval[0]:.0f} to {found.drop_interval[1]:.0f})"]
+
+
+class Path(Sequence[PathRow]):
+    """Rows from the unpruned network down; prints as a table."""
+
+    def __init__(self, rows: Sequence[PathRow]):
+        """Take the rows, largest first."""
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        """Return how many sizes there are."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> PathRow:
+        """Return a row, or a slice of them."""
+        return self._rows[index]
+
+    def __str__(self) -> str:
+        """Return the table; accuracies in points, on unseen images, with 90 % intervals."""
+        return "\n".join([_line(_HEADER), *map(str, self._rows)])
+
+    __repr__ = __str__
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, (13, 10, 7, 7, 18, 18, 18), strict=True)).rstrip()

@@ -1,0 +1,122 @@
+"""What held-out images say of a network: accuracies with intervals, and how much they fell.
+
+An image is held out if it had no part in the network that is judged by it. Class accuracies are smoothed, as with half
+an image more on each side, so that no harmonic mean is 0 for one class of few images, and no interval is empty (Agresti
+and Coull, Approximate is better than exact for interval estimation of binomial proportions, 1998). Intervals are the
+delta method's, normal; images of one group count as one observation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrp_core.metrics.accuracy import harmonic_mean
+from lrp_core.utils.sites import AllReduce, reduced, single_site
+
+CONFIDENCE = 0.9
+_Z = 1.6448536269514722  # of a normal distribution, two-sided
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What images that had no part in a network say of it; intervals hold with 90 % confidence.
+
+    Attributes:
+        images: how many there are.
+        accuracy, accuracy_interval: averaged over classes, in 0..1.
+        harmonic_mean, harmonic_mean_interval: of the class accuracies, in 0..1.
+        drop, drop_interval: how much less the harmonic mean is than that of the unpruned network, in points of 100.
+    """
+
+    images: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    harmonic_mean: float
+    harmonic_mean_interval: tuple[float, float]
+    drop: float
+    drop_interval: tuple[float, float]
+
+    @property
+    def drop_error(self) -> float:
+        """The standard error of the drop, in points."""
+        return (self.drop_interval[1] - self.drop_interval[0]) / (2 * _Z)
+
+    def __str__(self) -> str:
+        """Return two lines for people."""
+
+        def points(value: float, interval: Sequence[float]) -> str:
+            return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+        low, high = self.drop_interval
+        return (
+            f"accuracy {points(self.accuracy, self.accuracy_interval)}, harmonic mean of the classes "
+            f"{points(self.harmonic_mean, self.harmonic_mean_interval)}, in points;\n"
+            f"the harmonic mean falls by {self.drop:.1f} ({low:.1f} to {high:.1f})"
+        )
+
+
+def estimate(
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    all_reduce: AllReduce = single_site,
+) -> Estimate:
+    """Return what held-out images say.
+
+    Args:
+        before: whether the unpruned network is right, (N,), boolean.
+        after: whether the pruned one is, (N,), boolean.
+        labels: the images' classes, (N,), in 0..K-1, each class present.
+        groups: of the images, (N,); those of a group are not independent of each other.
+        all_reduce: sums over images, over all sites; no group is spread over several.
+    """
+    n_classes = int(labels.max()) + 1
+    counts = reduced(np.bincount(labels, minlength=n_classes).astype(float), all_reduce) + 1
+    accuracies = {
+        when: (reduced(np.bincount(labels, right, n_classes), all_reduce) + 0.5) / counts
+        for when, right in (("before", before), ("after", after))
+    }
+    right = {"before": before, "after": after}
+    # By image and quantity how much the estimate would change if there were more like it.
+    average = {when: np.full(n_classes, 1 / n_classes) for when in right}
+    means = {when: harmonic_mean(of) for when, of in accuracies.items()}
+    harmonic = {when: means[when] ** 2 / (n_classes * of**2) for when, of in accuracies.items()}
+
+    def error(slopes: dict[str, np.ndarray], parts: dict[str, float]) -> float:
+        """Return the standard error of a sum of parts, each of a slope by class."""
+        influence = sum(
+            sign * slopes[when][labels] * (right[when] - accuracies[when][labels]) / counts[labels]
+            for when, sign in parts.items()
+        )
+        by_group = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
+        variance = reduced(np.array([np.square(by_group).sum()]), all_reduce)[0]
+        for values in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the image more in each class, a quarter each
+            one = dict(zip(("before", "after"), values, strict=True))
+            more = sum(sign * slopes[when] * (one[when] - accuracies[when]) / counts for when, sign in parts.items())
+            variance += np.square(more).sum() / 4
+        return float(np.sqrt(variance))
+
+    def interval(value: float, half: float, low: float, high: float) -> tuple[float, float]:
+        return (max(low, value - _Z * half), min(high, value + _Z * half))
+
+    accuracy, mean = float(accuracies["after"].mean()), means["after"]
+    drop, drop_error = 100 * (means["before"] - mean), 100 * error(harmonic, {"before": 1, "after": -1})
+    return Estimate(
+        images=int(reduced(np.array([float(len(labels))]), all_reduce)[0]),
+        accuracy=accuracy,
+        accuracy_interval=interval(accuracy, error(average, {"after": 1}), 0, 1),
+        harmonic_mean=mean,
+        harmonic_mean_interval=interval(mean, error(harmonic, {"after": 1}), 0, 1),
+        drop=drop,
+        drop_interval=interval(drop, drop_error, -100, 100),
+    )
+
+
+def certifiable(images: int) -> float:
+    """Return the least drop, in points, that so many images can exclude: none of them changes sides.
+
+    With 90 % confidence, one-sided (Clopper and Pearson, The use of confidence or fiducial limits, 1934).
+    """
+    return 100 * (1 - (1 - CONFIDENCE) ** (1 / images))

@@ -1,0 +1,62 @@
+"""Does the call keep its word? From the rows of benchmarks/promise.py to what was promised and what came."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+
+from lrp_core.control.selection import largest_drop_allowed
+
+DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
+DRAW = ["task", "network", "seed"]
+RESULTS = 2000  # the first seed of the result draws; those before chose settings
+
+
+def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
+    """Return what ``max_accuracy_drop`` chooses in each draw, and what unseen images say of it.
+
+    Args:
+        rows: of benchmarks/promise.py, one a draw, method and size.
+        points: that the harmonic mean may fall by.
+
+    Returns:
+        By draw: the multiply-adds left; by how much accuracy and harmonic mean fell on the test images, in points; the
+        estimated fall; whether the stated intervals hold the test's values; and the least multiply-adds at which layer
+        by layer has no less a harmonic mean on the test images (1 if it has it nowhere).
+    """
+    found = []
+    for draw, of_draw in rows.groupby(DRAW, sort=False):
+        ours = of_draw[of_draw["method"] == DEFAULT].sort_values("multiply_adds", ascending=False)
+        sizes = [
+            SimpleNamespace(estimate=SimpleNamespace(drop=row.drop, drop_error=row.drop_error), row=row)
+            for row in ours.itertuples()
+        ]
+        row, whole = largest_drop_allowed(sizes, points).row, sizes[0].row
+        other = of_draw[(of_draw["method"] == LAYER_BY_LAYER)]
+        as_good = other["multiply_adds"][other["test_harmonic_mean"] >= row.test_harmonic_mean]
+        found.append(
+            dict(zip(DRAW, draw, strict=True))
+            | {
+                "multiply_adds": row.multiply_adds,
+                "loss": 100 * (whole.test_harmonic_mean - row.test_harmonic_mean),
+                "accuracy_loss": 100 * (whole.test_accuracy - row.test_accuracy),
+                "estimated_loss": row.drop,
+                "accuracy_holds": row.accuracy_low <= row.test_accuracy <= row.accuracy_high,
+                "harmonic_mean_holds": row.harmonic_mean_low <= row.test_harmonic_mean <= row.harmonic_mean_high,
+                "layer_by_layer": min(1.0, as_good.min()) if len(as_good) else 1.0,
+                "seconds": row.seconds,
+                "passes": row.passes,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def at_size(rows: pd.DataFrame, multiply_adds: float) -> pd.DataFrame:
+    """Return each method's largest network within a fraction of the multiply-adds, by draw: its test accuracy.
+
+    Returns:
+        A row a draw, a column a method, and the unpruned network's; NaN where a method has none so small.
+    """
+    within = rows[rows["multiply_adds"] <= multiply_adds + 0.005].sort_values("multiply_adds", ascending=False)
+    found = within.groupby([*DRAW, "method"], sort=False)["test_accuracy"].first().unstack("method")
+    whole = rows[rows["multiply_adds"] == 1].groupby(DRAW, sort=False)["test_accuracy"].first()
+    return found.assign(unpruned=whole)
