@@ -18,7 +18,7 @@ from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
-from lrp_core.control.selection import largest_drop_allowed
+from lrp_core.control.selection import smallest_within
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -190,8 +190,8 @@ def prune(
 
     By default filters are chosen together, by what they do to all logits per multiply-add that they save
     (:mod:`lrp_core.control.cost_descent`), and the weights of all layers behind them are fitted by least squares so
-    that these give what they gave (:mod:`lrp_core.repair.reconstruction`). :mod:`lrp_core.control.methods` has the other
-    methods and says where each comes from.
+    that these give what they gave (:mod:`lrp_core.repair.reconstruction`). The other methods are in
+    :mod:`lrp_core.control.methods`, which says where each comes from.
 
     The pruned network's last layer is the given one, updated at most by the reconstruction, unless the method ends with
     ``+refit``: then it is fitted anew to the images by least squares (:mod:`lrp_core.repair.refit`). It keeps a bias
@@ -207,8 +207,8 @@ def prune(
         method: a name that :func:`lrp_core.control.methods.method` knows, but for those with ``early-exit`` and
             ``budget-search``; a :class:`lrp_core.control.methods.Method`; or a criterion of yours, from model, images
             and labels to scores (N, C) by convolution, of which the lowest go first, with reconstruction.
-        max_accuracy_drop: by how much the harmonic mean of the class accuracies may fall on unseen images, in points of
-            100; read where there is no other budget. The rule is in :mod:`lrp_core.control.selection`.
+        max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; read
+            where there is no other budget. The rule is in :mod:`lrp_core.control.selection`.
         pruning_ratio: the fraction of the filters to remove.
         multiply_adds: the fraction of the unpruned network's that may be left.
         parameters: the same, of the parameters.
@@ -432,11 +432,11 @@ class _Run:
         return removed
 
     def _within_drop(self, value: float, notes: list[str]) -> int:
-        """Return how many filters go if the harmonic mean may fall by so many points on unseen images."""
+        """Return how many filters go if the accuracy may fall by so many points on unseen images."""
         if self.judged is None:
             raise ValueError("max_accuracy_drop needs estimates on unseen images; call prune() with folds=2 or more")
         rows = [row for row in self.path if row.estimate is not None]
-        row = largest_drop_allowed(rows, value)
+        row = smallest_within(rows, value)
         if (least := certifiable(rows[0].estimate.images)) > value:
             notes.append(
                 f"{rows[0].estimate.images} images can exclude a fall of {least:.1f} points at best (90 % confidence), "

@@ -26,7 +26,7 @@ class Estimate:
         images: how many there are.
         accuracy, accuracy_interval: averaged over classes, in 0..1.
         harmonic_mean, harmonic_mean_interval: of the class accuracies, in 0..1.
-        drop, drop_interval: how much less the harmonic mean is than that of the unpruned network, in points of 100.
+        drop, drop_interval: how much less the accuracy is than that of the unpruned network, in points of 100.
     """
 
     images: int
@@ -52,7 +52,7 @@ class Estimate:
         return (
             f"accuracy {points(self.accuracy, self.accuracy_interval)}, harmonic mean of the classes "
             f"{points(self.harmonic_mean, self.harmonic_mean_interval)}, in points;\n"
-            f"the harmonic mean falls by {self.drop:.1f} ({low:.1f} to {high:.1f})"
+            f"the accuracy falls by {self.drop:.1f} ({low:.1f} to {high:.1f})"
         )
 
 
@@ -79,10 +79,9 @@ def estimate(
         for when, right in (("before", before), ("after", after))
     }
     right = {"before": before, "after": after}
-    # By image and quantity how much the estimate would change if there were more like it.
-    average = {when: np.full(n_classes, 1 / n_classes) for when in right}
-    means = {when: harmonic_mean(of) for when, of in accuracies.items()}
-    harmonic = {when: means[when] ** 2 / (n_classes * of**2) for when, of in accuracies.items()}
+    # How much accuracy and harmonic mean change with the accuracy of each class.
+    average = dict.fromkeys(right, np.full(n_classes, 1 / n_classes))
+    harmonic = {when: harmonic_mean(of) ** 2 / (n_classes * of**2) for when, of in accuracies.items()}
 
     def error(slopes: dict[str, np.ndarray], parts: dict[str, float]) -> float:
         """Return the standard error of a sum of parts, each of a slope by class."""
@@ -101,8 +100,9 @@ def estimate(
     def interval(value: float, half: float, low: float, high: float) -> tuple[float, float]:
         return (max(low, value - _Z * half), min(high, value + _Z * half))
 
-    accuracy, mean = float(accuracies["after"].mean()), means["after"]
-    drop, drop_error = 100 * (means["before"] - mean), 100 * error(harmonic, {"before": 1, "after": -1})
+    accuracy, mean = float(accuracies["after"].mean()), harmonic_mean(accuracies["after"])
+    drop = 100 * (float(accuracies["before"].mean()) - accuracy)
+    drop_error = 100 * error(average, {"before": 1, "after": -1})
     return Estimate(
         images=int(reduced(np.array([float(len(labels))]), all_reduce)[0]),
         accuracy=accuracy,

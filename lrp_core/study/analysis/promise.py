@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from lrp_core.control.selection import largest_drop_allowed
+from lrp_core.control.selection import smallest_within
 
 DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
 DRAW = ["task", "network", "seed"]
@@ -16,29 +16,26 @@ def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
 
     Args:
         rows: of benchmarks/promise.py, one a draw, method and size.
-        points: that the harmonic mean may fall by.
+        points: that the accuracy may fall by.
 
     Returns:
         By draw: the multiply-adds left; by how much accuracy and harmonic mean fell on the test images, in points; the
-        estimated fall; whether the stated intervals hold the test's values; and the least multiply-adds at which layer
-        by layer has no less a harmonic mean on the test images (1 if it has it nowhere).
+        estimated fall of the accuracy; whether the stated intervals hold the test's values; and the least
+        multiply-adds at which layer by layer has no less an accuracy on the test images (1 if it has it nowhere).
     """
     found = []
     for draw, of_draw in rows.groupby(DRAW, sort=False):
         ours = of_draw[of_draw["method"] == DEFAULT].sort_values("multiply_adds", ascending=False)
-        sizes = [
-            SimpleNamespace(estimate=SimpleNamespace(drop=row.drop, drop_error=row.drop_error), row=row)
-            for row in ours.itertuples()
-        ]
-        row, whole = largest_drop_allowed(sizes, points).row, sizes[0].row
+        sizes = [SimpleNamespace(estimate=SimpleNamespace(drop=row.drop), row=row) for row in ours.itertuples()]
+        row, whole = smallest_within(sizes, points).row, sizes[0].row
         other = of_draw[(of_draw["method"] == LAYER_BY_LAYER)]
-        as_good = other["multiply_adds"][other["test_harmonic_mean"] >= row.test_harmonic_mean]
+        as_good = other["multiply_adds"][other["test_accuracy"] >= row.test_accuracy]
         found.append(
             dict(zip(DRAW, draw, strict=True))
             | {
                 "multiply_adds": row.multiply_adds,
-                "loss": 100 * (whole.test_harmonic_mean - row.test_harmonic_mean),
-                "accuracy_loss": 100 * (whole.test_accuracy - row.test_accuracy),
+                "loss": 100 * (whole.test_accuracy - row.test_accuracy),
+                "harmonic_mean_loss": 100 * (whole.test_harmonic_mean - row.test_harmonic_mean),
                 "estimated_loss": row.drop,
                 "accuracy_holds": row.accuracy_low <= row.test_accuracy <= row.accuracy_high,
                 "harmonic_mean_holds": row.harmonic_mean_low <= row.test_harmonic_mean <= row.harmonic_mean_high,

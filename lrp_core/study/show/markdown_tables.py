@@ -377,7 +377,9 @@ def promise() -> str:
         "estimated fall",
         "fall on unseen images: mean",
         "most",
-        "draws beyond 5",
+        "beyond 5 points",
+        "of the harmonic mean: mean",
+        "beyond 5",
         "accuracy within its interval",
         "harmonic mean within its",
     ]
@@ -397,6 +399,8 @@ def _promised(task: str, network: str, chosen: pd.DataFrame) -> list[str]:
         f"{chosen['loss'].mean():+.1f}",
         f"{chosen['loss'].max():+.1f}",
         f"{(chosen['loss'] > 5).sum()} of {n}",
+        f"{chosen['harmonic_mean_loss'].mean():+.1f}",
+        f"{(chosen['harmonic_mean_loss'] > 5).sum()} of {n}",
         f"{chosen['accuracy_holds'].sum()} of {n}",
         f"{chosen['harmonic_mean_holds'].sum()} of {n}",
     ]
