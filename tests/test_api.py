@@ -120,7 +120,11 @@ def test_torchvisions_networks_with_their_own_heads(name):
     images, labels = torch.randn(8, 3, 64, 64, generator=generator), torch.arange(8) % 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = settle(get_model(name, weights=None, num_classes=5))  # one class has no image
+        model = get_model(name, weights=None, num_classes=5)  # one class has no image
+        if name == "vgg11":  # 100 million weights less
+            model.classifier[0], model.classifier[3] = nn.Linear(25088, 64), nn.Linear(64, 64)
+            model.classifier[6] = nn.Linear(64, 5)
+    settle(model)
     pruned = prune(model, images, labels, method="px-static", pruning_ratio=0.3, folds=0)
     assert 0.3 <= pruned.pruning_ratio < 0.301
     assert pruned.after.filters == sum(map(len, pruned.kept.values())) < pruned.before.filters
@@ -234,21 +238,24 @@ def test_at_every_size_what_is_said_to_be_left_is_left(samples, residual, name):
 
 
 def test_latency_takes_the_first_row_of_the_path_that_keeps_it(samples, model, monkeypatch):
-    """By a clock that counts filters, with one size out of turn."""
+    """By a clock that counts filters, with one size out of turn: it is faster than the next smaller ones."""
+    sizes = [row.filters for row in prune(model, *samples, folds=0, multiply_adds=0.5).path]
+    fast = sizes[2]
+    assert 30 < fast < 60
 
     def count(network: nn.Module, *_: object, **__: object) -> float:
         filters = left("pruning_ratio", network, samples[0])
-        return 0.5 if filters == 52 else filters / 60
+        return 0.5 if filters == fast else filters / 60
 
     for where in ("lrp_core.api", "lrp_core.metrics.cost"):
         monkeypatch.setattr(f"{where}.latency", count)
-    pruned = prune(model, *samples, folds=0, latency=0.6)
-    rows = [(row.filters, row.latency) for row in pruned.path]
-    assert (52, 0.5) in rows
-    assert pruned.after.filters == next(filters for filters, seconds in rows if seconds <= 0.6) == 52
-    assert pruned.select(latency=0.45).after.filters == next(filters for filters, _ in rows if filters <= 27)
-    least = min(seconds for _, seconds in rows)
-    with pytest.raises(ValueError, match=rf"latency=0\.01 cannot be kept: the path ends at latency={least:.4f}"):
+    pruned = prune(model, *samples, folds=0, latency=0.5)
+    assert [row.latency for row in pruned.path] == [0.5 if size == fast else size / 60 for size in sizes]
+    assert pruned.after.filters == fast > 30
+    assert pruned.select(latency=0.45).after.filters == next(size for size in sizes if size <= 27)
+    with pytest.raises(
+        ValueError, match=rf"latency=0\.01 cannot be kept: the path ends at latency={min(sizes) / 60:.4f}"
+    ):
         pruned.select(latency=0.01)
 
 
@@ -284,7 +291,7 @@ def test_a_new_size_is_estimated_by_the_next_smaller_one_of_the_path(pruned):
 
 
 def test_a_larger_drop_lets_more_go(pruned):
-    with pytest.warns(UserWarning, match="36 images can show a fall of 6.2 points at best"):
+    with pytest.warns(UserWarning, match=r"36 images can exclude a fall of 6\.2 points at best"):
         shares = [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (0.0, 4.0)]
     shares += [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (20.0, 60.0)]
     assert shares == sorted(shares, reverse=True)
@@ -293,18 +300,18 @@ def test_a_larger_drop_lets_more_go(pruned):
 
 @pytest.mark.filterwarnings("ignore:36 images")
 @pytest.mark.parametrize("points", [0.5, 5.0, 15.0, 40.0])
-def test_the_drop_that_is_allowed_is_kept_by_every_size_before(pruned, points):
-    expected = pruned.path[0]
-    for row in pruned.path:
-        if row.estimate is None:
-            break
-        low, high = row.estimate.drop_interval
-        if row.removed and row.estimate.drop + 0.5 * (high - low) / 2 / 1.6449 > points:
-            break
-        expected = row
+def test_the_drop_that_is_allowed_is_kept_by_what_the_path_says_smoothed(pruned, points):
+    """Isotonic regression by its definition: the most, over where to begin, of the least mean of what follows."""
+    rows = [row for row in pruned.path if row.estimate is not None]
+    drops = np.array([row.estimate.drop for row in rows[1:]])
+    smoothed = [
+        max(min(drops[start : end + 1].mean() for end in range(i, len(drops))) for start in range(i + 1))
+        for i in range(len(drops))
+    ]
+    expected = rows[sum(drop <= points + 1e-9 for drop in smoothed)]
     selected = pruned.select(max_accuracy_drop=points)
     assert selected.pruning_ratio == expected.pruning_ratio
-    assert any("36 images can show" in note for note in selected.notes) == (points < 6.2)
+    assert any("36 images can exclude" in note for note in selected.notes) == (points < 6.2)
     assert any("this is the unpruned one" in note for note in selected.notes) == (expected.removed == 0)
 
 
@@ -325,7 +332,7 @@ def test_no_drop_can_be_asked_for_without_estimates(samples, model):
         ({"multiply_adds": 0.0}, r"multiply_adds must lie between 0 and 1, .*got 0\.0"),
         ({"parameters": 1.0}, r"parameters must lie between 0 and 1, .*got 1\.0"),
         ({"max_accuracy_drop": 100}, r"max_accuracy_drop must lie in \[0, 100\), .*got 100"),
-        ({"multiply_adds": 0.001}, r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.00"),
+        ({"multiply_adds": 0.001}, r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.0[0-9]*;"),
     ],
 )
 def test_budgets_that_cannot_be_selected_are_told(pruned, budgets, message):
@@ -405,11 +412,12 @@ def test_a_criterion_of_ones_own_says_which_filters_go_first(samples, model):
 
 
 def test_a_method_of_ones_own_is_used_as_it_is(samples, model):
-    own = prune(model, *samples, method=Method("taylor", taper=0.2, reconstruct=True), folds=0, pruning_ratio=0.5)
+    own = prune(model, *samples, method=Method("taylor", taper=0.02, reconstruct=True), folds=0, pruning_ratio=0.5)
     named = prune(model, *samples, method="taylor+reconstruction", folds=0, pruning_ratio=0.5)
-    first = [len(one.steps[0].removed) for one in (own, named)]
-    assert first == [3, 3]
-    assert len(own.steps) > len(named.steps)  # steps become smaller
+    assert [len(step.removed) for step in named.steps[:3]] == [3, 3, 3]  # a twentieth of 60
+    assert max(len(step.removed) for step in own.steps) < 3  # a fiftieth of those that are left
+    with torch.no_grad():
+        assert not same_by_removal(model, own, samples[0])  # what is left is reconstructed
 
 
 @pytest.mark.parametrize("method", ["joint-cost+reconstruction", "dynamic"])
@@ -427,7 +435,7 @@ def test_a_callback_is_given_every_step_once_and_in_order(samples, model, method
 
 
 def test_accuracies_are_counted_class_by_class(samples, model, pruned):
-    small = pruned.select(multiply_adds=0.01)
+    small = pruned.select(multiply_adds=0.03)
     for network, said in ((model, small.before), (small.model, small.after), (pruned.model, pruned.after)):
         counted = accuracies(network, samples)
         assert said.accuracies == pytest.approx(dict(enumerate(counted)), abs=1e-6)
@@ -497,15 +505,15 @@ def test_the_artifacts_runs_are_these(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["dynamic", "dynamic-order"])
-def test_a_controller_goes_by_heads_that_have_not_seen_the_images(samples, model, method):
-    images, labels = samples
+def test_a_controller_goes_by_heads_that_have_not_seen_the_images(samples, method):
+    """Its weights of classes, too. The network's own head is a random one here."""
+    (images, labels), model = samples, settle(build())
     pruned = prune(model, images, labels, method=method, pruning_ratio=0.5, folds=0)
-    with torch.no_grad():
-        features = model[:-1](images)
+    features = model[:-1](images)
     judged = fit_heads(features, labels, draw_folds(labels, np.arange(36), 5, 0)).out_of_fold.judge(features)
     counted = [(judged[labels == k].argmax(dim=1) == k).double().mean().item() for k in range(3)]
     assert pruned.steps[0].before == pytest.approx(harmonic_mean(counted))
-    assert pruned.steps[0].before < harmonic_mean(accuracies(model, samples))
+    assert abs(pruned.steps[0].before - harmonic_mean(accuracies(model, samples))) > 0.05
 
 
 @pytest.mark.parametrize("method", ["px-static+refit", "dynamic+reconstruction+refit"])

@@ -1,20 +1,24 @@
 """The joint choice of filters, against its objective written out."""
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from networks import draw_images, network
+from conftest import miniature_vgg
+from networks import Branches, depthwise_network, draw_images, network, settle
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_core.control import contributions as contributions_module
 from lrp_core.control import methods
 from lrp_core.control.contributions import Contributions
-from lrp_core.importance import contribution
-from lrp_core.importance.contribution import Contribution
-from lrp_core.importance.joint import SPREAD, joint_order
+from lrp_core.graph import execution
+from lrp_core.graph.tracing import trace
+from lrp_core.importance import contribution, joint
+from lrp_core.importance.contribution import Contribution, projected_contributions
+from lrp_core.importance.joint import SPREAD, joint_choice, joint_order
 from lrp_core.pruning.network import PrunedNetwork
 
 
@@ -177,3 +181,204 @@ def test_logits_stay_nearer_to_the_unpruned_networks_than_with_single_choices(na
         logits = task.network.model(images)
         drift[method] = ((logits - logits.mean(dim=1, keepdim=True) - whole).norm() / whole.norm()).item()
     assert drift["joint"] < 0.7 * min(drift["taylor-taper"], drift["px-iterative-abs-taper"])
+
+
+def centred(directions):
+    return directions - directions.mean(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("build", [miniature_vgg, lambda: settle(Branches()).double(), depthwise_network])
+def test_contributions_to_each_centred_logit_are_those_of_all_classes(build, monkeypatch):
+    """All images at a time, or one at a time where there is no room, and the first three logits alone."""
+    model, labels = build(), torch.tensor([0, 1, 2, 3, 1, 2])
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for n_classes in (4, 3):
+        expected = Contribution()(model, images, labels.clamp(max=n_classes - 1))
+        directions = centred(torch.eye(n_classes, dtype=torch.float64)).expand(6, -1, -1)
+        for room in (execution.ROOM, 1):
+            monkeypatch.setattr(execution, "ROOM", room)
+            filters, logits = projected_contributions(trace(model), images, directions)
+            torch.testing.assert_close(logits, model(images))
+            assert filters.keys() == expected.filters.keys()
+            for layer, values in filters.items():
+                torch.testing.assert_close(values, expected.filters[layer], rtol=1e-6, atol=1e-9)
+        monkeypatch.undo()
+    assert not images.requires_grad
+
+
+def test_squares_of_combinations_average_to_the_sum_over_all_logits(images, targets):
+    """Of all 16 combinations by signs, exactly; of 200 drawn ones for each image, nearly."""
+    model = miniature_vgg()
+    by_class = Contribution()(model, images, targets).filters
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
+    every, _ = projected_contributions(trace(model), images, centred(signs).expand(5, -1, -1))
+    drawn = torch.randint(0, 2, (5, 200, 4), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    some, _ = projected_contributions(trace(model), images, centred(drawn))
+    ratios = []
+    for name, values in by_class.items():
+        expected = values.square().sum(dim=1)
+        torch.testing.assert_close(every[name].square().mean(dim=1), expected, rtol=1e-9, atol=1e-12)
+        summed = expected.sum(dim=0)
+        ratios.append((some[name].square().mean(dim=1).sum(dim=0) / summed)[summed > 0])
+    # A single image and filter would be off by up to a tenth (sqrt(2 / 200)); these are summed over five images.
+    ratios = torch.cat(ratios)
+    assert len(ratios) > 15
+    assert ((ratios - 1).abs() < 0.25).all()
+    assert abs(ratios.mean() - 1) < 0.05
+
+
+class Chain:
+    """Layers of a chain; its cost is the sum of products of the sizes of neighbours. Costs and savings by counting."""
+
+    def __init__(self, sizes, scale=1):
+        self.sizes, self.scale = sizes, scale
+        self.layer_of = np.repeat(np.arange(len(sizes)), sizes)
+
+    def cost(self, kept):
+        sizes = [3, *(int(kept[self.layer_of == layer].sum()) for layer in range(len(self.sizes))), 10]
+        return self.scale * sum(a * b for a, b in itertools.pairwise(sizes))
+
+    def without(self, active, filters):
+        kept = active.copy()
+        kept[np.asarray(filters, dtype=int)] = False
+        return self.cost(kept)
+
+    def savings(self, active):
+        """What each filter saves if it goes alone."""
+        whole = self.cost(active)
+        return np.array([float(whole - self.without(active, [f])) for f in range(len(active))])
+
+
+def raw_objective(c, d, chosen):
+    """The objective of combinations of logits that are centred already."""
+    picked = c[:, list(chosen)]
+    return ((d - picked.sum(axis=1)) ** 2).sum() + SPREAD * (picked**2).sum()
+
+
+def harm_per_saving(c, d, savings, chosen, f):
+    harm = raw_objective(c, d, [*chosen, f]) - raw_objective(c, d, chosen)
+    return harm / max(savings[f], 1) if harm > 0 else harm * max(savings[f], 1)
+
+
+def greedy(c, d, savings, excess, layer_of, active, near=2):
+    """The choice, by the objective from scratch for each candidate; returns it, and how many rounds were needed.
+
+    A round chooses among the filters that save ``near`` times too much, the best ones one by one.
+    """
+    chosen, rounds = [], 0
+    while excess(chosen) > 0:
+        free = [f for f in np.flatnonzero(active) if f not in chosen]
+        start, too_much = list(chosen), excess(chosen)
+        ranked = sorted(free, key=lambda f: harm_per_saving(c, d, savings, start, f))
+        pool = []
+        while len(pool) < len(ranked) and (
+            sum(max(savings[f], 1) for f in pool) < near * too_much or len(pool) < near * len(set(layer_of))
+        ):
+            pool.append(ranked[len(pool)])
+        while excess(chosen) > 0:
+            left = [f for f in free if f not in chosen]
+            may = [f for f in pool if f in left and sum(layer_of[g] == layer_of[f] for g in left) > 1]
+            if not may:
+                break
+            # Of an objective that counts what this round has chosen: what went before is drift.
+            drift, now = d - c[:, start].sum(axis=1), chosen[len(start) :]
+            chosen.append(min(may, key=lambda f: harm_per_saving(c, drift, savings, now, f)))
+        if len(chosen) == len(start):
+            break
+        rounds += 1
+    return chosen, rounds
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3, 0.2])
+def test_the_best_filter_by_its_saving_goes_next_until_the_limit_is_kept(seed, share):
+    rng = np.random.default_rng(seed)
+    chain = Chain([5, 4, 6, 3])
+    c = rng.normal(size=(12, 18)) * rng.uniform(0.05, 2, size=18)
+    d, active = rng.normal(size=12), rng.uniform(size=18) < 0.9
+    active[[0, 5, 9, 15]] = True
+    savings, limit = chain.savings(active), share * chain.cost(active)
+
+    def excess(filters):
+        return int(np.ceil(chain.without(active, filters) - limit))
+
+    expected, _ = greedy(c, d, savings, excess, chain.layer_of, active)
+    given = np.where(active, c, np.nan)
+    got = joint_choice(given, d, savings, excess, chain.layer_of, active)
+    assert got.tolist() == expected
+    assert excess(got) <= 0 < excess(got[:-1])
+
+
+def test_where_the_near_ones_do_not_do_what_they_leave_is_chosen_from(monkeypatch):
+    """Savings that overlap: of a chain whose layers shrink together, each further filter saves less."""
+    calls, original = [], joint.joint_choice
+    monkeypatch.setattr(joint, "joint_choice", lambda *arguments: calls.append(0) or original(*arguments))
+    several = 0
+    for seed in range(8):
+        rng, chain = np.random.default_rng(seed), Chain([9, 9, 9])
+        c, d = rng.normal(size=(10, 27)) * rng.uniform(0.05, 2, size=27), rng.normal(size=10)
+        active = np.ones(27, dtype=bool)
+        savings = 8 * chain.savings(active)  # far more than is saved in the end
+
+        def excess(filters, chain=chain, active=active):
+            return chain.without(active, filters) - 60
+
+        expected, rounds = greedy(c, d, savings, excess, chain.layer_of, active)
+        calls.clear()
+        got = original(c, d, savings, excess, chain.layer_of, active)
+        assert got.tolist() == expected
+        assert excess(got) <= 0 < excess(got[:-1])
+        assert len(calls) == rounds - 1
+        several += rounds > 1
+    assert several >= 4
+
+
+def test_a_limit_that_cannot_be_kept_leaves_one_filter_in_each_layer():
+    rng, chain = np.random.default_rng(0), Chain([5, 1, 6])
+    c, d, active = rng.normal(size=(8, 12)), rng.normal(size=8), np.ones(12, dtype=bool)
+    active[[2, 7]] = False
+    c[:, ~active] = np.nan
+    for savings in (chain.savings(active), np.full(12, 1e9)):  # in one round, and in several
+        got = joint_choice(c, d, savings, lambda filters: chain.without(active, filters), chain.layer_of, active)
+        kept = active.copy()
+        kept[got] = False
+        assert np.bincount(chain.layer_of[kept]).tolist() == [1, 1, 1]
+        assert len(set(got)) == len(got) == 3 + 0 + 4
+        assert active[got].all()
+
+
+def test_a_limit_that_is_kept_already_asks_for_nothing():
+    got = joint_choice(np.ones((2, 3)), np.ones(2), np.ones(3), lambda filters: 0, np.zeros(3, int), np.ones(3, bool))
+    assert got.tolist() == []
+
+
+def test_of_two_filters_that_do_the_same_harm_the_one_that_costs_more_goes():
+    c, d = np.array([[1.0, 1.0, 1.0]]), np.zeros(1)
+    savings = np.array([10.0, 30.0, 20.0])
+
+    def choice(c, d):
+        return joint_choice(c, d, savings, lambda fs: 1 - len(fs), np.zeros(3, int), np.ones(3, bool)).tolist()
+
+    assert choice(c, d) == [1]
+    assert choice(c * [1, 2, 1], d) == [2]  # four times the harm, three times the saving
+    assert choice(c, np.array([9.0])) == [1]  # so of those that do good
+
+
+def test_sites_choose_what_one_site_with_all_images_chooses():
+    """Each has half of the rows; sums over images are all that they share."""
+    rng, chain = np.random.default_rng(3), Chain([5, 4, 6])
+    c, d, active = rng.normal(size=(12, 15)), rng.normal(size=12), np.ones(15, dtype=bool)
+    savings = chain.savings(active)
+    sums = []
+
+    def excess(filters):
+        return chain.without(active, filters) - chain.cost(active) // 3
+
+    def chosen(rows, all_reduce):
+        return joint_choice(c[rows], d[rows], savings, excess, chain.layer_of, active, all_reduce).tolist()
+
+    whole = chosen(slice(None), lambda part: sums.append(part.clone()) or part)
+    received = iter(sums)
+    assert chosen(slice(0, 6), lambda part: next(received)) == whole
+    assert next(received, None) is None
+    assert chosen(slice(0, 6), lambda part: part) != whole

@@ -17,6 +17,7 @@ from lrp_core import api
 from lrp_core.control import cost_descent
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.joint import joint_order
+from lrp_core.metrics import cost
 from lrp_core.repair import reconstruction
 from lrp_core.repair.ridge_head import fit_heads
 
@@ -78,6 +79,10 @@ def nothing_drawn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cost_descent, "DIRECTIONS", 3)
 
 
+def n_filters(model: nn.Module) -> int:
+    return sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
 def results_of(prune, labels: torch.Tensor, fold: torch.Tensor, name: str) -> tuple:
     pruned = prune(labels, method=name, pruning_ratio=0.5, groups=fold, folds=4 if name == DEFAULT else 0)
     estimates = [row.estimate for row in pruned.path]
@@ -100,6 +105,10 @@ def pruned_at(rank: int, folder: str) -> None:
     # So many images alike that one site draws two folds for all.
     uneven = prune(labels[own], multiply_adds=0.5, groups=torch.arange(32) if rank else fold[own] % 2)
     results["uneven"] = uneven.kept, uneven.estimate
+    with pytest.MonkeyPatch.context() as patch:  # clocks that count filters, each at a pace of its own
+        for module in (api, cost):
+            patch.setattr(module, "latency", lambda network, *_, **__: 60 + (rank + 1) * n_filters(network))
+        results["latency"] = prune(labels[own], latency=0.8, folds=0).kept
     refused = {}
     for what, arguments in {
         "class": {"labels": labels[own].clamp(max=1) if rank else labels[own]},
@@ -155,6 +164,7 @@ def test_every_site_has_the_same_network_and_no_pooled_one_is_needed(apart):
             assert results[name][:2] == first[name][:2]
             assert all(torch.equal(tensor, first[name][2][key]) for key, tensor in results[name][2].items())
         assert results["uneven"] == first["uneven"]
+        assert results["latency"] == first["latency"]  # whose clock is it?
         for name in METHODS:
             assert all(torch.equal(tensor, first[name][2][key]) for key, tensor in results[name][2].items())
     assert first[f"drawn, {DEFAULT}"][1].images == first["uneven"][1].images == 96
@@ -167,7 +177,7 @@ def test_every_site_has_the_same_network_and_no_pooled_one_is_needed(apart):
 
 
 def test_what_cannot_be_added_up_is_refused_at_all_sites(apart):
-    for rank, (_, refused) in enumerate(apart):
+    for _, refused in apart:
         assert refused["class"] == (
             "every site needs images of every class; so many of 3 sites have some of class 2: 1"
         )

@@ -64,7 +64,10 @@ def parameter_costs(network: PrunedNetwork) -> list[LayerCost]:
 
 
 def savings(costs: list[LayerCost], kept: np.ndarray) -> np.ndarray:
-    """Return what each filter alone would save, (n_groups,), float64; ``kept`` (n_groups,), boolean."""
+    """Return what each filter alone would save, (n_groups,), float64, to first order; ``kept`` (n_groups,), boolean.
+
+    Where a layer reads and makes the same filters, as in ``x + conv(x)``, what it saves twice is counted twice.
+    """
     every, saved = np.append(kept, True), np.zeros(len(kept))
     for layer in costs:
         shares = [every[groups].mean() for groups in layer.proportional_to]

@@ -68,7 +68,8 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
             for name, kept in description["kept"].items()
         }
-        smaller = remove_filters(model, pruned, torch.zeros(description["example_shape"]))
+        dtype = next(model.parameters()).dtype
+        smaller = remove_filters(model, pruned, torch.zeros(description["example_shape"], dtype=dtype))
         _add_biases(smaller, tensors)
         smaller.load_state_dict(tensors)
     except (RuntimeError, ValueError, AttributeError) as error:

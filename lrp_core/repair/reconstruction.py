@@ -34,7 +34,6 @@ from lrp_core.graph.layers import Layer, Sum, readers
 from lrp_core.graph.padding import padding
 from lrp_core.graph.tracing import trace
 from lrp_core.pruning.dependency import Coupling
-from lrp_core.pruning.surgery import replace_tensor
 from lrp_core.utils.devices import device_of
 from lrp_core.utils.draws import generators
 from lrp_core.utils.sites import AllReduce, single_site
@@ -142,7 +141,8 @@ class Reconstruction:
         x = _patches(layer, lives, target.positions, target.width)
         centred = module.bias is not None or isinstance(module, nn.Conv2d)
         weight, bias = self._ridge(x, z, module.weight.detach().flatten(1), centred)
-        replace_tensor(module, "weight", weight.to(module.weight).view_as(module.weight), module.weight)
+        laid_out = torch.empty_like(module.weight)  # as the unpruned network's weight is
+        module.weight = nn.Parameter(laid_out.copy_(weight.view_as(laid_out)), requires_grad=False)
         if centred:
             module.bias = nn.Parameter(bias.to(module.weight), requires_grad=False)
 
