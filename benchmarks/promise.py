@@ -6,10 +6,9 @@ that had no part in anything, and beside the plainest alternatives at the same s
 to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not measured again. `make
 tables` makes the tables of docs/results.md.
 
-Development draws (seeds from 1000) chose the call's settings, its rule among them. Result draws (seeds from 2000) chose
-nothing.
+Other draws (seeds from 1000) chose the call's settings, its rule among them. These (seeds from 2000) chose nothing.
 
-    python benchmarks/promise.py --cifar10 FOLDER --trashnet FOLDER --weights FOLDER --seeds 2000 2001 2002 2003 2004
+    python benchmarks/promise.py --cifar10 FOLDER --trashnet FOLDER --weights FOLDER --seeds 2000 2001 2002 2003 2004 2005
 """
 
 import argparse
@@ -81,7 +80,7 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
     for fraction, model in layer_by_layer(one.model, one.images, sizes):
         seconds = time.perf_counter() - began
         yield {"method": "layer-by-layer", "multiply_adds": fraction, "seconds": seconds, **measured(model, one)}
-    for fraction, model in neuron_merging(one.model, one.images[:1], sizes):
+    for fraction, model in neuron_merging(one.model, one.images[:1], sizes[1:6]):
         yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
 
 

@@ -323,8 +323,10 @@ class _Run:
         def classifier(k: int) -> tuple[nn.Module, torch.Tensor]:
             if heads is None:
                 return self.network, self.labels
-            bias = None if heads.bias is None else heads.bias[k]
-            return with_last_layer(self.network, heads.weight[k], bias), numbers
+            others = fold != k  # the strength of the ridge is chosen by them alone, too
+            inner = _draw(numbers[others], self.groups[others], methods.FOLDS, self.seed, self.all_reduce)
+            head = fit_heads(features[others], numbers[others], inner, self.all_reduce, bias)
+            return with_last_layer(self.network, head.weight, head.bias), numbers
 
         done = 0.0
 
@@ -342,6 +344,7 @@ class _Run:
         self.down = self.descent(self.network, self.images, self.labels, self.groups)
         image, known = self.images[:1], 0
         self.before = _measured(self.network, self.images, self.labels)
+        self.before = replace(self.before, latency=self._average(self.before.latency))
         estimates = [] if self.judged is None else self.judged.estimates()
         limits = [] if self.judged is None else self.judged.limits.tolist()
         first = None if self.judged is None else self.judged.unpruned()
@@ -355,7 +358,7 @@ class _Run:
             filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
             share = n_parameters(stop.model) / self.before.parameters
             ratio = 1 - self.down.kept(stop.removed).mean()
-            seconds = latency(stop.model, image, repeats=5)
+            seconds = self._average(latency(stop.model, image, repeats=5))
             rows.append(PathRow(stop.removed, ratio, stop.multiply_adds, share, filters, seconds, found))
             bar.set_postfix(network=f"{stop.multiply_adds:.0%} of the multiply-adds", refresh=False)
             bar.update(n_folds + 1 - stop.multiply_adds - bar.n)
@@ -368,7 +371,7 @@ class _Run:
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> Descent:
         """Return what goes down from a classifier on some images."""
         heads = None
-        if self.how.refit or (self.how.rate and self.how.monitored != "training"):
+        if self.how.refit or ((self.how.rate or self.how.order) and self.how.monitored != "training"):
             heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, self.how.refit)
         return Descent(
             model,
@@ -382,6 +385,11 @@ class _Run:
             all_reduce=self.all_reduce,
         )
 
+    def _average(self, value: float) -> float:
+        """Return the mean over all sites, whose clocks differ."""
+        total, sites = self.all_reduce(torch.tensor([value, 1.0], dtype=torch.float64)).tolist()
+        return total / sites
+
     def select(self, name: str, value: float) -> Pruned:
         """Return the network of a budget."""
         _check_budget(name, value)
@@ -391,7 +399,7 @@ class _Run:
         model = self.down.model(removed) if removed else copy.deepcopy(self.network)
         if removed and self.how.refit:
             name = trace(self.network)[-1].name
-            fold = _draw(self.labels, self.groups, FOLDS, self.seed, self.all_reduce)
+            fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, name, self.images, self.labels, fold, self.all_reduce)
         kept = self.down.kept(removed)
         filters = self.down.network.coupling.filters
@@ -583,8 +591,9 @@ def _draw(labels: torch.Tensor, groups: torch.Tensor, n_folds: int, seed: int, a
     able = torch.zeros(n_folds + 1)
     able[min(n_folds, most)] = 1
     n_folds = int(all_reduce(able).nonzero().min())
-    if n_folds < 2:
-        raise ValueError("a class has images of one group alone; each needs two or more, to be judged by one another")
+    if n_folds < 2:  # within a fold, of a class with images of two groups
+        numbers = groups.unique(return_inverse=True)[1]
+        return (numbers if numbers.any() else torch.arange(len(groups))) % 2
     return draw_folds(numbers, groups.numpy(), n_folds, seed)
 
 

@@ -60,7 +60,9 @@ def test_readme_shows_the_one_call_in_six_lines(readers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(block, readers)
     pruned = readers["pruned"]
-    assert pruned.monitored == "cross-fitted"
+    assert pruned.after.multiply_adds <= 0.5 * pruned.before.multiply_adds
+    assert readers["smaller"].after.multiply_adds <= 0.25 * pruned.before.multiply_adds
+    assert pruned.estimate.images == 12
     assert 0 < pruned.after.parameters < pruned.before.parameters
     assert (tmp_path / "pruned.safetensors").is_file()
 

@@ -46,8 +46,13 @@ def layer_costs(network: PrunedNetwork, image: torch.Tensor, heads: int = 1) -> 
     return costs
 
 
-def parameter_costs(network: PrunedNetwork) -> list[LayerCost]:
-    """Return how many parameters the layers of a network have, that has lost no filter yet."""
+def parameter_costs(network: PrunedNetwork, adds_biases: bool = True) -> list[LayerCost]:
+    """Return how many parameters the layers of a network have, that has lost no filter yet.
+
+    Args:
+        network: the network.
+        adds_biases: whether convolutions without a bias get one, as by reconstruction.
+    """
     costs = []
     for name, reads in network.coupling.channels.items():
         module, made = network.model.get_submodule(name), network.coupling.filters.get(name)
@@ -59,7 +64,8 @@ def parameter_costs(network: PrunedNetwork) -> list[LayerCost]:
         else:
             depthwise = module.groups == module.in_channels > 1
             costs.append(LayerCost(module.weight.numel(), (made,) if depthwise else (reads, made)))
-            costs.append(LayerCost(module.out_channels, (made,)))  # a bias, which reconstruction may add
+            if module.bias is not None or (adds_biases and module.groups == 1):
+                costs.append(LayerCost(module.out_channels, (made,)))
     return costs
 
 

@@ -8,6 +8,7 @@ inside the folds, too.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import comb
 
 import numpy as np
 import torch
@@ -107,8 +108,8 @@ def was_fitted(own: np.ndarray, out_of_fold: np.ndarray, all_reduce: AllReduce) 
         out_of_fold: whether heads are right that were fitted without the image, (N,), boolean.
         all_reduce: sums over images, over all sites.
     """
-    from scipy.stats import binomtest  # comes with scikit-learn
-
     mine, theirs = float((own & ~out_of_fold).sum()), float((out_of_fold & ~own).sum())
     mine, theirs = (int(part) for part in all_reduce(torch.tensor([mine, theirs], dtype=torch.float64)).tolist())
-    return mine > 0 and binomtest(mine, mine + theirs, alternative="greater").pvalue < SIGNIFICANCE
+    disagreeing = mine + theirs
+    p = sum(comb(disagreeing, count) for count in range(mine, disagreeing + 1)) / 2**disagreeing
+    return p < SIGNIFICANCE

@@ -16,11 +16,12 @@ from torch import nn
 
 from lrp_core.control import methods
 from lrp_core.control.controller import Settings, Step, greatest_rate
-from lrp_core.control.cost import LayerCost, cost_kept, layer_costs, parameter_costs
+from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.control.cost_descent import STEP, cost_descent, evenly
 from lrp_core.graph.execution import ROOM, bytes_of
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
+from lrp_core.metrics.cost import n_parameters
 from lrp_core.metrics.curve import MAX_RATE
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.distillation import distil
@@ -94,7 +95,13 @@ class Descent:
         fold = out_of_fold and out_of_fold.fold
         some = images if how.refit else images[evenly(len(images), _most_images(model, images[:1]))]
         self.network = methods.unpruned(model, some, labels, fold, how, all_reduce, ignored)
-        self._costs, self._parameters = layer_costs(self.network, images[:1]), parameter_costs(self.network)
+        if self.network.n_filters == 0:
+            raise ValueError("no filter of this network can be removed: all are outputs, or of ignored layers")
+        self._costs, self._parameters = (
+            layer_costs(self.network, images[:1]),
+            parameter_costs(self.network, how.reconstruct),
+        )
+        self._whole = cost_kept(self._costs, np.ones(self.network.n_filters, dtype=bool)), n_parameters(model)
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
         self._ignored = ignored
@@ -150,14 +157,11 @@ class Descent:
 
     def multiply_adds(self, removed: int) -> float:
         """Return the fraction of the multiply-adds that is left without the first filters of the order."""
-        return self._fraction(self._costs, removed)
+        return cost_kept(self._costs, self.kept(removed)) / self._whole[0]
 
     def parameters(self, removed: int) -> float:
         """Return the fraction of the parameters that is left without the first filters of the order."""
-        return self._fraction(self._parameters, removed)
-
-    def _fraction(self, costs: list[LayerCost], removed: int) -> float:
-        return cost_kept(costs, self.kept(removed)) / cost_kept(costs, np.ones(self.network.n_filters, dtype=bool))
+        return cost_kept(self._parameters, self.kept(removed)) / self._whole[1]
 
     def _start(self) -> tuple[PrunedNetwork, Iterator[Step]]:
         """Return the network that the method changes, and the steps that it will take."""

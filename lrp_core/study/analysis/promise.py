@@ -8,7 +8,6 @@ from lrp_core.control.selection import smallest_within
 
 DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
 DRAW = ["task", "network", "seed"]
-RESULTS = 2000  # the first seed of the result draws; those before chose settings
 
 
 def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.promise import DEFAULT as CALL
-from lrp_core.study.analysis.promise import LAYER_BY_LAYER, NEURON_MERGING, RESULTS, at_size, choices
+from lrp_core.study.analysis.promise import LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
 from lrp_core.utils.errors import check_choice
@@ -365,9 +365,8 @@ def pruning_cost() -> str:
 
 
 def promise() -> str:
-    """Compare what the call's default promises with what unseen images say: the result draws."""
-    rows = _read("benchmarks/promise.csv")
-    chosen = choices(rows[rows["seed"] >= RESULTS])
+    """Compare what the call's default promises with what unseen images say."""
+    chosen = choices(_read("benchmarks/promise.csv"))
     header = [
         "task",
         "network",
@@ -411,9 +410,8 @@ PROMISED_SIZES = (0.71, 0.5, 0.35, 0.25, 0.125)
 
 
 def promised_sizes() -> str:
-    """Compare test accuracies at some sizes: the call's default and its alternatives, means of the result draws."""
-    rows = _read("benchmarks/promise.csv")
-    rows, table = rows[rows["seed"] >= RESULTS], []
+    """Compare test accuracies at some sizes: the call's default and its alternatives, means of draws."""
+    rows, table = _read("benchmarks/promise.csv"), []
     for (task, network), some in rows.groupby(["task", "network"], sort=False):
         for method, name in PROMISED.items():
             at = [at_size(some, size) for size in PROMISED_SIZES]
