@@ -8,7 +8,7 @@ tables` makes the tables of docs/results.md.
 
 Other draws (seeds from 1000) chose the call's settings, its rule among them. These (seeds from 2000) chose nothing.
 
-    python benchmarks/promise.py --cifar10 FOLDER --trashnet FOLDER --weights FOLDER --seeds 2000 2001 2002 2003 2004 2005
+    python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 2000 2001 2002 2003 2004 2005
 """
 
 import argparse
