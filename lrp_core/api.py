@@ -452,6 +452,8 @@ class _Run:
             )
         if row.removed == 0:
             notes.append(f"No smaller network can be told to fall by {value} points or less; this is the unpruned one.")
+        elif row is rows[-1]:
+            notes.append("The path ends at this size; prune() with a smaller budget of multiply_adds goes further.")
         for note in notes[len(self.notes) :]:
             warnings.warn(note, stacklevel=4)
         return row.removed
