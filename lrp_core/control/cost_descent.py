@@ -44,11 +44,17 @@ def cost_descent(
         seed: draws the combinations of logits.
         all_reduce: sums over images, over all sites.
     """
-    some = evenly(len(images), MOST_IMAGES)
-    images, labels = images[some], labels[some]
+    some, (classes, numbers) = evenly(len(images), MOST_IMAGES), labels.unique(return_inverse=True)
+    images, labels, numbers = images[some], labels[some], numbers[some]
+
+    def accuracies(logits: torch.Tensor) -> np.ndarray:
+        right = (logits[:, :n_outputs].argmax(dim=1) == labels).double()
+        hits, counts = numbers.bincount(right, len(classes)), numbers.bincount(minlength=len(classes)).double()
+        return (all_reduce(hits) / all_reduce(counts).clamp(min=1)).numpy()
+
     costs, drawing = layer_costs(network, images[:1]), generators(images, seed)
     intact = predict(network.model, images)[:, :n_outputs]
-    now = _accuracies(intact, labels, all_reduce)
+    now = accuracies(intact)
     limit, step = float(cost_kept(costs, network.active)), 0
     while True:
         directions = _directions(drawing, n_outputs)
@@ -73,7 +79,7 @@ def cost_descent(
         network.remove(chosen, smaller)
         given = torch.cat(outputs).to(images.device)
         given = given if len(given) == len(images) else predict(smaller, images)
-        before, now = now, _accuracies(given[:, :n_outputs], labels, all_reduce)
+        before, now = now, accuracies(given)
         yield Step(
             step=step,
             level=0,
@@ -111,11 +117,3 @@ def _directions(drawing: list[torch.Generator], n_outputs: int) -> torch.Tensor:
         bits = [torch.randint(0, 2, (DIRECTIONS, n_outputs), generator=each) for each in drawing]
         directions = 2.0 * torch.stack(bits) - 1
     return directions - directions.mean(dim=2, keepdim=True)
-
-
-def _accuracies(logits: torch.Tensor, labels: torch.Tensor, all_reduce: AllReduce) -> np.ndarray:
-    """Return the accuracy of each class that has images, (n_classes,)."""
-    numbers = labels.unique(return_inverse=True)[1]
-    right = (logits.argmax(dim=1) == labels).double()
-    hits, counts = (all_reduce(part) for part in (numbers.bincount(right), numbers.bincount().double()))
-    return (hits / counts).numpy()
