@@ -54,9 +54,6 @@ tables: $(READY)
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
 
-tables: $(READY)
-	python -m lrp_core.study.show.markdown_tables
-
 clean:
 	rm -rf .venv data/small data/default data/quick data/full data/own data/finished_runs data/criteria data/paper
 

@@ -88,6 +88,12 @@ def test_runs_in_processes_are_those_of_one_process(tmp_path):
         run_all(work, ["dynamic", "dynamics"], [0])
 
 
+@pytest.mark.parametrize("name", ["joint-cost+reconstruction", "joint+distillation"])
+def test_methods_of_the_call_are_refused_by_name(tmp_path, name):
+    with pytest.raises(ValueError, match=r"'joint.*' is a method of lrp_core\.prune alone"):
+        run_all(Miniature(tmp_path), [name], [0])
+
+
 def test_runs_at_a_time_are_spread_over_gpus(tmp_path, monkeypatch):
     work = Miniature(tmp_path)
     assert work.at(1) is work
