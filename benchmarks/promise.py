@@ -2,13 +2,15 @@
 
 Every draw (benchmarks/tasks.py) is pruned once, by the call's default. Each size of its path stands beside test images
 that had no part in anything, and beside the plainest alternatives at the same sizes: layer by layer with least squares
-(benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). Writes a row a draw, method and size
-to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not measured again. `make
-tables` makes the tables of docs/results.md.
+(benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). At half and at 30 % of the
+multiply-adds distillation is tried on top. Writes a row a draw, method and size to results/benchmarks/promise.csv.
+Draws that are measured already, in data/promise, are not measured again. `make tables` makes the tables of
+docs/results.md.
 
-Other draws (seeds from 1000) chose the call's settings, its rule among them. These (seeds from 2000) chose nothing.
+Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
+from 2000). These (seeds from 3000) chose nothing.
 
-    python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 2000 2001 2002 2003 2004 2005
+    python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
 
 import argparse
@@ -25,6 +27,7 @@ from torch import nn
 import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
+from lrp_core.repair.distillation import distil
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
 from neuron_merging import neuron_merging
@@ -32,6 +35,7 @@ from tasks import ALL, Draw, Folders, draw
 
 MEASURED, ROWS = ROOT / "data" / "promise", ROOT / "results" / "benchmarks" / "promise.csv"
 DEFAULT = "joint-cost+reconstruction"
+DISTILLED = (0.5, 0.3)  # of the multiply-adds
 
 
 def measured(model: nn.Module, one: Draw) -> dict[str, float]:
@@ -65,13 +69,20 @@ def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
                 "harmonic_mean_low": found.harmonic_mean_interval[0],
                 "harmonic_mean_high": found.harmonic_mean_interval[1],
                 "drop": found.drop,
-                "drop_error": found.drop_error,
+                "drop_low": found.drop_interval[0],
+                "drop_high": found.drop_interval[1],
                 "seconds": seconds,
                 "passes": seconds / one_pass,
                 **measured(pruned._run.down.model(row.removed), one),
-            }
+            } | {"method": DEFAULT}
+        for limit in DISTILLED:
+            smaller = pruned.select(multiply_adds=limit)
+            share = smaller.after.multiply_adds / smaller.before.multiply_adds
+            yield {"method": DEFAULT, "multiply_adds": share, **measured(smaller.model, one)}
+            distil(smaller.model, one.model, one.images, seed=0)
+            yield {"method": f"{DEFAULT}+distillation", "multiply_adds": share, **measured(smaller.model, one)}
 
-    return rows(), [row.multiply_adds for row in pruned.path[1:]]
+    return rows(), sorted({row.multiply_adds for row in pruned.path[1:]} | {*DISTILLED}, reverse=True)
 
 
 def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
@@ -80,7 +91,7 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
     for fraction, model in layer_by_layer(one.model, one.images, sizes):
         seconds = time.perf_counter() - began
         yield {"method": "layer-by-layer", "multiply_adds": fraction, "seconds": seconds, **measured(model, one)}
-    for fraction, model in neuron_merging(one.model, one.images[:1], sizes[1:6]):
+    for fraction, model in neuron_merging(one.model, one.images[:1], sizes[1:7]):
         yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
 
 
@@ -93,7 +104,7 @@ def run(task: str, network: str, seed: int, folders: Folders, threads: int) -> N
     warnings.simplefilter("ignore", UserWarning)  # of the call: few images
     one = draw(task, network, seed, folders)
     rows, sizes = call(one)
-    rows = [{"method": DEFAULT} | row for row in rows] + list(alternatives(one, sizes))
+    rows = [*rows, *alternatives(one, sizes)]
     write_csv(path, pd.DataFrame([{"task": task, "network": network, "seed": seed} | row for row in rows]))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta
+from scipy.stats import beta, t
 
 from lrp_core.control.cross_validation import HeldOut
 from lrp_core.metrics.estimate import certifiable, estimate
@@ -25,7 +25,6 @@ def test_of_many_images_it_says_what_counting_says():
     assert found.drop == pytest.approx(100 * (counted[0].mean() - counted[1].mean()), abs=0.02)
     width = 2 * 1.6449 * np.sqrt((counted[1] * (1 - counted[1]) / 30_000).sum()) / 3  # of a mean of three binomials
     assert np.diff(found.accuracy_interval)[0] == pytest.approx(width, rel=1e-3)
-    assert found.drop_error == pytest.approx(np.diff(found.drop_interval)[0] / 2 / 1.6449, rel=1e-4)
     for name in ("accuracy", "harmonic_mean", "drop"):
         low, high = getattr(found, f"{name}_interval")
         assert low < getattr(found, name) < high
@@ -43,7 +42,16 @@ def test_half_an_image_more_is_right_and_half_a_one_wrong_in_each_class():
     # Of the sum: 2 images at 1 - p, 1 at -p, and the one more at both, half each; over the counts, halved for the mean.
     squares = (2 * (1 - first) ** 2 + first**2 + ((1 - first) ** 2 + first**2) / 2) / 16
     squares += ((1 - second) ** 2 + 3 * second**2 + ((1 - second) ** 2 + second**2) / 2) / 25
-    assert found.accuracy - found.accuracy_interval[0] == pytest.approx(1.6448536 * np.sqrt(squares / 4))
+    # Student's t of 7 images less 2 means; the table says 2.015 for 5 degrees of freedom.
+    assert found.accuracy - found.accuracy_interval[0] == pytest.approx(t.ppf(0.95, 5) * np.sqrt(7 / 5 * squares / 4))
+
+
+def test_folds_widen_intervals_by_the_ratio_of_images_that_judge_to_those_that_prune():
+    labels, right = np.arange(40) % 2, np.arange(40) % 5 > 1
+    alike, folded = (estimate(right, right, labels, alone(40), n_folds=n) for n in (None, 4))
+    assert folded.accuracy == alike.accuracy
+    ratio = np.diff(folded.accuracy_interval)[0] / np.diff(alike.accuracy_interval)[0]
+    assert ratio == pytest.approx(np.sqrt(1 + 10 / 30))
 
 
 def test_a_class_that_is_never_right_does_not_make_the_mean_0():
@@ -69,7 +77,7 @@ def test_intervals_end_where_values_do_and_are_never_empty():
 
 def test_of_the_unpruned_network_the_drop_is_0_for_sure():
     labels, right = np.arange(12) % 2, np.arange(12) % 5 > 0
-    judged = HeldOut(np.array([0.9]), right, right[None], labels, alone(12), lambda part: part)
+    judged = HeldOut(np.array([0.9]), right, right[None], labels, alone(12), 4, lambda part: part)
     assert judged.unpruned().drop_interval == (0.0, 0.0)
     assert judged.unpruned().accuracy == judged.estimates()[0].accuracy
     assert judged.estimates()[0].drop_interval != (0.0, 0.0)

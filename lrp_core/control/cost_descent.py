@@ -53,14 +53,15 @@ def cost_descent(
         return (all_reduce(hits) / all_reduce(counts).clamp(min=1)).numpy()
 
     costs, drawing = layer_costs(network, images[:1]), generators(images, seed)
-    intact = predict(network.model, images)[:, :n_outputs]
-    now = accuracies(intact)
-    limit, step = float(cost_kept(costs, network.active)), 0
+    limit, step, intact = float(cost_kept(costs, network.active)), 0, None
     while True:
         directions = _directions(drawing, n_outputs)
         layers = network.layers(network.model)
         by_layer, logits = projected_contributions(layers, images, directions)
-        drift = torch.einsum("nk,nrk->nr", (logits[:, :n_outputs] - intact).double(), directions.double())
+        logits = logits[:, :n_outputs]
+        if intact is None:
+            intact, now = logits, accuracies(logits)
+        drift = torch.einsum("nk,nrk->nr", (logits - intact).double(), directions.double())
         whole, limit = cost_kept(costs, network.active), limit * STEP
         chosen = joint_choice(
             network.flat(by_layer).reshape(-1, network.n_filters),

@@ -32,6 +32,7 @@ class HeldOut:
         after: whether the pruned ones are, by size and image, (n_sizes, N), boolean.
         labels: in 0..K-1, each class present, (N,).
         groups: of the images, (N,).
+        n_folds: that judged in turn.
         all_reduce: sums over images, over all sites.
     """
 
@@ -40,16 +41,19 @@ class HeldOut:
     after: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    n_folds: int
     all_reduce: AllReduce
 
     def estimates(self) -> list[Estimate]:
         """Return what the images say of the network at each size."""
-        return [estimate(self.before, after, self.labels, self.groups, self.all_reduce) for after in self.after]
+        return [self._of(after) for after in self.after]
 
     def unpruned(self) -> Estimate:
         """Return what the images say of the unpruned network."""
-        found = estimate(self.before, self.before, self.labels, self.groups, self.all_reduce)
-        return replace(found, drop_interval=(0.0, 0.0))
+        return replace(self._of(self.before), drop_interval=(0.0, 0.0))
+
+    def _of(self, after: np.ndarray) -> Estimate:
+        return estimate(self.before, after, self.labels, self.groups, self.all_reduce, self.n_folds)
 
 
 def held_out(
@@ -77,7 +81,8 @@ def held_out(
         all_reduce: sums over images, over all sites.
     """
     before, after, limits = np.zeros(len(images), dtype=bool), [], None
-    for k in range(int(fold.max()) + 1):
+    n_folds = int(fold.max()) + 1
+    for k in range(n_folds):
         held = fold == k
         model, numbers = classifier(k)
         wanted = numbers[held]
@@ -94,7 +99,7 @@ def held_out(
     for k, rows in enumerate(after):
         right[:, (fold == k).numpy()] = rows[: len(limits)]
     numbers = labels.unique(return_inverse=True)[1]
-    return HeldOut(np.array(limits), before, right, numbers.numpy(), groups.numpy(), all_reduce)
+    return HeldOut(np.array(limits), before, right, numbers.numpy(), groups.numpy(), n_folds, all_reduce)
 
 
 def was_fitted(own: np.ndarray, out_of_fold: np.ndarray, all_reduce: AllReduce) -> bool:

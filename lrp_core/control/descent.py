@@ -177,8 +177,8 @@ class Descent:
 
     def _narrow(self, model: nn.Module) -> nn.Module:
         """Take away out-of-fold heads that stand beside the classifier's own."""
-        is_wide = getattr(trace(model)[-1].module, "out_features", self._n_outputs) > self._n_outputs
-        return without_out_of_fold_heads(model, self._n_outputs) if is_wide else model
+        wide = self._out_of_fold is not None and not self._how.by_cost
+        return without_out_of_fold_heads(model, self._n_outputs) if wide else model
 
 
 def _most_images(model: nn.Module, image: torch.Tensor) -> int:

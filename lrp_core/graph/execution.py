@@ -12,7 +12,7 @@ def batched(images: torch.Tensor, device: torch.device, size: int = 40) -> list[
     return [{INPUT: images[i : i + size].to(device)} for i in range(0, len(images), size)]
 
 
-ROOM = 2**29  # bytes that the values of the images that are run at a time may take
+ROOM = 3 * 2**27  # bytes that the values of the images that are run at a time may take
 
 
 def bytes_of(layers: list[Layer], image: torch.Tensor) -> tuple[int, int]:

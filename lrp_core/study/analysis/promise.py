@@ -7,6 +7,7 @@ import pandas as pd
 from lrp_core.control.selection import smallest_within
 
 DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
+DISTILLED = f"{DEFAULT}+distillation"
 DRAW = ["task", "network", "seed"]
 
 
@@ -24,7 +25,8 @@ def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
     """
     found = []
     for draw, of_draw in rows.groupby(DRAW, sort=False):
-        ours = of_draw[of_draw["method"] == DEFAULT].sort_values("multiply_adds", ascending=False)
+        ours = of_draw[(of_draw["method"] == DEFAULT) & of_draw["drop"].notna()]  # the path, without sizes between
+        ours = ours.sort_values("multiply_adds", ascending=False)
         sizes = [SimpleNamespace(estimate=SimpleNamespace(drop=row.drop), row=row) for row in ours.itertuples()]
         row, whole = smallest_within(sizes, points).row, sizes[0].row
         other = of_draw[(of_draw["method"] == LAYER_BY_LAYER)]
@@ -50,9 +52,11 @@ def at_size(rows: pd.DataFrame, multiply_adds: float) -> pd.DataFrame:
     """Return each method's largest network within a fraction of the multiply-adds, by draw: its test accuracy.
 
     Returns:
-        A row a draw, a column a method, and the unpruned network's; NaN where a method has none so small.
+        A row a draw, a column a method, and the unpruned network's; NaN where a method has none that uses four fifths
+        of the fraction.
     """
-    within = rows[rows["multiply_adds"] <= multiply_adds + 0.005].sort_values("multiply_adds", ascending=False)
+    within = rows[rows["multiply_adds"].between(0.8 * multiply_adds, multiply_adds + 0.005)]
+    within = within.sort_values("multiply_adds", ascending=False)
     found = within.groupby([*DRAW, "method"], sort=False)["test_accuracy"].first().unstack("method")
     whole = rows[rows["multiply_adds"] == 1].groupby(DRAW, sort=False)["test_accuracy"].first()
     return found.assign(unpruned=whole)

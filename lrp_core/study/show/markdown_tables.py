@@ -16,7 +16,7 @@ import pandas as pd
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.promise import DEFAULT as CALL
-from lrp_core.study.analysis.promise import LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
+from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
 from lrp_core.utils.errors import check_choice
@@ -405,8 +405,13 @@ def _promised(task: str, network: str, chosen: pd.DataFrame) -> list[str]:
     ]
 
 
-PROMISED = {CALL: f"`{CALL}`", LAYER_BY_LAYER: "layer by layer", NEURON_MERGING: "Neuron Merging"}
-PROMISED_SIZES = (0.71, 0.5, 0.35, 0.25, 0.125)
+PROMISED = {
+    CALL: f"`{CALL}`",
+    DISTILLED: f"`{DISTILLED}`",
+    LAYER_BY_LAYER: "layer by layer",
+    NEURON_MERGING: "Neuron Merging",
+}
+PROMISED_SIZES = (0.71, 0.5, 0.3, 0.125)
 
 
 def promised_sizes() -> str:
