@@ -21,7 +21,8 @@ from lrp_core.control import methods
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.repair.out_of_fold import OutOfFoldHeads
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.graph.truncation import classifier
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.control.monitored import monitored_accuracies
 from lrp_core.study.data.pretrained import load_backbone
 from lrp_core.study.runs.measuring import GRID

@@ -18,7 +18,8 @@ from lrp_core.control.controller import Settings
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.files import write_csv
 from lrp_core.repair.out_of_fold import draw_folds
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.graph.truncation import classifier
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.paths import ROOT
 from lrp_core.study.data.splits import split_dataset
 

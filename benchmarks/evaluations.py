@@ -25,7 +25,8 @@ from lrp_core.study.runs.measuring import GRID
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.files import write_csv
 from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.graph.truncation import classifier
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.processes import side_by_side

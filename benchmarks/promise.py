@@ -73,7 +73,7 @@ def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
                 "drop_high": found.drop_interval[1],
                 "seconds": seconds,
                 "passes": seconds / one_pass,
-                **measured(pruned._run.down.model(row.removed), one),
+                **measured(pruned._run.down.model(row.size) if row.size else one.model, one),
             } | {"method": DEFAULT}
         for limit in DISTILLED:
             smaller = pruned.select(multiply_adds=limit)

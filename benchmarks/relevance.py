@@ -32,7 +32,7 @@ from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT
 from lrp_core.graph.layers import Sum as TracedSum
 from lrp_core.graph.tracing import trace
-from lrp_core.repair.ridge_head import classifier
+from lrp_core.graph.truncation import classifier
 from lrp_core.relevance.lrp import filter_relevance
 from lrp_core.study.paths import ROOT
 

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrp_core.repair.out_of_fold import draw_folds
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.graph.truncation import classifier
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
 from lrp_core.study.data.splits import split_dataset

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from lrp_core.control import methods
+from lrp_core.control.budget_search import BudgetStep
 from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
-from lrp_core.control.descent import Descent
+from lrp_core.control.descent import Descent, Whole
+from lrp_core.control.early_exit import end_early
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
+from lrp_core.control.search_descent import SearchDescent
 from lrp_core.control.selection import smallest_within
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import Criterion
@@ -66,7 +68,9 @@ class Pruned:
         before, after: what the unpruned and the pruned network cost, and their class accuracies on the images given.
         pruning_ratio: the fraction of the filters that was removed; filters that only go together count as one.
         steps: what the method did, step by step, all the way down.
-        kept: by convolution, the filters that are kept, by their indices in the unpruned network.
+        kept: by convolution of ``model``, the filters that are kept, by their indices in the unpruned network.
+        truncation: where ``model`` ends earlier than the unpruned network, and what residual blocks it skips
+            (:class:`lrp_core.graph.truncation.Truncation`, as text); None if it does neither and has its own head.
         example_shape: of one input, (1, C, H, W).
         notes: what there is to know about the numbers.
     """
@@ -77,8 +81,9 @@ class Pruned:
     before: Network
     after: Network
     pruning_ratio: float
-    steps: list[Step] = field(repr=False)
+    steps: list[Step] | list[BudgetStep] = field(repr=False)
     kept: dict[str, list[int]] = field(repr=False)
+    truncation: str | None
     example_shape: tuple[int, ...] = field(repr=False)
     notes: tuple[str, ...]
     _run: "_Run" = field(repr=False)
@@ -145,7 +150,7 @@ class Pruned:
 
         ``lrp_core.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
         """
-        save_pruned(Path(path), self.model, self.kept, self.example_shape)
+        save_pruned(Path(path), self.model, self.kept, self.example_shape, truncation=self.truncation)
 
     def __str__(self) -> str:
         """Return a summary for people."""
@@ -179,7 +184,7 @@ def prune(
     folds: int = FOLDS,
     seed: int = 0,
     progress: bool = True,
-    callback: Callable[[Step], object] | None = None,
+    callback: Callable[[Step | BudgetStep], object] | None = None,
     all_reduce: AllReduce | None = None,
 ) -> Pruned:
     """Prune a trained classifier on a few labelled images; by default nothing is trained.
@@ -204,9 +209,11 @@ def prune(
             that yields pairs of images and labels), then without ``labels``. They may have trained the last layer
             (see ``head_fitted``), but nothing before it: no estimate could tell what other images would say.
         labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
-        method: a name that :func:`lrp_core.control.methods.method` knows, but for those with ``early-exit`` and
-            ``budget-search``; a :class:`lrp_core.control.methods.Method`; or a criterion of yours, from model, images
-            and labels to scores (N, C) by convolution, of which the lowest go first, with reconstruction.
+        method: a name that :func:`lrp_core.control.methods.method` knows; a
+            :class:`lrp_core.control.methods.Method`; or a criterion of yours, from model, images and labels to scores
+            (N, C) by convolution, of which the lowest go first, with reconstruction. With ``early-exit+`` before a name
+            the network first ends where that costs no accuracy that can be measured, with a head fitted there. With
+            ``budget-search`` it ends earlier, skips blocks or loses filters, whatever is best at each size.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; read
             where there is no other budget. The rule is in :mod:`lrp_core.control.selection`.
         pruning_ratio: the fraction of the filters to remove.
@@ -234,10 +241,11 @@ def prune(
     """
     budget = _budget(max_accuracy_drop, pruning_ratio, multiply_adds, parameters, latency)
     how = methods.method(method)
-    if how.early_exit or how.actions:
+    shortens = how.early_exit or bool(how.actions)
+    if shortens and (ignored_layers or (how.actions and round_to > 1)):
         raise ValueError(
-            f"{method!r} is a method of the study, which knows where a backbone can end; lrp_core.control.early_exit "
-            "finds the exits of a backbone of yours, lrp_core.graph.truncation ends it there, and prune() goes on"
+            f"{method!r} may end the network before a layer, and ranks filters itself: it takes no ignored_layers, and "
+            "with budget-search no round_to; leave them out, or choose another method"
         )
     if folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
@@ -253,10 +261,10 @@ def prune(
         _check_sites(labels, n_outputs, how, all_reduce)
     last = trace(network)[-1]
     is_dense = isinstance(last.module, nn.Linear)
-    if how.refit and (not is_dense or len(labels.unique()) < n_outputs):
-        raise ValueError(
-            f"{method!r} fits the last layer anew: it has to be dense, and each of its {n_outputs} classes needs images"
-        )
+    if how.refit and not is_dense and not shortens:
+        raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is not")
+    if (how.refit or shortens) and len(labels.unique()) < n_outputs:
+        raise ValueError(f"{method!r} fits a last layer: each of its {n_outputs} classes needs images")
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.groups = torch.arange(len(labels)) if groups is None else _check_groups(torch.as_tensor(groups).cpu(), labels)
@@ -282,8 +290,10 @@ class _Run:
         self.network, self.images, self.labels, self.how, self.seed = network, images, labels, how, seed
         self.ignored, self.round_to, self.all_reduce = ignored, round_to, all_reduce
         self.groups: torch.Tensor
-        self.until: Callable[[Descent], bool]
+        self.until: Callable[[_Down], bool]
         self.judged: HeldOut | None = None
+        self.fitted = False  # the last layer, to these images
+        self.whole = Whole.of(network, images[:1], ignored)
         self.notes: list[str] = []
 
     def go(
@@ -296,6 +306,8 @@ class _Run:
     ) -> None:
         """Go down once without each fold, and once with all images."""
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
+        if fold is None and self.how.early_exit and is_dense and head_fitted is not False:
+            self._find_out(head_fitted, _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce))
         n_folds = 0 if fold is None else int(fold.max()) + 1
         with tqdm(
             total=n_folds + 1, desc="pruning", disable=not progress, bar_format=_BAR, postfix={"network": "unpruned"}
@@ -304,27 +316,34 @@ class _Run:
                 self._cross_validate(fold, head_fitted, is_dense, bar)
             self._descend(callback, bar, n_folds)
 
-    def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:
-        numbers, heads = self.labels.unique(return_inverse=True)[1], None
-        name = trace(self.network)[-1].name
-        if is_dense and head_fitted is not False:
-            features = read_by(self.network, name, self.images)
+    def _find_out(self, head_fitted: bool | None, fold: torch.Tensor) -> torch.Tensor:
+        """Find out whether the last layer, a dense one, was fitted to the images; return what it reads."""
+        name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
+        features = read_by(self.network, name, self.images)
+        self.fitted = bool(head_fitted)
+        if head_fitted is None:
             bias = self.network.get_submodule(name).bias is not None
             heads = fit_heads(features, numbers, fold, self.all_reduce, bias).out_of_fold
-            if head_fitted is None:
-                own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
-                theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
-                heads = heads if was_fitted(own, theirs, self.all_reduce) else None
-        if heads is not None:
+            own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
+            theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
+            self.fitted = was_fitted(own, theirs, self.all_reduce)
+        if self.fitted:
             self.notes.append(
                 f"The last layer, {name!r}, is taken to be fitted to these images; inside the folds it is fitted anew."
             )
+        return features
+
+    def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:
+        numbers = self.labels.unique(return_inverse=True)[1]
+        if is_dense and head_fitted is not False:
+            features = self._find_out(head_fitted, fold)
 
         def classifier(k: int) -> tuple[nn.Module, torch.Tensor]:
-            if heads is None:
+            if not self.fitted:
                 return self.network, self.labels
             others = fold != k  # the strength of the ridge is chosen by them alone, too
             inner = _draw(numbers[others], self.groups[others], methods.FOLDS, self.seed, self.all_reduce)
+            bias = trace(self.network)[-1].module.bias is not None
             head = fit_heads(features[others], numbers[others], inner, self.all_reduce, bias)
             return with_last_layer(self.network, head.weight, head.bias), numbers
 
@@ -346,20 +365,20 @@ class _Run:
         self.before = _measured(self.network, self.images, self.labels)
         self.before = replace(self.before, latency=self._average(self.before.latency))
         estimates = [] if self.judged is None else self.judged.estimates()
-        limits = [] if self.judged is None else self.judged.limits.tolist()
         first = None if self.judged is None else self.judged.unpruned()
-        rows = [PathRow(0, 0.0, 1.0, 1.0, self.before.filters, self.before.latency, first)]
-        for stop in self.down.walk(self.until):
+        rows = [PathRow(None, 0, 0.0, 1.0, 1.0, self.before.filters, self.before.latency, first)]
+        for index, stop in enumerate(self.down.walk(self.until)):
             if callback is not None:
                 for step in self.down.steps[known:]:
                     callback(step)
-            known, index = len(self.down.steps), len(rows) - 1
-            found = estimates[index] if index < len(limits) else None
+            known = len(self.down.steps)
+            if rows[-1].size == stop.size:  # the same network as for the size before
+                rows.pop()
+            found = estimates[index] if index < len(estimates) else None
             filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
-            share = n_parameters(stop.model) / self.before.parameters
-            ratio = 1 - self.down.kept(stop.removed).mean()
-            seconds = self._average(latency(stop.model, image, repeats=5))
-            rows.append(PathRow(stop.removed, ratio, stop.multiply_adds, share, filters, seconds, found))
+            share, removed = n_parameters(stop.model) / self.before.parameters, self.down.removed(stop.size)
+            ratio, seconds = self.down.pruning_ratio(stop.size), self._average(latency(stop.model, image, repeats=5))
+            rows.append(PathRow(stop.size, removed, ratio, stop.multiply_adds, share, filters, seconds, found))
             bar.set_postfix(network=f"{stop.multiply_adds:.0%} of the multiply-adds", refresh=False)
             bar.update(n_folds + 1 - stop.multiply_adds - bar.n)
         if callback is not None:
@@ -368,18 +387,26 @@ class _Run:
         bar.update(n_folds + 1 - bar.n)
         self.path = SizePath(rows)
 
-    def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> Descent:
+    def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return what goes down from a classifier on some images."""
-        heads = None
-        if self.how.refit or ((self.how.rate or self.how.order) and self.how.monitored != "training"):
-            heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, self.how.refit)
+        how, exit_, heads = self.how, "", None
+        if how.actions or how.early_exit:
+            fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
+        if how.actions:
+            return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
+        if how.early_exit:
+            exit_, model = end_early(model, images, labels, fold, self.fitted)
+        if how.refit or ((how.rate or how.order) and how.monitored != "training"):
+            heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, how.refit)
         return Descent(
             model,
             images,
             labels,
-            self.how,
+            how,
             heads,
             self.seed,
+            whole=self.whole,
+            exit_=exit_ or None,
             ignored=self.ignored,
             round_to=self.round_to,
             all_reduce=self.all_reduce,
@@ -394,53 +421,52 @@ class _Run:
         """Return the network of a budget."""
         _check_budget(name, value)
         notes = list(self.notes)
-        dropping = name == "max_accuracy_drop"
-        removed = self._within_drop(value, notes) if dropping else self._within(name, value)
-        model = self.down.model(removed) if removed else copy.deepcopy(self.network)
-        if removed and self.how.refit:
-            name = trace(self.network)[-1].name
+        size = self._within_drop(value, notes) if name == "max_accuracy_drop" else self._within(name, value)
+        model = copy.deepcopy(self.network) if size is None else self.down.model(size)
+        truncation = None if size is None else self.down.truncation(size)
+        if size is not None and (self.how.refit or truncation is not None):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
-            scale_head(model, name, self.images, self.labels, fold, self.all_reduce)
-        kept = self.down.kept(removed)
-        filters = self.down.network.coupling.filters
+            scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
         return Pruned(
             model=model,
-            estimate=self._estimate(removed),
+            estimate=self._estimate(size),
             path=self.path,
             before=self.before,
             after=_measured(model, self.images, self.labels),
-            pruning_ratio=1 - kept.mean(),
+            pruning_ratio=0.0 if size is None else self.down.pruning_ratio(size),
             steps=self.down.steps,
-            kept={name: np.flatnonzero((of < 0) | kept[of]).tolist() for name, of in filters.items()},
+            kept=_all_filters(model) if size is None else self.down.kept(size),
+            truncation=truncation,
             example_shape=tuple(self.images[:1].shape),
             notes=tuple(notes),
             _run=self,
         )
 
-    def _estimate(self, removed: int) -> Estimate | None:
-        """Return what is expected of a network without so many filters: that of the next smaller size of the path."""
-        return next((row.estimate for row in self.path if row.removed >= removed), self.path[-1].estimate)
+    def _estimate(self, size: int | None) -> Estimate | None:
+        """Return what is expected of a network: as of the next smaller size of the path."""
+        if size is None:
+            return self.path[0].estimate
+        return next((row.estimate for row in self.path[1:] if row.size >= size), self.path[-1].estimate)
 
     def _within(self, name: str, value: float) -> int:
-        """Return how many filters go for a budget."""
+        """Return the largest size that keeps a budget."""
+        rows = self.path[1:]
         if name == "latency":
-            fits = [row.removed for row in self.path if row.latency <= value * self.before.latency]
+            fits = [row.size for row in rows if row.latency <= value * self.before.latency]
             least = min(row.latency for row in self.path) / self.before.latency
-            removed = fits[0] if fits else len(self.down.order) + 1
         else:
-            removed = self.down.first(lambda size: _keeps(self.down, size, name, value))
-            least = _reached(self.down, len(self.down.order), name)
-            if not _keeps(self.down, removed, name, value):
-                removed = len(self.down.order) + 1
-        if removed > len(self.down.order):
+            size = self.down.first(lambda size: _keeps(self.down, size, name, value)) if rows else None
+            fits = [size] if rows and _keeps(self.down, size, name, value) else []
+            least = _reached(self.down, self.down.last, name) if rows else 1 - (name == "pruning_ratio")
+        if not fits:
             raise ValueError(
                 f"{name}={value} cannot be kept: the path ends at {name}={least:.4f}; ask for that, or call prune() "
                 "with this budget, so that it goes as far as filters can be removed"
             )
-        return removed
+        return fits[0]
 
-    def _within_drop(self, value: float, notes: list[str]) -> int:
-        """Return how many filters go if the accuracy may fall by so many points on unseen images."""
+    def _within_drop(self, value: float, notes: list[str]) -> int | None:
+        """Return the size that is taken if the accuracy may fall by so many points on unseen images."""
         if self.judged is None:
             raise ValueError("max_accuracy_drop needs estimates on unseen images; call prune() with folds=2 or more")
         rows = [row for row in self.path if row.estimate is not None]
@@ -450,35 +476,40 @@ class _Run:
                 f"{rows[0].estimate.images} images can exclude a fall of {least:.1f} points at best (90 % confidence), "
                 f"and {value} were asked for: give more images to be sure."
             )
-        if row.removed == 0:
+        if row.size is None:
             notes.append(f"No smaller network can be told to fall by {value} points or less; this is the unpruned one.")
         elif row is rows[-1]:
             notes.append("The path ends at this size; prune() with a smaller budget of multiply_adds goes further.")
         for note in notes[len(self.notes) :]:
             warnings.warn(note, stacklevel=4)
-        return row.removed
+        return row.size
 
 
+_Down = Descent | SearchDescent
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
-def _reached(down: Descent, removed: int, name: str) -> float:
-    """Return what is left of a cost, or gone of the filters, without the first filters of the order."""
-    if name == "pruning_ratio":
-        return 1 - down.kept(removed).mean()
-    return getattr(down, name)(removed)
+def _reached(down: _Down, size: int, name: str) -> float:
+    """Return what is left of a cost, or gone of the filters, at a size."""
+    return down.pruning_ratio(size) if name == "pruning_ratio" else getattr(down, name)(size)
 
 
-def _keeps(down: Descent, removed: int, name: str, value: float) -> bool:
-    reached = _reached(down, removed, name)
+def _keeps(down: _Down, size: int, name: str, value: float) -> bool:
+    reached = _reached(down, size, name)
     return reached >= value - 1e-12 if name == "pruning_ratio" else reached <= value + 1e-12
 
 
-def _until(name: str, value: float) -> Callable[[Descent], bool]:
+def _until(name: str, value: float) -> Callable[[_Down], bool]:
     """Return whether a descent has come far enough for a budget."""
     if name in ("max_accuracy_drop", "latency"):
         return lambda _: True
-    return lambda down: _keeps(down, len(down.order), name, value)
+    return lambda down: _keeps(down, down.last, name, value)
+
+
+def _all_filters(model: nn.Module) -> dict[str, list[int]]:
+    """Return the filters of every convolution."""
+    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    return {name: list(range(layer.out_channels)) for name, layer in layers}
 
 
 def _budget(max_accuracy_drop: float, *others: float | None) -> tuple[str, float]:
@@ -564,6 +595,11 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
     """Refuse, at all sites alike, classes that some do not have, and a criterion that is no sum over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
+    if how.early_exit or how.actions:
+        raise ValueError(
+            "exits are judged by the images of one site: prune at one, or choose a method without early-exit and "
+            "budget-search"
+        )
     if how.distil:
         raise ValueError("distillation trains on single images, which are no sums: choose a method without it")
     having = all_reduce((labels.bincount(minlength=n_outputs) > 0).double())

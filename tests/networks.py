@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.repair.ridge_head import classifier
+from lrp_core.graph.truncation import classifier
 from lrp_core.study.data.pretrained import load_backbone
 
 BACKBONES = [

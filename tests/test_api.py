@@ -607,15 +607,9 @@ BAD = {
         r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.00",
     ),
     "a layer unknown": ({"model": nn.Sequential(build(), nn.GELU())}, "unsupported kind GELU"),
-    "a backbone to end earlier": (
-        {"method": "early-exit+dynamic+refit"},
-        "'early-exit.dynamic.refit' is a method of the study.*lrp_core.graph.truncation",
-    ),
-    "an early exit alone": ({"method": "early-exit"}, "'early-exit' is a method of the study"),
-    "a search over budgets": ({"method": "budget-search"}, "'budget-search' is a method of the study"),
     "a head to refit that is a convolution": (
         {"model": build(dense_head=False), "method": "dynamic+refit"},
-        "'dynamic.refit' fits the last layer anew: it has to be dense, and each of its 3 classes needs images",
+        "'dynamic.refit' fits the last layer anew: it has to be dense, and '5' is not",
     ),
     "a class without images for a new head": ({"model": build(4), "method": "dynamic+refit"}, "of its 4 classes needs"),
     "one output": ({"model": build(1)}, r"logits \(N, K\) for K classes, two or more; for one image \(1, 1\)"),

@@ -13,13 +13,13 @@ from lrp_core.control.budget_search import ACTIONS, BudgetSearch
 from lrp_core.graph.blocks import identity_blocks, without_blocks
 from lrp_core.graph.exits import features_by_exit
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import truncated
+from lrp_core.graph.truncation import classifier, truncated
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.relevance.lrp import filter_relevance
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 
 BUDGETS = [10 ** (-tenth / 10) for tenth in range(16)]
 

@@ -14,8 +14,8 @@ from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT
 from lrp_core.graph.tracing import trace
+from lrp_core.graph.truncation import classifier
 from lrp_core.relevance import lrp
-from lrp_core.repair.ridge_head import classifier
 
 
 def test_filter_relevance_of_a_network_by_hand(no_stabiliser):

@@ -7,10 +7,10 @@ import torch
 from miniature import SETTINGS, Miniature
 from torch import nn
 
-from lrp_core.graph.truncation import up_to
+from lrp_core.graph.truncation import classifier, up_to
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
-from lrp_core.repair.ridge_head import classifier, fit_heads, pooled_features
+from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.runs.finished import within
 from lrp_core.study.runs.measuring import GRID, TAIL, at_rates, choose, chooses, measured_once, on_grid
 from lrp_core.study.runs.runner import run, write_runs

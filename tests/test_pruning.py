@@ -12,11 +12,11 @@ from torchvision.models import get_model
 
 from lrp_core.graph.layers import INPUT, Concat
 from lrp_core.graph.tracing import trace
+from lrp_core.graph.truncation import classifier
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.dependency import couple
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.pruning.surgery import remove_filters
-from lrp_core.repair.ridge_head import classifier
 
 
 def masked_output(model, filters, images):

@@ -5,13 +5,14 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn import functional as F
 
+from lrp_core.graph.truncation import classifier
 from lrp_core.repair.out_of_fold import (
     draw_folds,
     out_of_fold_logits,
     with_out_of_fold_heads,
     without_out_of_fold_heads,
 )
-from lrp_core.repair.ridge_head import STRENGTHS, classifier, fit_heads
+from lrp_core.repair.ridge_head import STRENGTHS, fit_heads
 
 
 def features(n_features: int = 6, n_classes: int = 3, spread: float = 1.0):

@@ -12,6 +12,7 @@ def rows(*drops: float) -> list[PathRow]:
     """The unpruned network, then a row for every estimated drop."""
     return [
         PathRow(
+            size=i or None,
             removed=i,
             pruning_ratio=i / 10,
             multiply_adds=1 - i / 10,

@@ -14,9 +14,9 @@ from lrp_core.graph.execution import run
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
 from lrp_core.graph.layers import INPUT, Sum
 from lrp_core.graph.tracing import trace
-from lrp_core.graph.truncation import truncated, up_to
+from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.metrics.cost import multiply_adds
-from lrp_core.repair.ridge_head import classifier, fit_heads
+from lrp_core.repair.ridge_head import fit_heads
 
 
 def chain():

@@ -103,6 +103,11 @@ class BudgetSearch:
         every = exits(self._build.backbone, self._build.images, self._build.labels, self._build.fold)
         return every if "exit" in self._offers else every[-1:]
 
+    @property
+    def whole(self) -> int:
+        """The multiply-adds of the whole backbone with a head, for one image."""
+        return self._exits[-1].multiply_adds
+
     def network(self, truncation: str, out_of_fold: bool = False) -> PrunedNetwork:
         """Return the classifier that a truncation leaves, with its head fitted.
 
@@ -118,7 +123,7 @@ class BudgetSearch:
         Args:
             budgets: of multiply-adds, as fractions of the whole classifier's, descending.
         """
-        now, whole = self._build.unpruned(best_exit(self._exits)), self._exits[-1].multiply_adds
+        now, whole = self._build.unpruned(best_exit(self._exits)), self.whole
         visited: set[str] = set()  # truncations; none is gone back to, so that at one of them filters are only removed
         for budget in budgets:
             limit = int(budget * whole * (1 + 1e-9))

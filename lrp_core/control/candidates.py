@@ -13,14 +13,15 @@ from torch import nn
 
 from lrp_core.control.controller import NO_FILTERS, first_removable
 from lrp_core.control.cost import LayerCost, cost_kept, layer_costs
-from lrp_core.graph.truncation import Truncation, truncated
+from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.truncation import Truncation, classifier, truncated
 from lrp_core.importance.by_class import class_shares
 from lrp_core.importance.criterion import Criterion
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import out_of_fold_logits, with_out_of_fold_heads
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.repair.refit import Refit
-from lrp_core.repair.ridge_head import classifier, pooled_features, squared_error
+from lrp_core.repair.ridge_head import pooled_features, squared_error
 
 _HEAD = "head"  # name of a classifier's last layer
 
@@ -64,6 +65,7 @@ class CandidateBuilder:
         self, backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, criterion: Criterion
     ):
         """Run the whole backbone over the calibration images; arguments as of :class:`BudgetSearch`."""
+        backbone = with_modules(backbone)  # so that what is left of it can be taken out of a smaller network
         self.backbone, self.images, self.labels, self.fold = backbone, images, labels, fold
         self._criterion, self._n_classes = criterion, int(labels.max()) + 1
         self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=backbone)), images)

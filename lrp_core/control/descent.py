@@ -21,9 +21,11 @@ from lrp_core.control.cost_descent import STEP, cost_descent, evenly
 from lrp_core.graph.execution import ROOM, bytes_of
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
-from lrp_core.metrics.cost import n_parameters
+from lrp_core.metrics.cost import multiply_adds_by_layer, n_parameters
 from lrp_core.metrics.curve import MAX_RATE
+from lrp_core.pruning.dependency import couple
 from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.pruning.surgery import remove_filters
 from lrp_core.repair.distillation import distil
 from lrp_core.repair.out_of_fold import OutOfFoldHeads, without_out_of_fold_heads
 from lrp_core.utils.devices import device_of
@@ -33,25 +35,56 @@ LEAST = 0.035  # of the multiply-adds: paths end below, and go further if a budg
 _FIRST = 0.85  # a size on the way to the first step, where a small drop is decided
 
 
+def limits() -> Iterator[float]:
+    """Yield the sizes of a path, as fractions of the multiply-adds: 85 %, then powers of :data:`STEP`."""
+    return chain([_FIRST], (STEP**i for i in count(1)))
+
+
+def first_fitting(last: int, fits: Callable[[int], bool], start: int = 0) -> int:
+    """Return the first of the sizes ``start`` to ``last`` that fits, where all behind it do; ``last`` if none does."""
+    return bisect_left(range(last), True, lo=min(start, last), key=fits)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the unpruned network has, for sizes as fractions of it.
+
+    Attributes:
+        multiply_adds: of one image, of its convolutions and dense layers.
+        parameters: of all layers.
+        filters: coupled ones counted once.
+    """
+
+    multiply_adds: int
+    parameters: int
+    filters: int
+
+    @classmethod
+    def of(cls, model: nn.Module, image: torch.Tensor, ignored: Collection[str] = ()) -> "Whole":
+        """Count for one input (1, C, H, W); filters of ignored convolutions cannot go, and are not counted."""
+        multiply_adds = sum(multiply_adds_by_layer(model, image).values())
+        return cls(multiply_adds, n_parameters(model), couple(model, image, ignored).n_groups)
+
+
 @dataclass(frozen=True)
 class Stop:
     """The network at one size.
 
     Attributes:
         limit: of multiply-adds, as a fraction of the unpruned network's.
-        removed: how many filters of the order have gone.
+        size: which size of the descent it is; of a :class:`Descent`, how many filters of the order have gone.
         multiply_adds: what is left, as a fraction.
         model: the network.
     """
 
     limit: float
-    removed: int
+    size: int
     multiply_adds: float
     model: nn.Module = field(repr=False)
 
 
 class Descent:
-    """One method goes down from a network.
+    """One method goes down from a network. A size is the number of filters of the order that are removed.
 
     Attributes:
         steps: what the method has done so far.
@@ -68,6 +101,8 @@ class Descent:
         out_of_fold: OutOfFoldHeads | None,
         seed: int = 0,
         *,
+        whole: Whole | None = None,
+        exit_: str | None = None,
         settings: Settings = Settings(),
         ignored: Collection[str] = (),
         round_to: int = 1,
@@ -83,6 +118,8 @@ class Descent:
             out_of_fold: heads for the accuracy that a controller monitors, and the folds for a refitted head; None
                 where the method needs neither.
             seed: of random draws.
+            whole: of which sizes are fractions; the given network's if it ends where the unpruned one does.
+            exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
             settings: of the controller.
             ignored: convolutions that keep all of their filters.
             round_to: layers keep a multiple of so many filters, or all.
@@ -101,44 +138,70 @@ class Descent:
             layer_costs(self.network, images[:1]),
             parameter_costs(self.network, how.reconstruct),
         )
-        self._whole = cost_kept(self._costs, np.ones(self.network.n_filters, dtype=bool)), n_parameters(model)
+        self._whole = Whole.of(model, images[:1], ignored) if whole is None else whole
+        self._exit = exit_
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
         self._ignored = ignored
 
     def walk(self, far_enough: Callable[["Descent"], bool] = lambda _: True) -> Iterator[Stop]:
-        """Go down, and yield the network at every size: 85 % of the multiply-adds, then powers of :data:`STEP`.
+        """Go down, and yield the network at every size of :func:`limits`.
 
         Args:
             far_enough: whether the descent may end, asked after each step from :data:`LEAST` on.
         """
+        if self._how.criterion is None:
+            yield Stop(1.0, 0, self.multiply_adds(0), self.model(0))
+            return
         network, taken = self._start()
-        limits = chain([_FIRST], (STEP**i for i in count(1)))
-        limit = next(limits)
-        for step in taken:
-            self.steps.append(step)
-            self.order = np.append(self.order, step.removed)
-            while self.multiply_adds(len(self.order)) <= limit:
+        sizes = limits()
+        limit = next(sizes)
+        for step in chain([None], taken):  # a network that ends early is small before anything is removed
+            if step is not None:
+                self.steps.append(step)
+                self.order = np.append(self.order, step.removed)
+            while self.multiply_adds(self.last) <= limit:
                 first = self.first(lambda size, limit=limit: self.multiply_adds(size) <= limit)
-                at_hand = first == len(self.order) and self._round_to == 1 and not self._how.distil
+                at_hand = first == self.last and self._round_to == 1 and not self._how.distil
                 model = self._narrow(network.model) if at_hand else self.model(first)
                 yield Stop(limit, first, self.multiply_adds(first), model)
-                limit = next(limits)
-            if self.multiply_adds(len(self.order)) <= LEAST and far_enough(self):
+                limit = next(sizes)
+            if self.multiply_adds(self.last) <= LEAST and far_enough(self):
                 return
 
-    def model(self, removed: int) -> nn.Module:
-        """Return the network without the first ``removed`` filters of the order."""
-        gone = np.flatnonzero(~self.kept(removed))
-        model = self.network.without(gone) if len(gone) else self.network.model
-        if self._how.distil and len(gone):
+    @property
+    def last(self) -> int:
+        """The smallest size so far."""
+        return len(self.order)
+
+    def model(self, size: int) -> nn.Module:
+        """Return the network of a size."""
+        gone = np.flatnonzero(~self._kept(size))
+        if len(gone) == 0:  # laid out in memory as a network that comes back from a file
+            return remove_filters(self.network.model, {}, self._images[:1])
+        model = self.network.without(gone)
+        if self._how.distil:
             distil(model, self._model, self._images, self._seed)
         return model
 
-    def kept(self, removed: int) -> np.ndarray:
-        """Return which filters are left without the first ``removed`` of the order, (n_filters,), boolean."""
+    def kept(self, size: int) -> dict[str, list[int]]:
+        """Return the filters that are left, by convolution, by their numbers in the unpruned network."""
+        kept = self._kept(size)
+        filters = self.network.coupling.filters
+        return {name: np.flatnonzero((of < 0) | kept[of]).tolist() for name, of in filters.items()}
+
+    def removed(self, size: int) -> int:
+        """Return how many filters have gone, those behind an early exit with them."""
+        return self._whole.filters - int(self._kept(size).sum())
+
+    def truncation(self, size: int) -> str | None:
+        """Return the layer of the unpruned network behind which this one ends; None for its own end."""
+        return self._exit
+
+    def _kept(self, size: int) -> np.ndarray:
+        """Return which filters are left at a size, (n_filters,), boolean."""
         kept, layer_of = np.ones(self.network.n_filters, dtype=bool), self.network.layer_of
-        gone = self.order[:removed]
+        gone = self.order[:size]
         if self._round_to > 1:  # the last ones that a layer has lost come back
             number = np.zeros(len(gone), dtype=int)  # 0, 1, ... within its layer
             for layer in np.unique(layer_of[gone]):
@@ -151,17 +214,21 @@ class Descent:
         kept[gone] = False
         return kept
 
+    def pruning_ratio(self, size: int) -> float:
+        """Return the fraction of the filters that have gone."""
+        return self.removed(size) / self._whole.filters
+
     def first(self, fits: Callable[[int], bool]) -> int:
-        """Return the least number of filters of the order without which the network fits; sizes fit from there on."""
-        return bisect_left(range(len(self.order)), True, key=fits)
+        """Return the largest network that fits; smaller ones do."""
+        return first_fitting(self.last, fits)
 
-    def multiply_adds(self, removed: int) -> float:
-        """Return the fraction of the multiply-adds that is left without the first filters of the order."""
-        return cost_kept(self._costs, self.kept(removed)) / self._whole[0]
+    def multiply_adds(self, size: int) -> float:
+        """Return the fraction of the multiply-adds that is left."""
+        return cost_kept(self._costs, self._kept(size)) / self._whole.multiply_adds
 
-    def parameters(self, removed: int) -> float:
-        """Return the fraction of the parameters that is left without the first filters of the order."""
-        return cost_kept(self._parameters, self.kept(removed)) / self._whole[1]
+    def parameters(self, size: int) -> float:
+        """Return the fraction of the parameters that is left."""
+        return cost_kept(self._parameters, self._kept(size)) / self._whole.parameters
 
     def _start(self) -> tuple[PrunedNetwork, Iterator[Step]]:
         """Return the network that the method changes, and the steps that it will take."""

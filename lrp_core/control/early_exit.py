@@ -6,13 +6,14 @@ using linear classifier probes, 2016).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit
-from lrp_core.metrics.accuracy import class_accuracies
+from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit, own_end
+from lrp_core.graph.truncation import classifier, up_to
+from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.ridge_head import Heads, fit_heads, squared_error
 
 
@@ -46,16 +47,21 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
         labels: (N,), in 0..n_classes-1, each class present.
         fold: of the images, (N,) (:func:`lrp_core.repair.out_of_fold.draw_folds`).
     """
-    found, n_classes = [], int(labels.max()) + 1
-    costs = multiply_adds_by_exit(backbone, images[:1])
+    found, costs = [], multiply_adds_by_exit(backbone, images[:1])
     for name, features in features_by_exit(backbone, images).items():
         heads = fit_heads(features, labels, fold)
         logits = heads.out_of_fold.judge(features)
-        by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
-        error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
         cost = costs[name] + heads.weight.numel()
-        found.append(Exit(name, heads, by_class.mean().item(), error.item(), squared_error(logits, labels), cost))
+        found.append(Exit(name, heads, *_accuracy(logits, labels), squared_error(logits, labels), cost))
     return found
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Return the class-averaged accuracy and its standard error."""
+    n_classes = int(labels.max()) + 1
+    by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
+    error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
+    return by_class.mean().item(), error.item()
 
 
 def earliest(exits: Sequence[Exit]) -> Exit:
@@ -66,6 +72,30 @@ def earliest(exits: Sequence[Exit]) -> Exit:
     """
     best = max(exits, key=lambda exit_: exit_.accuracy)
     return next(exit_ for exit_ in exits if exit_.accuracy >= best.accuracy - best.error)
+
+
+def end_early(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
+) -> tuple[str, nn.Module]:
+    """End a classifier where that costs no accuracy that can be measured: at the :func:`earliest` exit.
+
+    Args:
+        model: images to logits (N, K), made of supported layers; untouched, layers are shared.
+        images: calibration ones, (N, C, H, W), normalised.
+        labels: (N,), in 0..K-1, each class present.
+        fold: of the images, (N,).
+        fitted: whether the last layer was fitted to these images; its accuracy is the cross-fitted one then.
+
+    Returns:
+        The layer behind which it ends, with a head fitted there, and the classifier; "" and ``model`` for its own end.
+    """
+    *found, last = exits(up_to(model, own_end(model)), images, labels, fold)
+    if not fitted:
+        accuracy, error = _accuracy(predict(model, images), labels)
+        last = replace(last, accuracy=accuracy, error=error)
+    if (exit_ := earliest([*found, last])) is last:
+        return "", model
+    return exit_.name, classifier(up_to(model, exit_.name), exit_.heads.weight.to(images.dtype))
 
 
 def halving(exits: Sequence[Exit]) -> list[Exit]:

@@ -13,6 +13,7 @@ class PathRow:
     """The network at one size.
 
     Attributes:
+        size: which size of the descent it is (:mod:`lrp_core.control.descent`); None for the unpruned network.
         removed: filters that are gone, coupled ones counted once.
         pruning_ratio: the same as a fraction of all.
         multiply_adds, parameters: what is left, as fractions of the unpruned network's.
@@ -21,6 +22,7 @@ class PathRow:
         estimate: on unseen images; None where none was made.
     """
 
+    size: int | None
     removed: int
     pruning_ratio: float
     multiply_adds: float

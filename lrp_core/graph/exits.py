@@ -11,9 +11,23 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrp_core.graph.execution import batched, run_together
-from lrp_core.graph.layers import INPUT, Layer
+from lrp_core.graph.layers import INPUT, POOLING, Layer
 from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
+
+
+def own_end(model: nn.Module) -> str:
+    """Return the layer whose feature maps the head of a classifier reads: the last one before pooling and flattening.
+
+    Args:
+        model: images to logits, made of supported layers.
+    """
+    layers = trace(model)
+    by_name = {layer.name: layer for layer in layers}
+    name = next((layer.inputs[0] for layer in layers if isinstance(layer.module, nn.Flatten)), layers[-1].name)
+    while isinstance(by_name[name].module, POOLING):
+        (name,) = by_name[name].inputs
+    return name
 
 
 def features_by_exit(backbone: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,11 +1,14 @@
 """Networks of less depth: one ends at an early exit, skips residual blocks, or both."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 from lrp_core.graph.blocks import without_blocks
 from lrp_core.graph.tracing import trace_with_nodes
+from lrp_core.utils.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,16 @@ def up_to(model: nn.Module, name: str) -> nn.Module:
         last.graph.erase_node(node)
     last.graph.output(last)
     return fx.GraphModule(model, last.graph).eval()
+
+
+def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
+    """Put a linear head on a backbone: average over positions, then a dense layer without bias.
+
+    Args:
+        backbone: images to feature maps (N, C, H, W).
+        weight: (n_classes, C).
+    """
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    head.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    parts = {"backbone": backbone, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head}
+    return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()

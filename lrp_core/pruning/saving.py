@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from lrp_core.graph.exits import own_end
+from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.utils.files import atomic
 
@@ -19,6 +21,7 @@ def save_pruned(
     kept: dict[str, list[int]],
     example_shape: tuple[int, ...],
     recipe: dict | None = None,
+    truncation: str | None = None,
 ) -> None:
     """Write a pruned network, whole or not at all.
 
@@ -29,11 +32,14 @@ def save_pruned(
             (:meth:`lrp_core.pruning.network.PrunedNetwork.kept`).
         example_shape: of one input, (1, C, H, W).
         recipe: a note for whoever builds the unpruned network again; whatever JSON holds.
+        truncation: what is left of the depth (:class:`lrp_core.graph.truncation.Truncation`), with a head of its own;
+            None for the unpruned network's.
     """
     weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     description = {
         "recipe": recipe,
         "kept": kept,
+        "truncation": truncation,
         "example_shape": list(example_shape),
         "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
     }
@@ -64,15 +70,19 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     description, tensors = _read(path)
     model = build().eval()
     try:
+        example = torch.zeros(description["example_shape"], dtype=next(model.parameters()).dtype)
+        if (truncation := description.get("truncation")) is not None:  # files of earlier versions have none
+            part = truncated(up_to(model, own_end(model)), truncation)
+            n_features = part(example).shape[1]
+            model = classifier(part, torch.zeros(len(tensors["head.weight"]), n_features, dtype=example.dtype))
         pruned = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
             for name, kept in description["kept"].items()
         }
-        dtype = next(model.parameters()).dtype
-        smaller = remove_filters(model, pruned, torch.zeros(description["example_shape"], dtype=dtype))
+        smaller = remove_filters(model, pruned, example)
         _add_biases(smaller, tensors)
         smaller.load_state_dict(tensors)
-    except (RuntimeError, ValueError, AttributeError) as error:
+    except (RuntimeError, ValueError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
     if description["channels_last"]:
         smaller.to(memory_format=torch.channels_last)

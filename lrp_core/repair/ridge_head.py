@@ -9,7 +9,6 @@ is the sum of its contributions (``02_head_training.ipynb`` measures what a bias
 bias keeps one (:mod:`lrp_core.repair.refit`).
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,6 @@ from torch import nn
 
 from lrp_core.metrics.accuracy import predict
 from lrp_core.repair.out_of_fold import OutOfFoldHeads
-from lrp_core.utils.devices import device_of
 from lrp_core.utils.sites import AllReduce, single_site
 
 STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 to 10; the cross-fitted error chooses
@@ -154,19 +152,6 @@ def _heads(weight: torch.Tensor, bias: torch.Tensor | None, fold: torch.Tensor, 
     """Return heads of weights, (1 + k, n_classes, C), and biases, (1 + k, n_classes), that of all images first."""
     weight, biases = weight.float(), (None, None) if bias is None else (bias[0].float(), bias[1:].float())
     return Heads(weight[0], OutOfFoldHeads(weight[1:], fold, biases[1]), strength, biases[0])
-
-
-def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
-    """Put a linear head on a backbone: average over positions, then a dense layer without bias.
-
-    Args:
-        backbone: images to feature maps (N, C, H, W).
-        weight: (n_classes, C).
-    """
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    head.weight = nn.Parameter(weight.clone(), requires_grad=False)
-    parts = {"backbone": backbone, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head}
-    return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
 
 
 def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> float:

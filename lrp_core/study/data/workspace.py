@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from lrp_core.graph.truncation import classifier
 from lrp_core.repair.out_of_fold import OutOfFoldHeads
-from lrp_core.repair.ridge_head import Heads, classifier
+from lrp_core.repair.ridge_head import Heads
 from lrp_core.study.data.files import read_tensors, write_tensors
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.paths import ROOT

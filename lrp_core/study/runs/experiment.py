@@ -8,11 +8,11 @@ from lrp_core.control import methods
 from lrp_core.control.budget_search import BudgetSearch
 from lrp_core.control.methods import Method
 from lrp_core.graph.exits import features_by_exit
-from lrp_core.graph.truncation import truncated
+from lrp_core.graph.truncation import classifier, truncated
 from lrp_core.importance.registry import criterion
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import OutOfFoldHeads, with_out_of_fold_heads
-from lrp_core.repair.ridge_head import classifier, fit_heads
+from lrp_core.repair.ridge_head import fit_heads
 from lrp_core.study.data.workspace import Workspace
 from lrp_core.study.paths import ROOT
 from lrp_core.utils.devices import nth_device

@@ -16,13 +16,13 @@ import torch
 from lrp_core.control.early_exit import Exit
 from lrp_core.control.methods import method
 from lrp_core.graph.exits import features_by_exit
-from lrp_core.graph.truncation import up_to
+from lrp_core.graph.truncation import classifier, up_to
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.metrics.curve import filters_at
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import out_of_fold_logits, without_out_of_fold_heads
-from lrp_core.repair.ridge_head import classifier, squared_error
+from lrp_core.repair.ridge_head import squared_error
 from lrp_core.study.data.workspace import Samples
 
 GRID = tuple(round(0.05 * i, 2) for i in range(20))  # 0 to 0.95 by 0.05

@@ -15,12 +15,11 @@ import onnxruntime
 import torch
 from torch import nn
 
-from lrp_core.graph.truncation import truncated
+from lrp_core.graph.truncation import classifier, truncated
 from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.metrics.cost import size
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.pruning.saving import load_pruned, read_recipe, save_pruned
-from lrp_core.repair.ridge_head import classifier
 from lrp_core.study.analysis.costs import smallest_network
 from lrp_core.study.data.files import write_text
 from lrp_core.study.data.pretrained import load_backbone, normalise
