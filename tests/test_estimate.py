@@ -122,6 +122,17 @@ def test_intervals_of_groups_cover_where_those_of_images_do_not():
     assert covered[1] < 700
 
 
+def test_intervals_of_few_groups_cover():
+    """Four groups a class, of five images that are all right or all wrong: few observations, and Student's t says so."""
+    rng, labels = np.random.default_rng(4), np.repeat(np.arange(12) % 3, 5)
+    rates, covered = np.array([0.5, 0.6, 0.7]), 0
+    for _ in range(2000):
+        right = np.repeat(rng.random(12) < rates[np.arange(12) % 3], 5)
+        low, high = estimate(right, right, labels, np.repeat(np.arange(12), 5)).accuracy_interval
+        covered += low <= rates.mean() <= high
+    assert 0.86 * 2000 <= covered <= 0.97 * 2000
+
+
 def test_twice_the_same_image_says_it_once():
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 4
