@@ -123,7 +123,7 @@ def test_intervals_of_groups_cover_where_those_of_images_do_not():
 
 
 def test_intervals_of_few_groups_cover():
-    """Four groups a class, of five images that are all right or all wrong: few observations, and Student's t says so."""
+    """Four groups a class, of five images that are all right or all wrong: that is few, and Student's t says so."""
     rng, labels = np.random.default_rng(4), np.repeat(np.arange(12) % 3, 5)
     rates, covered = np.array([0.5, 0.6, 0.7]), 0
     for _ in range(2000):
