@@ -126,7 +126,7 @@ class ChannelPermutation(nn.Module):
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Reorder the channels of (N, C, H, W)."""
-        return a[:, self.index]
+        return a[:, self.index.to(a.device)]
 
 
 class ChannelNorm(nn.Module):
@@ -167,7 +167,7 @@ class ChannelConv(nn.Module):
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Convolve the channels of (N, C, 1, 1)."""
         zero = torch.zeros_like(a[:, :1])
-        read = torch.cat([a, zero], dim=1)[:, self.index]  # (N, C, K, 1, 1); -1 is the zero
+        read = torch.cat([a, zero], dim=1)[:, self.index.to(a.device)]  # (N, C, K, 1, 1); -1 is the zero
         result = (read * self.weight.view(-1, 1, 1)).sum(dim=2)
         return result if self.bias is None else result + self.bias
 
