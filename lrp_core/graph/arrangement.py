@@ -1,7 +1,7 @@
 """How the dimensions of a tensor in a model's code stand to the maps of the layer that made it.
 
-Code views, permutes and flattens. A layer's outputs are always maps (N, C, H, W), or vectors (N, C) behind a flattening.
-What lies between the two is kept in mind as an arrangement: for each dimension, which parts of N, C, H and W it runs
+Code views, permutes and flattens. A layer's outputs are always maps (N, C, H, W), or vectors (N, C) behind a
+flattening. What lies between the two is kept in mind as an arrangement: for each dimension, which parts of N, C, H and W it runs
 over. So ``x.permute(0, 2, 3, 1)`` costs nothing, and neither does its way back; a shuffle of channels shows as a
 dimension whose parts have changed places.
 """
@@ -93,7 +93,13 @@ def merged(axis: Axis) -> Axis:
     parts: list[Part] = []
     for each in axis:
         last = parts[-1] if parts else None
-        if last and last.kind == each.kind == "c" and each.size and last.size and last.stride == each.size * each.stride:
+        if (
+            last
+            and last.kind == each.kind == "c"
+            and each.size
+            and last.size
+            and last.stride == each.size * each.stride
+        ):
             parts[-1] = Part("c", last.size * each.size, each.stride)
         else:
             parts.append(each)
@@ -180,3 +186,8 @@ def alike(one: Axes, other: Axes) -> bool:
         [(each.kind, each.stride) for each in a] == [(each.kind, each.stride) for each in b]
         for a, b in zip(one, other, strict=True)
     )
+
+
+def described(axes: Axes) -> str:
+    """Return dimensions as text: "(N, H W, C)"."""
+    return f"({', '.join(' '.join(each.kind.upper() for each in axis) or '1' for axis in axes)})"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from lrp_core.graph.explicit import of_layers
-from lrp_core.graph.layers import Layer, Sum
+from lrp_core.graph.layers import Layer, Sum, needed
 from lrp_core.graph.tracing import trace
 from lrp_core.utils.errors import check_choice
 
@@ -55,8 +55,4 @@ def without_blocks(model: nn.Module, blocks: Collection[str]) -> nn.Module:
             skipped[layer.name] = layer.inputs[1 - branch]
         else:
             kept.append(layer)
-    last, read = skipped.get(layers[-1].name, layers[-1].name), set()
-    for layer in reversed(kept):
-        if layer.name == last or layer.name in read:
-            read.update(layer.inputs)
-    return of_layers([layer for layer in kept if layer.name == last or layer.name in read])
+    return of_layers(needed(kept, skipped.get(layers[-1].name, layers[-1].name)))

@@ -234,10 +234,7 @@ def module_of_call(target: object, args: tuple, kwargs: dict[str, object]) -> nn
         kwargs: by name.
     """
     call = _CALLS.get(target) or _NAMED.get(getattr(target, "__name__", None))
-    try:
-        return None if call is None else call(*args, **torch_names(kwargs))
-    except (TypeError, ValueError, AttributeError, IndexError):  # arguments that the function above does not know
-        return None
+    return None if call is None else call(*args, **kwargs)
 
 
 def overwrites(node: fx.Node) -> bool:

@@ -21,8 +21,9 @@ def with_modules(model: nn.Module) -> nn.Module:
     """
     layers, names = trace_with_nodes(model)
     modules, graph = dict(model.named_modules()), next(iter(names)).graph
-    own = all(modules.get(layer.name) is layer.module for layer in layers if isinstance(layer.module, STATEFUL))
-    return model if own and not any(_counts(node, modules) for node in graph.nodes) else of_layers(layers)
+    own = {layer.name for layer in layers if modules.get(layer.name) is layer.module}
+    kept = all(layer.name in own for layer in layers if isinstance(layer.module, STATEFUL))
+    return model if kept and not any(_counts(node, modules, own) for node in graph.nodes) else of_layers(layers)
 
 
 def of_layers(layers: Iterable[Layer]) -> nn.Module:
@@ -36,10 +37,11 @@ def of_layers(layers: Iterable[Layer]) -> nn.Module:
     return fx.GraphModule(root, graph).eval()
 
 
-def _counts(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Return whether a node says how many channels there are."""
+def _counts(node: fx.Node, modules: dict[str, nn.Module], own: set[str]) -> bool:
+    """Return whether a node depends on how many channels there are, other than as one of the network's own layers."""
     if node.op == "call_module":
-        return isinstance(modules[node.target], nn.Unflatten)
+        module = modules[node.target]
+        return isinstance(module, nn.Unflatten) or (isinstance(module, STATEFUL) and node.target not in own)
     if node.op == "get_attr" or getattr(node.target, "__name__", node.target) not in _RESHAPING:
         return False
     sizes = [each for arg in node.args[1:] for each in (arg if isinstance(arg, tuple | list) else (arg,))]

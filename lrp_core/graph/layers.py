@@ -217,3 +217,12 @@ def readers(layers: list[Layer]) -> dict[str, list[Layer]]:
         for source in layer.inputs:
             found[source].append(layer)
     return found
+
+
+def needed(layers: list[Layer], output: str) -> list[Layer]:
+    """Return those layers that a layer's output depends on, itself included, in their order."""
+    names = {output}
+    for layer in reversed(layers):
+        if layer.name in names:
+            names.update(layer.inputs)
+    return [layer for layer in layers if layer.name in names]

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import fx, nn
 
-from lrp_core.graph.calls import operands
-from lrp_core.graph.layers import INPUT, STATEFUL, SUPPORTED, Layer
-from lrp_core.graph.reading import Reader, in_place, stateful_twice
+from lrp_core.graph.arrangement import Arranged
+from lrp_core.graph.calls import operands, overwrites
+from lrp_core.graph.layers import STATEFUL, SUPPORTED, Layer, needed
+from lrp_core.graph.reading import Reader
 
 
 def _noted(function: object) -> object:
@@ -75,34 +76,34 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
                 reader.input(node)
                 memory[node] = node
         elif node.op == "output":
-            (result,) = node.args
-            output = reader.output(result) if isinstance(result, fx.Node) else ""
+            output = reader.output(node.args[0])
         else:
             n_layers = len(reader.layers)
             reader.read(node)
-            overwrites = len(reader.layers) > n_layers and in_place(model, node)
+            changes = len(reader.layers) > n_layers and _in_place(model, node)
             read = [other for other in operands(node) if other in memory]
+            if changes:
+                _check_use(node, memory, order)
             if read:
-                if overwrites:
-                    _check_use(node, memory, order)
-                memory[node] = memory[read[0]] if overwrites or node in reader.shares else node
-                if not node.users and reader.layer_of(node) is not None and node not in reader.shares:
-                    name = reader.name(node)
-                    raise ValueError(f"nothing reads the result of layer {name!r}; use it, or leave the layer out")
-    layers = [*reader.layers.values()]
+                memory[node] = memory[read[0]] if changes or node in reader.shares else node
+            if not node.users and memory.get(node) is node and isinstance(reader.values[node], Arranged):
+                name = reader.name(node)
+                raise ValueError(f"nothing reads the result of layer {name!r}; use it, or leave the layer out")
+    layers = needed([*reader.layers.values()], output)
     if not layers or output != layers[-1].name:
         raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
-    if (name := stateful_twice(layers)) is not None:
-        raise ValueError(f"layer {name!r} is used twice; give each use a module of its own")
-    names = {node: reader.layer_of(node) for node in graph.nodes if node in reader.values}
-    return layers, {node: name for node, name in names.items() if name is not None}
+    modules = [layer.module for layer in layers if isinstance(layer.module, STATEFUL)]
+    for layer in layers:
+        if sum(module is layer.module for module in modules) > 1:
+            raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
+    tensors = {node: value for node, value in reader.values.items() if isinstance(value, Arranged)}
+    return layers, {node: reader.layer(value) for node, value in tensors.items()}
 
 
 @contextmanager
 def _predicting(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode for a while."""
     training = [module for module in model.modules() if module.training]
-    before = set(model.__dict__)
     for module in training:
         module.training = False
     try:
@@ -122,6 +123,13 @@ def _check_use(node: fx.Node, memory: dict[fx.Node, fx.Node], order: dict[fx.Nod
             f"layer {node.name!r} works in place on a tensor that {later[0].name!r} reads afterwards; "
             "use the layer's result there, or do not work in place"
         )
+
+
+def _in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Return whether a node overwrites what it reads."""
+    if node.op == "call_module":
+        return getattr(model.get_submodule(node.target), "inplace", False)
+    return overwrites(node)
 
 
 def rebind(layers: list[Layer], model: nn.Module) -> list[Layer]:
