@@ -1,9 +1,9 @@
 """How the dimensions of a tensor in a model's code stand to the maps of the layer that made it.
 
 Code views, permutes and flattens. A layer's outputs are always maps (N, C, H, W), or vectors (N, C) behind a
-flattening. What lies between the two is kept in mind as an arrangement: for each dimension, which parts of N, C, H and W it runs
-over. So ``x.permute(0, 2, 3, 1)`` costs nothing, and neither does its way back; a shuffle of channels shows as a
-dimension whose parts have changed places.
+flattening. What lies between the two is kept in mind as an arrangement: for each dimension, which parts of N, C, H and
+W it runs over. So ``x.permute(0, 2, 3, 1)`` costs nothing, and neither does its way back; a shuffle of channels shows
+as a dimension whose parts have changed places.
 """
 
 import math

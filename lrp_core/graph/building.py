@@ -118,7 +118,7 @@ class Builder:
         ):
             self.make_maps(value)
         if not isinstance(value, Arranged) or not self._is_whole(value, dimensions):
-            raise NotRead(f"on {described(value.axes)}" if isinstance(value, Arranged) else "")
+            raise NotRead(f"on a tensor {described(value.axes)}" if isinstance(value, Arranged) else "")
         self.in_order(node, 1, value.axes[1][: len(self._channels(value))])
         value = self.values[node]
         name, shape = self.layer(value), self.shape(value)
@@ -166,7 +166,7 @@ class Builder:
             return self.layer(value)
         index = order(channels)
         if index is None or len(index) != shape.channels:
-            raise NotRead(f"on {described(value.axes)}")
+            raise NotRead(f"on a tensor {described(value.axes)}")
         made = self.emit(self.unused(node), ChannelPermutation(index), (self.layer(value),), shape)
         rest = value.axes[axis][len(channels) :]
         self.values[node] = Arranged(made.layer, (*value.axes[:axis], shape.axes[1] + rest, *value.axes[axis + 1 :]))

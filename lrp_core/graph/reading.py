@@ -195,7 +195,7 @@ class Reader(Builder):
         alone = module.in_channels == module.out_channels == 1 and module.stride == module.dilation == (1,)
         same = size % 2 == 1 and module.padding in ((size // 2,), "same") and module.padding_mode == "zeros"
         if not alone or not same or value.axes != ((BATCH,), (), shape.axes[1]) or shape.channels is None:
-            raise NotRead(f"on {described(value.axes)} (only along the channels, one output for each)")
+            raise NotRead(f"on a tensor {described(value.axes)} (only along the channels, one output for each)")
         weight = nn.Parameter(module.weight.detach().view(-1), module.weight.requires_grad)
         made = self.emit(name, ChannelConv(weight, module.bias, shape.channels), (self.layer(value),), shape)
         return Arranged(made.layer, value.axes)

@@ -92,10 +92,11 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
     layers = needed([*reader.layers.values()], output)
     if not layers or output != layers[-1].name:
         raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
-    modules = [layer.module for layer in layers if isinstance(layer.module, STATEFUL)]
+    modules: set[nn.Module] = set()
     for layer in layers:
-        if sum(module is layer.module for module in modules) > 1:
+        if isinstance(layer.module, STATEFUL) and layer.module in modules:
             raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
+        modules.add(layer.module)
     tensors = {node: value for node, value in reader.values.items() if isinstance(value, Arranged)}
     return layers, {node: reader.layer(value) for node, value in tensors.items()}
 

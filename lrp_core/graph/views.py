@@ -139,7 +139,7 @@ def _getitem(builder: Builder, node: fx.Node, input: object, index: object) -> o
         if each is None:
             kept.append(None)
         elif isinstance(each, int):
-            if not _is_one(value.axes[axis]) or each not in (0, -1):
+            if value.axes[axis] or each not in (0, -1):
                 value = _part(builder, node, source, axis, slice(each, each + 1 or None))
         elif isinstance(each, slice):
             kept.append(axis)
