@@ -126,6 +126,9 @@ class Reader(Builder):
         name = parameter.target.rpartition(".")[0]
         return name if name and name not in self.layers else None
 
+    def _module(self, name: str) -> nn.Module | None:
+        return dict(self._model.named_modules()).get(name)
+
     def _of_module(self, node: fx.Node) -> object:
         module, read = self._model.get_submodule(node.target), operands(node)
         if isinstance(module, Sum | Product | Concat) and len(node.args) == len(read):
@@ -164,6 +167,8 @@ class Reader(Builder):
         elif isinstance(module, (nn.BatchNorm1d, *OUTPUTS)):
             dimensions = 2
         source, shape = self.whole(read, dimensions)
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is None:  # of a call; in a state_dict
+            module.num_batches_tracked = getattr(self._module(name), "num_batches_tracked", None)
         if isinstance(module, nn.BatchNorm1d):
             module = ChannelScale(*(each.detach() for each in affine(module)))
         return self.emit(name, module, (source,), shape_behind(name, module, shape))
