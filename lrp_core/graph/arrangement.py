@@ -73,6 +73,9 @@ class Size:
         return _plain(self.number // other.number, tuple(rest))
 
 
+UNKNOWN = object()  # what is computed of sizes that are not known, in other ways
+
+
 def _plain(number: int, unknown: tuple[Part, ...]) -> Size | int:
     return Size(number, tuple(sorted(unknown))) if unknown else number
 

@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from lrp_core.graph.arrangement import BATCH, Arranged, described, flattened
+from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, described, flattened
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.building import Builder, Maps, NotRead, pointwise, shape_behind
 from lrp_core.graph.calls import module_of_call, operands, torch_names, written
@@ -99,6 +99,8 @@ class Reader(Builder):
             with torch.no_grad():
                 return function(*args[node.op == "call_method" :], **kwargs)
         except Exception:  # whatever torch or Python raises
+            if any(self.values[each] is UNKNOWN or isinstance(self.values[each], Size) for each in operands(node)):
+                return UNKNOWN
             raise NotRead from None
 
     def _known(self, node: fx.Node) -> tuple[tuple, dict[str, object]]:
@@ -107,6 +109,8 @@ class Reader(Builder):
         return _unboxed(args), torch_names(_unboxed(kwargs))
 
     def _of_call(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+        if any(self.values[each] is UNKNOWN for each in operands(node)):
+            raise NotRead
         try:
             if node.target in _CALLS:
                 return _CALLS[node.target](self, node, *args, **kwargs)

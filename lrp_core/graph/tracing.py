@@ -32,6 +32,7 @@ class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
 
     proxy_buffer_attributes = True
+    trace_asserts = True
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
