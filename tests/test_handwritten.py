@@ -137,8 +137,8 @@ class Tokens(nn.Module):
 
     def forward(self, x):
         b, c, h, w = x.shape
-        assert x.ndim == 4 and c % 2 == 0, "an even number of channels"
-        assert h % 2 == 0 or w > 3
+        if x.ndim != 4 or c % 2 or int(c / 2) != len(range(c // 2)):
+            raise ValueError("an even number of channels")
         y = self.fc2(F.gelu(self.fc1(x.flatten(2).transpose(1, 2))))
         return x + y.transpose(1, 2).reshape(b, c, h, w)
 

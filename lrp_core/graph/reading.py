@@ -1,12 +1,13 @@
 """Reads the nodes of a traced forward, one after the other, and makes the list of layers of them."""
 
 import copy
+import operator
 
 import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, described, flattened
+from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, Size, described, flattened
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.building import Builder, Maps, NotRead, pointwise, shape_behind
 from lrp_core.graph.calls import module_of_call, operands, torch_names, written
@@ -38,31 +39,41 @@ class Reader(Builder):
     """Makes layers of nodes.
 
     Attributes:
+        made: nodes that some layers are made of.
         shares: nodes whose value lies in the memory of their first operand.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph):
-        """Take a model, and the graph of its forward."""
-        super().__init__(model, graph)
+    def __init__(self, model: nn.Module):
+        """Take a model."""
+        super().__init__(model)
+        self.made: set[fx.Node] = set()
         self.shares: set[fx.Node] = set()
 
-    def input(self, node: fx.Node) -> None:
-        """Take a node as the network's input."""
-        self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
-
-    def read(self, node: fx.Node) -> None:
-        """Read one node, which stands behind all those that it reads.
+    def read(self, graph: fx.Graph) -> None:
+        """Read those nodes of a graph that have not been read yet.
 
         Raises:
-            ValueError: it has no layer.
+            ValueError: one has no layer, or is a second input.
         """
+        for node in graph.nodes:
+            if node.op == "placeholder" and node not in self.values:
+                if self.values:
+                    kind = type(self._model).__name__
+                    raise ValueError(f"{kind} takes several inputs; one image tensor is supported")
+                self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
+            elif node.op != "output" and node not in self.values:
+                self._read(node)
+
+    def _read(self, node: fx.Node) -> None:
         n_layers = len(self.layers)
         try:
             value = self.values[node] = self._value(node)
         except NotRead as error:
             raise self._refusal(node, str(error)) from None
-        of_tensor = any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)[:1])
         made = list(self.layers.values())[n_layers:]
+        if made:
+            self.made.add(node)
+        of_tensor = any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)[:1])
         if of_tensor and isinstance(value, Arranged | Parts) and all(isinstance(each.module, SHARING) for each in made):
             self.shares.add(node)
 
@@ -94,14 +105,19 @@ class Reader(Builder):
         args, kwargs = self._known(node)
         if any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)):
             return self._of_module(node) if node.op == "call_module" else self._of_call(node, args, kwargs)
+        if any(self._is_unknown(each, node) for each in operands(node)):
+            return UNKNOWN
         try:  # sizes, numbers, and what is computed of parameters alone
             function = getattr(args[0], node.target) if node.op == "call_method" else node.target
             with torch.no_grad():
                 return function(*args[node.op == "call_method" :], **kwargs)
         except Exception:  # whatever torch or Python raises
-            if any(self.values[each] is UNKNOWN or isinstance(self.values[each], Size) for each in operands(node)):
-                return UNKNOWN
             raise NotRead from None
+
+    def _is_unknown(self, read: fx.Node, node: fx.Node) -> bool:
+        """Return whether what a node computes of a value is not known, since that value is not."""
+        value = self.values[read]
+        return value is UNKNOWN or (isinstance(value, Size) and node.target not in (operator.mul, operator.floordiv))
 
     def _known(self, node: fx.Node) -> tuple[tuple, dict[str, object]]:
         """Return a node's arguments with the values of the nodes among them."""
