@@ -46,6 +46,7 @@ class Reader(Builder):
     def __init__(self, model: nn.Module):
         """Take a model."""
         super().__init__(model)
+        self._modules = dict(model.named_modules(remove_duplicate=False))
         self.made: set[fx.Node] = set()
         self.shares: set[fx.Node] = set()
 
@@ -88,7 +89,7 @@ class Reader(Builder):
     def _refusal(self, node: fx.Node, why: str) -> ValueError:
         name = self.name(node)
         if node.op == "call_module":
-            kind = type(self._model.get_submodule(node.target)).__name__
+            kind = type(self._modules[node.target]).__name__
             kind = kind if node.args == operands(node) and len(node.args) == 1 else written(node, kind)
         else:
             kind = written(node, getattr(node.target, "__name__", node.target))
@@ -146,11 +147,8 @@ class Reader(Builder):
         name = parameter.target.rpartition(".")[0]
         return name if name and name not in self.layers else None
 
-    def _module(self, name: str) -> nn.Module | None:
-        return dict(self._model.named_modules()).get(name)
-
     def _of_module(self, node: fx.Node) -> object:
-        module, read = self._model.get_submodule(node.target), operands(node)
+        module, read = self._modules[node.target], operands(node)
         if isinstance(module, Sum | Product | Concat) and len(node.args) == len(read):
             return joined(self, node, module)
         if len(read) != 1 or len(node.args) + len(node.kwargs) != 1 or not isinstance(self.values[read[0]], Arranged):
@@ -188,7 +186,7 @@ class Reader(Builder):
             dimensions = 2
         source, shape = self.whole(read, dimensions)
         if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is None:  # of a call; in a state_dict
-            module.num_batches_tracked = getattr(self._module(name), "num_batches_tracked", None)
+            module.num_batches_tracked = getattr(self._modules.get(name), "num_batches_tracked", None)
         if isinstance(module, nn.BatchNorm1d):
             module = ChannelScale(*(each.detach() for each in affine(module)))
         return self.emit(name, module, (source,), shape_behind(name, module, shape))

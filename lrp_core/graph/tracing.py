@@ -1,5 +1,6 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import itertools
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,11 +52,18 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
 
-    proxy_buffer_attributes = True
-
     def __init__(self, model: nn.Module):
         super().__init__()
         self.reader = Reader(model)
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        self._names = {id(tensor): name for name, tensor in tensors}
+
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
+        """Note parameters and buffers by name; fx would search the whole model for each."""
+        name = self._names.get(id(attr_val))
+        if name is not None and name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache.get(name, attr_val)
 
     def known(self, node: fx.Node) -> object:
         """Return what a node stands for, as far as that is known already."""
