@@ -21,6 +21,8 @@ from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
 from lrp_core.control.selection import smallest_within
+from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.layers import OUTPUTS
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -251,15 +253,20 @@ def prune(
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
     if round_to < 1:
         raise ValueError(f"round_to must be 1 or more, got {round_to}")
-    ignored = _names(model, ignored_layers)
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = with_modules(copy.deepcopy(model).eval().requires_grad_(False))
+    last = trace(network)[-1]
+    if isinstance(last.module, OUTPUTS):
+        raise ValueError(
+            f"the model ends with {last.name!r}, a {type(last.module).__name__}; logits are needed: leave it out, "
+            f"as lrp_core.graph.truncation.up_to(model, {last.inputs[0]!r}) does"
+        )
+    ignored = _names(model, network, ignored_layers)
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
     _check_labels(labels, logits := predict(network, images[:1]))
     n_outputs, all_reduce = logits.shape[1], _on_host(all_reduce)
     if all_reduce is not single_site:
         _check_sites(labels, n_outputs, how, all_reduce)
-    last = trace(network)[-1]
     is_dense = isinstance(last.module, nn.Linear)
     if how.refit and not is_dense and not shortens:
         raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is not")
@@ -529,11 +536,11 @@ def _check_budget(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie between 0 and 1, a fraction of the unpruned network's; got {value}")
 
 
-def _names(model: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
-    """Return the names of convolutions."""
+def _names(model: nn.Module, network: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
+    """Return the names of convolutions, which may be given as modules of the model."""
     names = {id(module): name for name, module in model.named_modules()}
     found = [layer if isinstance(layer, str) else names.get(id(layer)) for layer in ignored_layers]
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [layer.name for layer in trace(network) if isinstance(layer.module, nn.Conv2d)]
     for layer, name in zip(ignored_layers, found, strict=True):
         if name not in convolutions:
             raise ValueError(f"ignored_layers: {layer!r} is no convolution of this model; it has {convolutions}")

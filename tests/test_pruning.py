@@ -5,13 +5,11 @@ import pytest
 import torch
 import torch_pruning
 from conftest import miniature_vgg
-from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, network, settle
+from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, masked_run, network, settle
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import get_model
 
-from lrp_core.graph.layers import INPUT, Concat
-from lrp_core.graph.tracing import trace
 from lrp_core.graph.truncation import classifier
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.dependency import couple
@@ -65,25 +63,6 @@ def test_pruned_vgg16_equals_masked_vgg16(vgg16, rate):
     assert multiply_adds(smaller, images[:1]) < multiply_adds(model, images[:1])
 
 
-def masked_run(model, coupling, pruned, images):
-    """The whole network, layer by layer, with the channels of these groups set to 0 behind every single layer."""
-    values, channels = {INPUT: images}, {INPUT: np.full(3, -1)}
-    silent = torch.from_numpy(np.append(~pruned, True))
-    for layer in trace(model):
-        value = layer.module(*(values[name] for name in layer.inputs))
-        carried = [channels[name] for name in layer.inputs]
-        if layer.name in coupling.filters:
-            carried = [coupling.filters[layer.name]]
-        elif isinstance(layer.module, nn.Linear):
-            carried = [np.full(value.shape[1], -1)]
-        channels[layer.name] = np.concatenate(carried) if isinstance(layer.module, Concat) else carried[0]
-        if isinstance(layer.module, nn.Flatten):
-            channels[layer.name] = np.repeat(carried[0], value.shape[1] // len(carried[0]))
-        mask = silent[torch.from_numpy(channels[layer.name])]
-        values[layer.name] = value * mask.view(1, -1, *[1] * (value.dim() - 2))
-    return value
-
-
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
     """At 10, 50 and 90 % of each layer's groups, float32; silenced behind normalisation and activation."""
@@ -104,13 +83,14 @@ def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
         size = n_parameters(smaller) / (1 - 0.9 * rate) if rate < 0.5 else size
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "branches"])
+@pytest.mark.parametrize("name", [*BACKBONES, "branches", "mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5"])
 def test_groups_are_those_of_torch_pruning(name):
     """Which filters are coupled to the first and the last filter of every convolution."""
-    branches = name == "branches"
-    model, example = (
-        (settle(Branches()), torch.zeros(1, 3, 8, 8)) if branches else (network(name), draw_images(name, 1))
-    )
+    if name in BACKBONES:
+        model, example = network(name), draw_images(name, 1)
+    else:
+        model = Branches() if name == "branches" else get_model(name, num_classes=4)
+        model, example = settle(model), torch.zeros(1, 3, 32, 32)
     coupling = couple(model, example)
     theirs = copy.deepcopy(model).requires_grad_(True)  # it finds nothing in a frozen network
     graph = torch_pruning.DependencyGraph().build_dependency(theirs, example)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrp_core.graph.layers import WEIGHTED
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.cost import multiply_adds_by_layer
 from lrp_core.pruning.network import PrunedNetwork
@@ -56,8 +57,9 @@ def parameter_costs(network: PrunedNetwork, adds_biases: bool = True) -> list[La
     costs = []
     for name, reads in network.coupling.channels.items():
         module, made = network.model.get_submodule(name), network.coupling.filters.get(name)
-        if isinstance(module, nn.BatchNorm2d):
-            costs += [LayerCost(part.numel(), (reads,)) for part in module.parameters()]
+        if not isinstance(module, WEIGHTED):
+            parts = [part.numel() for part in module.parameters(recurse=False)]
+            costs += [LayerCost(part, (reads,) if part == len(reads) else ()) for part in parts]
         elif made is None:
             costs.append(LayerCost(module.weight.numel(), (reads,)))
             costs += [] if module.bias is None else [LayerCost(len(module.bias), ())]

@@ -9,7 +9,7 @@ from lrp_core.graph.layers import Layer, readers
 from lrp_core.graph.sharing import with_weight
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and shift by channel, (C,) each, of a batch normalisation in eval mode."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     shift = -norm.running_mean * scale

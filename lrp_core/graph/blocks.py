@@ -1,14 +1,13 @@
 """Residual blocks: which of them a network can do without, and the network that skips some."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
-from torch import fx, nn
+from torch import nn
 
-from lrp_core.graph.calls import operands
-from lrp_core.graph.explicit import call_modules
-from lrp_core.graph.layers import Layer, Sum
-from lrp_core.graph.sharing import shallow_copy
-from lrp_core.graph.tracing import trace_with_nodes
+from lrp_core.graph.explicit import of_layers
+from lrp_core.graph.layers import Layer, Sum, needed
+from lrp_core.graph.tracing import trace
 from lrp_core.utils.errors import check_choice
 
 
@@ -44,19 +43,16 @@ def without_blocks(model: nn.Module, blocks: Collection[str]) -> nn.Module:
     Raises:
         ValueError: there is no such block.
     """
-    layers, names = trace_with_nodes(model)
+    layers = trace(model)
     known = identity_blocks(layers)
     for block in blocks:
         check_choice("residual block", block, known)
-    graph, root = next(iter(names)).graph, shallow_copy(model)
-    # Modules of their own, so that no layer's name depends on how many like it are before it.
-    call_modules(layers, names, root, lambda layer: layer.name not in blocks)
+    skipped, by_name, kept = {}, {layer.name: layer for layer in layers}, []
     for layer in layers:
+        layer = replace(layer, inputs=tuple(skipped.get(name, name) for name in layer.inputs))
         if layer.name in blocks:
-            node = next(node for node, name in names.items() if name == layer.name)
-            branch = layer.inputs.index(known[layer.name][0])
-            node.replace_all_uses_with(operands(node)[1 - branch])
-    for node in reversed(graph.nodes):
-        if node.op not in ("placeholder", "output") and not node.users:
-            graph.erase_node(node)
-    return fx.GraphModule(root, graph).eval()
+            branch = by_name[layer.name].inputs.index(known[layer.name][0])
+            skipped[layer.name] = layer.inputs[1 - branch]
+        else:
+            kept.append(layer)
+    return of_layers(needed(kept, skipped.get(layers[-1].name, layers[-1].name)))

@@ -1,4 +1,8 @@
-"""Calls in a model's forward, read as modules: ``F.relu(x)`` is a ReLU, ``x.mean((2, 3))`` a global average pooling."""
+"""Calls in a model's forward, read as modules: ``F.relu(x)`` is a ReLU, ``F.conv2d(x, weight)`` a convolution.
+
+Here are calls that compute something from one tensor, whatever its place in the network. What depends on the place
+(views, sums, slices, sizes) is in :mod:`lrp_core.graph.reading`.
+"""
 
 import operator
 from collections.abc import Callable
@@ -8,152 +12,207 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from lrp_core.graph.layers import Concat, PadChannels, SquarePool, Subsample, Sum
+from lrp_core.graph.arrangement import Arranged, Size
+from lrp_core.graph.layers import PadChannels, SquarePool
 
-# The functions below take their arguments as torch's do, under the same names. They return None for what has no module.
-
-
-def _flatten(input: fx.Node, start_dim: int = 0, end_dim: int = -1) -> nn.Module | None:
-    return nn.Flatten(start_dim, end_dim)
+# The functions below take their arguments as torch's do, under the same names, tensors of parameters as tensors. They
+# return None for what has no module.
 
 
-def _relu(input: fx.Node, inplace: bool = False) -> nn.Module | None:
-    return nn.ReLU()
+def _same(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return a function for an activation that the module takes the same settings for."""
+    return lambda input, *args, inplace=False, **kwargs: kind(*args, **kwargs)
 
 
-def _relu6(input: fx.Node, inplace: bool = False) -> nn.Module | None:
-    return nn.ReLU6()
+def _in_place_last(kind: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return the same for one without settings."""
+    return lambda input, inplace=False: kind()
 
 
-def _dropout(input: fx.Node, p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module | None:
+def _leaky_relu(input: Arranged, negative_slope: float = 0.01, inplace: bool = False) -> nn.Module | None:
+    return nn.LeakyReLU(negative_slope)
+
+
+def _elu(input: Arranged, alpha: float = 1.0, inplace: bool = False) -> nn.Module | None:
+    return nn.ELU(alpha)
+
+
+def _hardtanh(input: Arranged, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> nn.Module | None:
+    return nn.ReLU6() if (min_val, max_val) == (0, 6) else nn.Hardtanh(min_val, max_val)
+
+
+def _clamp(input: Arranged, min: float | None = None, max: float | None = None) -> nn.Module | None:
+    if min == 0:
+        return {None: nn.ReLU, 6: nn.ReLU6}.get(max, lambda: None)()
+    return None
+
+
+def _prelu(input: Arranged, weight: torch.Tensor) -> nn.Module | None:
+    return _given(nn.PReLU(weight.numel(), device="meta"), weight=weight)
+
+
+def _identity(input: Arranged, *args: object, **kwargs: object) -> nn.Module | None:
     return nn.Identity()
 
 
-def _max_pool(input: fx.Node, *args: object, **kwargs: object) -> nn.Module | None:
+def _dropout(input: Arranged, p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module | None:
+    return nn.Identity()
+
+
+def _max_pool(input: Arranged, *args: object, **kwargs: object) -> nn.Module | None:
     return nn.MaxPool2d(*args, **kwargs)
 
 
-def _avg_pool(input: fx.Node, *args: object, **kwargs: object) -> nn.Module | None:
-    return nn.AvgPool2d(*args, **kwargs)
+def _avg_pool(input: Arranged, *args: object, **kwargs: object) -> nn.Module | None:
+    kernel = [*args, *kwargs.values()]
+    width = [each.kind == "w" for each in kernel[0].unknown] if isinstance(kernel[0], Size) else []
+    if len(kernel) == 1 and width == [True] and kernel[0].number == 1 and kernel[0].unknown == input.axes[-1]:
+        return SquarePool()
+    return None if any(isinstance(each, Size) for each in kernel) else nn.AvgPool2d(*args, **kwargs)
 
 
-def _adaptive_avg_pool(input: fx.Node, output_size: object) -> nn.Module | None:
+def _adaptive_avg_pool(input: Arranged, output_size: object) -> nn.Module | None:
     return nn.AdaptiveAvgPool2d(output_size)
 
 
-def _concat(tensors: object, dim: int = 0) -> nn.Module | None:
-    beside = dim in (1, -3) and isinstance(tensors, tuple | list)
-    return Concat() if beside and all(isinstance(tensor, fx.Node) for tensor in tensors) else None
+def _adaptive_max_pool(input: Arranged, output_size: object, return_indices: bool = False) -> nn.Module | None:
+    return None if return_indices else nn.AdaptiveMaxPool2d(output_size)
 
 
-def _add(input: object, other: object, *, alpha: float = 1) -> nn.Module | None:
-    return Sum() if alpha == 1 and isinstance(input, fx.Node) and isinstance(other, fx.Node) else None
-
-
-def _mean(input: fx.Node, dim: object = None, keepdim: bool = False, *, dtype: object = None) -> nn.Module | None:
-    over_positions = isinstance(dim, tuple | list) and len(dim) == 2 and {*dim} in ({2, 3}, {2, -1}, {-2, 3}, {-2, -1})
-    if not over_positions or keepdim not in (False, True) or dtype is not None:
+def _pad(input: Arranged, pad: object, mode: str = "constant", value: float | None = None) -> nn.Module | None:
+    numbers = [*pad] if isinstance(pad, tuple | list) and all(isinstance(n, int) for n in pad) else [-1]
+    if min(numbers) < 0 or value or len(input.axes) != 4:
         return None
-    pool = nn.AdaptiveAvgPool2d(1)
-    return pool if keepdim else nn.Sequential(pool, nn.Flatten())
+    if len(numbers) == 6 and not any(numbers[:4]) and mode == "constant":
+        return PadChannels(*numbers[4:])
+    kinds = {"constant": nn.ZeroPad2d, "reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
+    return kinds[mode](tuple(numbers)) if len(numbers) == 4 and mode in kinds else None
 
 
-def _pad(input: fx.Node, pad: object, mode: str = "constant", value: float | None = None) -> nn.Module | None:
-    numbers = [*pad] if isinstance(pad, tuple | list) and all(isinstance(n, int) for n in pad) else []
-    if len(numbers) != 6 or any(numbers[:4]) or min(numbers) < 0 or mode != "constant" or value:
+def _softmax(input: Arranged, dim: int | None = None, _stacklevel: int = 3, dtype: object = None) -> nn.Module | None:
+    return nn.Softmax(dim) if dtype is None else None
+
+
+def _log_softmax(
+    input: Arranged, dim: int | None = None, _stacklevel: int = 3, dtype: object = None
+) -> nn.Module | None:
+    return nn.LogSoftmax(dim) if dtype is None else None
+
+
+def _conv2d(
+    input: Arranged,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
+    groups: int | Size = 1,
+) -> nn.Module | None:
+    channels = weight.shape[1] * groups, weight.shape[0]
+    conv = nn.Conv2d(*channels, tuple(weight.shape[2:]), stride, padding, dilation, groups, device="meta")
+    return _given(conv, weight=weight, bias=bias)
+
+
+def _linear(input: Arranged, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module | None:
+    return _given(nn.Linear(*reversed(weight.shape), device="meta"), weight=weight, bias=bias)
+
+
+def _batch_norm(
+    input: Arranged,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> nn.Module | None:
+    if training or running_mean is None or (weight is None) != (bias is None):
         return None
-    return PadChannels(*numbers[4:])
+    norm = nn.BatchNorm2d(len(running_mean), eps, affine=weight is not None, device="meta")
+    norm.running_mean, norm.running_var, norm.num_batches_tracked = running_mean, running_var, None
+    return _given(norm.eval(), weight=weight, bias=bias)
 
 
-def _getitem(input: fx.Node, index: object) -> nn.Module | None:
-    every = [slice(None)] * 2
-    if not isinstance(index, tuple) or len(index) != 4 or [*index[:2]] != every:
+def _layer_norm(
+    input: Arranged,
+    normalized_shape: object,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> nn.Module | None:
+    return _given(nn.LayerNorm(normalized_shape, eps, device="meta"), weight=weight, bias=bias)
+
+
+def _group_norm(
+    input: Arranged,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> nn.Module | None:
+    if weight is None or bias is None:
         return None
-    parts = [part for part in index[2:] if isinstance(part, slice) and part.start in (None, 0) and part.stop is None]
-    steps = [part.step or 1 for part in parts]
-    return Subsample(*steps) if len(steps) == 2 and all(isinstance(step, int) for step in steps) else None
+    return _given(nn.GroupNorm(num_groups, len(weight), eps, device="meta"), weight=weight, bias=bias)
+
+
+def as_parameter(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as a parameter if it is one, or a view of one; else without its history."""
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    base = tensor._base
+    return nn.Parameter(tensor.detach(), base.requires_grad) if isinstance(base, nn.Parameter) else tensor.detach()
+
+
+def _given(module: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
+    """Give a module its parameters; they are shared with whoever else has them."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            tensor = as_parameter(tensor)
+            tensor = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+        setattr(module, name, tensor)
+    return module
 
 
 _CALLS: dict[object, Callable[..., nn.Module | None]] = {
-    torch.flatten: _flatten,
-    torch.relu: _relu,
-    F.relu: _relu,
-    F.relu6: _relu6,
-    F.dropout: _dropout,
+    **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), _in_place_last(nn.ReLU)),
+    **dict.fromkeys((F.relu6,), _in_place_last(nn.ReLU6)),
+    **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_"), _in_place_last(nn.Sigmoid)),
+    **dict.fromkeys((torch.tanh, F.tanh, "tanh", "tanh_"), _in_place_last(nn.Tanh)),
+    F.hardsigmoid: _in_place_last(nn.Hardsigmoid),
+    F.hardswish: _in_place_last(nn.Hardswish),
+    F.silu: _in_place_last(nn.SiLU),
+    F.mish: _in_place_last(nn.Mish),
+    F.selu: _in_place_last(nn.SELU),
+    F.gelu: _same(nn.GELU),
+    F.softplus: _same(nn.Softplus),
+    F.leaky_relu: _leaky_relu,
+    F.elu: _elu,
+    F.hardtanh: _hardtanh,
+    **dict.fromkeys((torch.clamp, "clamp", "clamp_"), _clamp),
+    **dict.fromkeys((F.prelu, torch.prelu), _prelu),
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    **dict.fromkeys(("contiguous", "clone", "detach", torch.clone), _identity),
     F.max_pool2d: _max_pool,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
-    torch.cat: _concat,
-    torch.concat: _concat,
-    torch.add: _add,
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.mean: _mean,
+    F.adaptive_max_pool2d: _adaptive_max_pool,
     F.pad: _pad,
-    operator.getitem: _getitem,
-    "flatten": _flatten,
-    "relu": _relu,
-    "relu_": _relu,
-    "add": _add,
-    "add_": _add,
-    "mean": _mean,
+    **dict.fromkeys((torch.softmax, F.softmax, "softmax"), _softmax),
+    **dict.fromkeys((torch.log_softmax, F.log_softmax, "log_softmax"), _log_softmax),
+    **dict.fromkeys((torch.conv2d, F.conv2d), _conv2d),
+    F.linear: _linear,
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
 }
+_NAMED = {"stochastic_depth": _identity}  # torchvision's, which need not be installed
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # torch takes numpy's names, too
 
 
-def is_size(node: object) -> bool:
-    """Return whether a node is a tensor's size, or a part of it: ``x.size()``, ``x.size(0)``, ``x.shape[3]``."""
-    if not isinstance(node, fx.Node):
-        return False
-    if node.op == "call_method":
-        return node.target == "size"
-    if node.op != "call_function":
-        return False
-    return (node.target is getattr and node.args[1] == "shape") or (
-        node.target is operator.getitem and is_size(node.args[0])
-    )
-
-
-def _dimension(node: object) -> tuple[fx.Node, int] | None:
-    """Return the tensor and the dimension whose size a node is: of ``x.shape[0]``, ``x`` and 0."""
-    if not is_size(node):
-        return None
-    if node.op == "call_method":  # x.size(0)
-        index = [*node.args[1:], *node.kwargs.values()]
-        return (node.args[0], index[0]) if len(index) == 1 and isinstance(index[0], int) else None
-    whole, index = node.args
-    if node.target is not operator.getitem or not is_size(whole) or not isinstance(index, int):
-        return None
-    return (whole.args[0], index)
-
-
-def without_sizes(graph: fx.Graph) -> None:
-    """Rewrite, in place, calls that read a size of their own input as calls that do not: views that flatten, pools.
-
-    ``x.view(x.size(0), -1)`` and ``x.reshape(x.shape[0], -1)`` become ``x.flatten(1)``, ``F.avg_pool2d(x, x.size(3))``
-    becomes :class:`lrp_core.graph.layers.SquarePool`. What reads sizes otherwise stays, and is refused as a call that
-    is not known.
-    """
-    for node in list(graph.nodes):
-        if node.op == "call_method" and node.target in ("view", "reshape") and not node.kwargs:
-            shape = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
-            batch = _dimension(shape[0]) if len(shape) == 2 and shape[1] == -1 else None
-            if batch is not None and batch[1] == 0:
-                node.target, node.args = "flatten", (node.args[0], 1)
-        elif node.op == "call_function" and node.target is F.avg_pool2d:
-            kernel = [*node.args[1:], *node.kwargs.values()]
-            if len(kernel) == 1 and _dimension(kernel[0]) in ((node.args[0], 3), (node.args[0], -1)):
-                node.target, node.args, node.kwargs = _square_pool, node.args[:1], {}
-    for node in reversed(graph.nodes):
-        if is_size(node) and not node.users:
-            graph.erase_node(node)
-
-
-def _square_pool(input: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(input, input.size(3))
-
-
-_CALLS[_square_pool] = lambda input: SquarePool()
+def torch_names(kwargs: dict[str, object]) -> dict[str, object]:
+    """Return keyword arguments by torch's names, where numpy's were used."""
+    return {_NUMPY.get(name, name): value for name, value in kwargs.items()}
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -166,26 +225,26 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(found)
 
 
-def module_of_call(node: fx.Node) -> nn.Module | None:
+def module_of_call(target: object, args: tuple, kwargs: dict[str, object]) -> nn.Module | None:
     """Return the module that computes what a call of a function or method does; None if there is none.
 
-    The module takes the call's :func:`operands`. A chain of modules comes as ``nn.Sequential``.
+    Args:
+        target: the function, or the method's name.
+        args: of which the first, or the keyword ``input``, is the tensor that the module takes.
+        kwargs: by name.
     """
-    if node.op not in ("call_function", "call_method") or node.target not in _CALLS:
-        return None
-    kwargs = {_NUMPY.get(name, name): value for name, value in node.kwargs.items()}
-    try:
-        module = _CALLS[node.target](*node.args, **kwargs)
-    except TypeError:  # arguments that the function above does not know
-        return None
-    return module if isinstance(module, Sum | Concat) or len(operands(node)) == 1 else None
+    call = _CALLS.get(target) or _NAMED.get(getattr(target, "__name__", None))
+    return None if call is None else call(*args, **kwargs)
 
 
 def overwrites(node: fx.Node) -> bool:
     """Return whether a call of a function or method changes its first operand."""
-    if node.target in (F.relu, F.relu6):
-        return bool((*node.args[1:], node.kwargs.get("inplace", False))[0])
-    return node.target is operator.iadd or (node.op == "call_method" and node.target.endswith("_"))
+    if node.op == "call_method":
+        return node.target.endswith("_")
+    names = getattr(getattr(node.target, "__code__", None), "co_varnames", ())
+    if "inplace" in names:
+        return bool({**dict(zip(names, node.args, strict=False)), **node.kwargs}.get("inplace", False))
+    return node.target in (operator.iadd, operator.imul, operator.isub, operator.itruediv)
 
 
 def written(node: fx.Node, name: str) -> str:

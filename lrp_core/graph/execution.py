@@ -1,10 +1,13 @@
 """Runs a traced network, whole or from some layer on, on one batch or on several layer by layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+from torch import nn
 
 from lrp_core.graph.layers import INPUT, Layer
+from lrp_core.graph.sharing import shallow_copy
 
 
 def batched(images: torch.Tensor, device: torch.device, size: int = 40) -> list[dict[str, torch.Tensor]]:
@@ -32,6 +35,29 @@ def bytes_of(layers: list[Layer], image: torch.Tensor) -> tuple[int, int]:
 def images_at_a_time(layers: list[Layer], image: torch.Tensor, copies: int) -> int:
     """Return how many images can be run at a time, 1 to 40, if so many copies of all values are kept."""
     return max(1, min(40, ROOM // (copies * max(1, bytes_of(layers, image)[0]))))
+
+
+def shapes(layers: list[Layer], image: torch.Tensor) -> dict[str, torch.Size]:
+    """Return the shape of each layer's output, and of the input, for one image (1, C, H, W); nothing is computed."""
+    found = {INPUT: image.shape}
+
+    def keep(layer: Layer, live: dict[str, torch.Tensor]) -> None:
+        found.update({name: live[name].shape for name in layer.inputs})
+
+    parameters = (tensor for layer in layers for tensor in layer.module.parameters())
+    dtype = next((tensor.dtype for tensor in parameters), image.dtype)
+    on_meta = [replace(layer, module=_without_data(layer.module)) for layer in layers]
+    with torch.no_grad():
+        output = run(on_meta, {INPUT: torch.empty(image.shape, dtype=dtype, device="meta")}, keep)
+    return found | {layers[-1].name: output.shape}
+
+
+def _without_data(module: nn.Module) -> nn.Module:
+    other = shallow_copy(module)
+    for tensors in (other._parameters, other._buffers):
+        tensors.update({name: tensor if tensor is None else tensor.to("meta") for name, tensor in tensors.items()})
+    other.training = False
+    return other
 
 
 def run(

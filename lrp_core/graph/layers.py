@@ -65,6 +65,113 @@ class SquarePool(nn.AvgPool2d):
         return F.avg_pool2d(a, a.shape[3])
 
 
+class Product(nn.Module):
+    """The product of two inputs, position by position, as where a gate scales feature maps."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Multiply maps (N, C, H, W); one of the two may have one position only, (N, C, 1, 1)."""
+        return a * b
+
+
+class ChannelScale(nn.Module):
+    """Each channel times a number, plus a number, as by the LayerScale of ConvNeXt; they do not depend on the input.
+
+    Attributes:
+        weight: (C,), a parameter or buffer.
+        bias: of the same kind, or None.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
+        """Take the numbers; a parameter stays one, another tensor becomes a buffer."""
+        super().__init__()
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            keep = self.register_parameter if isinstance(tensor, nn.Parameter) else self.register_buffer
+            keep(name, tensor)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Scale and shift (N, C, H, W) or (N, C)."""
+        shape = (-1, *[1] * (a.dim() - 2))
+        scaled = a * self.weight.view(shape)
+        return scaled if self.bias is None else scaled + self.bias.view(shape)
+
+
+class ChannelSlice(nn.Module):
+    """Some channels of its input, as one part of ``x.chunk(2, 1)``.
+
+    Attributes:
+        start, stop: the first channel, and the one behind the last; removal moves them.
+    """
+
+    def __init__(self, start: int, stop: int):
+        """Take the bounds."""
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Take channels of (N, C, H, W)."""
+        return a[:, self.start : self.stop]
+
+
+class ChannelPermutation(nn.Module):
+    """The channels of its input in another order, as by the shuffle of ShuffleNet.
+
+    Attributes:
+        index: by channel of the output, that of the input, (C,).
+    """
+
+    def __init__(self, index: torch.Tensor):
+        """Take the order."""
+        super().__init__()
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Reorder the channels of (N, C, H, W)."""
+        return a[:, self.index.to(a.device)]
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels at each position, as in ConvNeXt.
+
+    Attributes:
+        weight, bias: (C,) each, or None.
+        eps: is added to the variance.
+    """
+
+    def __init__(self, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float):
+        """Take the parameters of a layer normalisation."""
+        super().__init__()
+        self.weight, self.bias, self.eps = weight, bias, eps
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Normalise (N, C, H, W)."""
+        last = a.movedim(1, -1)
+        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class ChannelConv(nn.Module):
+    """A convolution along the channels of a pooled map, as in the gate of Efficient Channel Attention (ECA).
+
+    Attributes:
+        weight: (K,), shared by all channels.
+        bias: (1,) or None.
+        index: by channel, those that it reads, (C, K); -1 where there is none. Removal leaves the others in place.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, channels: int):
+        """Take the kernel, which is centred on the channel, and the number of channels."""
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        index = torch.arange(channels)[:, None] + torch.arange(len(weight)) - len(weight) // 2
+        self.register_buffer("index", index.masked_fill((index < 0) | (index >= channels), -1), persistent=False)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Convolve the channels of (N, C, 1, 1)."""
+        zero = torch.zeros_like(a[:, :1])
+        read = torch.cat([a, zero], dim=1)[:, self.index.to(a.device)]  # (N, C, K, 1, 1); -1 is the zero
+        result = (read * self.weight.view(-1, 1, 1)).sum(dim=2)
+        return result if self.bias is None else result + self.bias
+
+
 @dataclass(frozen=True)
 class Layer:
     """One operation of a traced network.
@@ -84,12 +191,23 @@ class Layer:
 INPUT = "input"
 
 WEIGHTED = (nn.Conv2d, nn.Linear)  # kinds (with their subclasses) that hold a weight
-ACTIVATIONS = (nn.ReLU, nn.ReLU6)  # not negative, by channel and position
-POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, SquarePool)
-STATEFUL = (*WEIGHTED, nn.BatchNorm2d, PadChannels)  # differ between a network and a smaller one
-VIEWS = (nn.Flatten, Subsample)  # of the memory of what they read
-IDENTITIES = (nn.Dropout, nn.Identity)  # do nothing in a network that predicts
-SUPPORTED = (*STATEFUL, *ACTIVATIONS, *POOLING, nn.Flatten, Subsample, Sum, Concat, *IDENTITIES)
+RECTIFIERS = (nn.ReLU, nn.ReLU6)  # activations that lose what is negative
+NONNEGATIVE = (*RECTIFIERS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)  # whose outputs cannot be negative
+ACTIVATIONS = (  # by channel and position
+    *NONNEGATIVE,
+    *(nn.SiLU, nn.Hardswish, nn.GELU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Tanh, nn.Hardtanh),
+)
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, SquarePool)
+PADDING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)  # of positions
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, ChannelNorm)
+REARRANGED = (ChannelSlice, ChannelPermutation, PadChannels)  # channels go elsewhere, or come from nowhere
+STATEFUL = (*WEIGHTED, *NORMS, ChannelScale, ChannelConv, nn.PReLU, *REARRANGED)  # differ in a smaller network
+VIEWS = (nn.Flatten, Subsample, ChannelSlice)  # of the memory of what they read
+IDENTITIES = (nn.Dropout, nn.Dropout2d, nn.Identity)  # do nothing in a network that predicts
+OUTPUTS = (nn.Softmax, nn.LogSoftmax)  # only at the network's end
+SUPPORTED = (
+    *(*STATEFUL, *ACTIVATIONS, *POOLING, *PADDING, nn.Flatten, Subsample, Sum, Product, Concat, *IDENTITIES, *OUTPUTS),
+)
 
 
 def readers(layers: list[Layer]) -> dict[str, list[Layer]]:
@@ -99,3 +217,12 @@ def readers(layers: list[Layer]) -> dict[str, list[Layer]]:
         for source in layer.inputs:
             found[source].append(layer)
     return found
+
+
+def needed(layers: list[Layer], output: str) -> list[Layer]:
+    """Return those layers that a layer's output depends on, itself included, in their order."""
+    names = {output}
+    for layer in reversed(layers):
+        if layer.name in names:
+            names.update(layer.inputs)
+    return [layer for layer in layers if layer.name in names]

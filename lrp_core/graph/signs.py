@@ -2,10 +2,23 @@
 
 from torch import nn
 
-from lrp_core.graph.layers import ACTIVATIONS, POOLING, Concat, Layer, PadChannels, Subsample, Sum, readers
+from lrp_core.graph.layers import (
+    ACTIVATIONS,
+    NONNEGATIVE,
+    PADDING,
+    POOLING,
+    REARRANGED,
+    RECTIFIERS,
+    Concat,
+    Layer,
+    Product,
+    Subsample,
+    Sum,
+    readers,
+)
 
 # Behind these nothing is negative if nothing was before.
-_SIGN_KEEPING = (nn.Flatten, *POOLING, Subsample, PadChannels, Sum, Concat)
+_SIGN_KEEPING = (nn.Flatten, *POOLING, *PADDING, Subsample, *REARRANGED, Sum, Product, Concat)
 
 
 def nonnegative(layers: list[Layer]) -> set[str]:
@@ -13,15 +26,24 @@ def nonnegative(layers: list[Layer]) -> set[str]:
     names: set[str] = set()
     for layer in layers:
         keeps = isinstance(layer.module, _SIGN_KEEPING) and names.issuperset(layer.inputs)
-        if keeps or isinstance(layer.module, ACTIVATIONS):
+        if keeps or isinstance(layer.module, NONNEGATIVE):
             names.add(layer.name)
     return names
 
 
 def rectified(layers: list[Layer]) -> set[str]:
-    """Return the names of the layers that are read by nothing but activations, so that negative outputs are lost."""
+    """Return the names of the layers that are read by nothing but rectifiers, so that negative outputs are lost."""
+    return _read_by(layers, RECTIFIERS)
+
+
+def activated(layers: list[Layer]) -> set[str]:
+    """Return the names of the layers that are read by nothing but activations."""
+    return _read_by(layers, ACTIVATIONS)
+
+
+def _read_by(layers: list[Layer], kinds: tuple[type[nn.Module], ...]) -> set[str]:
     return {
         name
         for name, found in readers(layers).items()
-        if found and all(isinstance(reader.module, ACTIVATIONS) for reader in found)
+        if found and all(isinstance(reader.module, kinds) for reader in found)
     }

@@ -1,29 +1,85 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import itertools
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import fx, nn
 
-from lrp_core.graph.calls import module_of_call, operands, overwrites, without_sizes, written
-from lrp_core.graph.layers import ACTIVATIONS, IDENTITIES, INPUT, STATEFUL, SUPPORTED, VIEWS, Concat, Layer, Sum
+from lrp_core.graph.arrangement import Arranged
+from lrp_core.graph.calls import operands, overwrites
+from lrp_core.graph.layers import STATEFUL, SUPPORTED, Layer, needed
+from lrp_core.graph.reading import Reader
+
+_getattr = nn.Module.__getattr__
+
+
+def _noted(function: object) -> object:
+    def assign(self: fx.Proxy, other: object) -> fx.Proxy:
+        name = function.__name__.removeprefix("i")
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+
+    return assign
 
 
 class _Proxy(fx.Proxy):
-    """Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards."""
+    """A value under tracing.
 
-    def __iadd__(self, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, name="add")
+    Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards. Numbers that
+    are known, such as those of channels, may be asked for: ``if x.shape[1] > 8``.
+    """
+
+    __iadd__, __imul__ = _noted(operator.iadd), _noted(operator.imul)
+    __isub__, __itruediv__ = _noted(operator.isub), _noted(operator.itruediv)
+
+    def __bool__(self) -> bool:
+        known = self.tracer.known(self.node)
+        return bool(known) if isinstance(known, int) else super().__bool__()
+
+    def __index__(self) -> int:
+        known = self.tracer.known(self.node)
+        if not isinstance(known, int):
+            raise TypeError(f"{self.node} is not known before the network is run")
+        return known
+
+    def __int__(self) -> int:
+        known = self.tracer.known(self.node)
+        return int(known) if isinstance(known, float) else self.__index__()
 
 
 class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
 
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.reader = Reader(model)
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        self._names = {id(tensor): name for name, tensor in tensors}
+
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
+        """Note parameters and buffers by name; fx would search the whole model for each."""
+        name = self._names.get(id(attr_val))
+        if name is not None and name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache.get(name, attr_val)
+
+    def known(self, node: fx.Node) -> object:
+        """Return what a node stands for, as far as that is known already."""
+        under_tracing, nn.Module.__getattr__ = nn.Module.__getattr__, _getattr  # else parameters come as proxies
+        try:
+            self.reader.read(self.graph)
+        finally:
+            nn.Module.__getattr__ = under_tracing
+        return self.reader.values[node]
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, SUPPORTED) or super().is_leaf_module(module, qualified_name)
+        known = type(module) in SUPPORTED or type(module).__name__ == "Conv2dSame"
+        return known or super().is_leaf_module(module, qualified_name)
 
 
 def trace(model: nn.Module) -> list[Layer]:
@@ -42,113 +98,81 @@ def trace(model: nn.Module) -> list[Layer]:
 def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]:
     """Return the layers of a network, and by node of its graph the name of the layer that makes the node's value.
 
+    Nodes whose value is a rearranged one, such as a permutation of a layer's outputs, are left out.
+
     Raises:
         ValueError: as :func:`trace`.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # whatever the model's own code raises under tracing
-        raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
-    without_sizes(graph)
-    names: dict[fx.Node, str] = {}
+    tracer = _Tracer(model)
+    reader = tracer.reader
+    with _predicting(model):
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:  # whatever the model's own code raises under tracing
+            raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
+        reader.read(graph)
+    order = {node: i for i, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, fx.Node] = {}  # by node, the one whose memory its value lies in
-    layers: list[Layer] = []
+    output = ""
     for node in graph.nodes:
-        if node.op == "placeholder":
-            if INPUT in names.values():
-                raise ValueError(f"{type(model).__name__} takes several inputs; one image tensor is supported")
-            names[node], memory[node] = INPUT, node
-        elif node.op == "output":
-            (output,) = node.args
-            if not layers or not isinstance(output, fx.Node) or names[output] != layers[-1].name:
-                raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
-        else:
-            chain = _layers(model, node, names)
-            in_place = bool(chain) and _in_place(model, node)
-            _check_use(node, in_place, memory)
-            names[node] = chain[-1].name if chain else names[operands(node)[0]]
-            view = len(chain) == 1 and isinstance(chain[0].module, VIEWS)
-            memory[node] = memory[operands(node)[0]] if in_place or view or not chain else node
-            for layer in chain:
-                if any(layer.module is other.module and isinstance(layer.module, STATEFUL) for other in layers):
-                    raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
-                layers.append(layer)
-    return layers, names
+        read = [other for other in operands(node) if other in memory]
+        if node.op == "output":
+            output = reader.output(node.args[0])
+        elif node.op == "placeholder":
+            memory[node] = node
+        elif read:
+            changes = node in reader.made and _in_place(model, node)
+            if changes:
+                _check_use(node, memory, order)
+            memory[node] = memory[read[0]] if changes or node in reader.shares else node
+            if not node.users and memory[node] is node and isinstance(reader.values[node], Arranged):
+                name = reader.name(node)
+                raise ValueError(f"nothing reads the result of layer {name!r}; use it, or leave the layer out")
+    layers = needed([*reader.layers.values()], output)
+    if not layers or output != layers[-1].name:
+        raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
+    modules: set[nn.Module] = set()
+    for layer in layers:
+        twice = isinstance(layer.module, STATEFUL) and layer.module in modules
+        if twice or layer.name == reader.reused:
+            raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
+        modules.add(layer.module)
+    tensors = [(node, value) for node, value in reader.values.items() if isinstance(value, Arranged)]
+    return layers, {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
 
 
-def _layers(model: nn.Module, node: fx.Node, names: dict[fx.Node, str]) -> list[Layer]:
-    """Turn a node of the trace into one layer, or into a chain of them where one module does several things."""
-    if node.op == "call_module":
-        name, module = str(node.target), model.get_submodule(node.target)
-        uses = [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]
-        name += f"_{uses.index(node)}" if node is not uses[0] else ""  # an activation that serves twice
-        n_arguments = len(node.args) + len(node.kwargs)
-        if n_arguments != len(operands(node)) or (n_arguments != 1 and not isinstance(module, Sum | Concat)):
-            raise _unsupported(name, written(node, type(module).__name__))
-    else:
-        name, module = node.name, module_of_call(node)
-        if node.op == "get_attr":
-            raise _unsupported(name, f"{node.target}, a parameter, buffer or constant")
-        if module is None:
-            raise _unsupported(name, written(node, getattr(node.target, "__name__", node.target)))
-    parts = list(module) if isinstance(module, nn.Sequential) else [module]
-    if type(module).__name__ == "BatchNormAct2d":  # timm's
-        parts += [module.drop, module.act]
-    inputs, layers = tuple(names[source] for source in operands(node)), []
-    for part in parts:
-        part_name = f"{name}.{len(layers)}" if layers else name
-        if not isinstance(part, IDENTITIES):
-            layers.append(Layer(part_name, _as_it_predicts(part_name, part), (layers[-1].name,) if layers else inputs))
-    return layers
+@contextmanager
+def _predicting(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode for a while, and take away again what tracing adds to it: constants of its code."""
+    training, before = [module for module in model.modules() if module.training], set(vars(model))
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for name in set(vars(model)) - before:
+            delattr(model, name)
 
 
-def _check_use(node: fx.Node, in_place: bool, memory: dict[fx.Node, fx.Node]) -> None:
-    """Refuse a layer that overwrites a value that is read later, under whatever name, or that nobody reads."""
-    if in_place:
-        order = {other: i for i, other in enumerate(node.graph.nodes)}
-        overwritten = memory[operands(node)[0]]
-        uses = {user for other, owner in memory.items() if owner is overwritten for user in other.users}
-        later = sorted((user for user in uses if order[user] > order[node]), key=order.get)
-        if later:
-            raise ValueError(
-                f"layer {node.name!r} works in place on a tensor that {later[0].name!r} reads afterwards; "
-                "use the layer's result there, or do not work in place"
-            )
-    if not node.users:
-        raise ValueError(f"nothing reads the result of layer {node.name!r}; use it, or leave the layer out")
+def _check_use(node: fx.Node, memory: dict[fx.Node, fx.Node], order: dict[fx.Node, int]) -> None:
+    """Refuse a layer that overwrites a value that is read later, under whatever name."""
+    overwritten = memory[operands(node)[0]]
+    uses = {user for other, owner in memory.items() if owner is overwritten for user in other.users}
+    later = sorted((user for user in uses if order[user] > order[node]), key=order.get)
+    if later:
+        raise ValueError(
+            f"layer {node.name!r} works in place on a tensor that {later[0].name!r} reads afterwards; "
+            "use the layer's result there, or do not work in place"
+        )
 
 
 def _in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Return whether a node overwrites what it reads."""
     if node.op == "call_module":
         return getattr(model.get_submodule(node.target), "inplace", False)
     return overwrites(node)
-
-
-def _as_it_predicts(name: str, module: nn.Module) -> nn.Module:
-    """Return the layer's computation in eval mode and not in place, or refuse it."""
-    if type(module) in ACTIVATIONS:
-        return type(module)()
-    # timm's convolution with TensorFlow's padding and its normalisation with an activation are what they are a kind
-    # of, apart from that; other subclasses may compute anything.
-    if type(module) not in SUPPORTED and type(module).__name__ not in ("Conv2dSame", "BatchNormAct2d"):
-        raise _unsupported(name, type(module).__name__)
-    if isinstance(module, nn.BatchNorm2d) and module.running_mean is None:
-        raise _unsupported(name, "BatchNorm2d without running statistics")
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise _unsupported(name, f"Conv2d with padding_mode={module.padding_mode!r}")
-    if isinstance(module, nn.MaxPool2d) and module.return_indices:
-        raise _unsupported(name, "MaxPool2d with return_indices=True")
-    if isinstance(module, nn.Flatten):
-        if module.start_dim not in (1, -3) or module.end_dim not in (-1, 3):
-            kind = f"Flatten({module.start_dim}, {module.end_dim}) (only from dimension 1 to the last)"
-            raise _unsupported(name, kind)
-        return nn.Flatten()
-    return module
-
-
-def _unsupported(name: str, kind: object) -> ValueError:
-    supported = ", ".join(sorted(kind.__name__ for kind in SUPPORTED))
-    return ValueError(f"layer {name!r} is of the unsupported kind {kind}; supported are: {supported}")
 
 
 def rebind(layers: list[Layer], model: nn.Module) -> list[Layer]:

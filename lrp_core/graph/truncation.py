@@ -4,10 +4,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from lrp_core.graph.blocks import without_blocks
-from lrp_core.graph.tracing import trace_with_nodes
+from lrp_core.graph.explicit import of_layers
+from lrp_core.graph.layers import needed
+from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
 
 
@@ -54,14 +56,7 @@ def up_to(model: nn.Module, name: str) -> nn.Module:
         model: as for :func:`lrp_core.graph.tracing.trace`; untouched, the part shares its layers.
         name: of the layer.
     """
-    _, names = trace_with_nodes(model)
-    last = next(node for node, layer in names.items() if layer == name)
-    for node in reversed(last.graph.nodes):
-        if node is last:
-            break
-        last.graph.erase_node(node)
-    last.graph.output(last)
-    return fx.GraphModule(model, last.graph).eval()
+    return of_layers(needed(trace(model), name))
 
 
 def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:

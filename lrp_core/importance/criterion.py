@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.layers import Layer
-from lrp_core.graph.signs import rectified
+from lrp_core.graph.signs import activated
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
 
@@ -38,7 +38,7 @@ Criterion = Callable[[nn.Module, torch.Tensor, torch.Tensor], Scores]
 
 def activation_ends(layers: list[Layer]) -> dict[str, str]:
     """Return the convolutions by the layer whose output counts as theirs: an activation right behind, or themselves."""
-    followed = rectified(layers)
+    followed = activated(layers)
     behind = {layer.inputs[0]: layer.name for layer in layers if layer.inputs[0] in followed}
     convolutions = [layer.name for layer in layers if isinstance(layer.module, nn.Conv2d)]
     return {behind.get(name, name): name for name in convolutions}

@@ -1,8 +1,9 @@
 """Coupled filters: those that can only be removed together.
 
 Filters whose channels meet are coupled: partners in a residual sum, a depthwise filter and the channel that it reads,
-the channels of a grouped convolution that have the same index within their groups. A set of coupled filters is
-called a group; in a chain of convolutions each group is one filter.
+the channels of a grouped convolution that have the same index within their groups, the channels of a gate and those
+that it scales, the channels that a group normalisation normalises together. A set of coupled filters is called a group;
+in a chain of convolutions each group is one filter.
 """
 
 from collections.abc import Collection
@@ -12,10 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.graph.execution import run
-from lrp_core.graph.layers import INPUT, WEIGHTED, Concat, Layer, PadChannels, Sum
+from lrp_core.graph.execution import shapes
+from lrp_core.graph.layers import (
+    INPUT,
+    STATEFUL,
+    ChannelNorm,
+    ChannelPermutation,
+    ChannelSlice,
+    Concat,
+    Layer,
+    PadChannels,
+    Product,
+    Sum,
+)
 from lrp_core.graph.tracing import trace
-from lrp_core.utils.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,8 @@ class Coupling:
     Attributes:
         n_groups: number of groups.
         filters: by convolution, the groups of its output channels, (C_out,).
-        channels: by layer with a weight or a batch normalisation, the groups of the channels that it reads, (C_in,);
-            for a dense layer, of its inputs.
+        channels: by layer that differs in a smaller network (:data:`lrp_core.graph.layers.STATEFUL`), the groups of the
+            channels that it reads, (C_in,); for a dense layer, of its inputs.
         padded: by layer that adds channels of zeros, the groups of those before and of those behind its input.
     """
 
@@ -36,30 +47,35 @@ class Coupling:
     padded: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-class _Groups:
-    """Union-find over channels; channel 0 stands for all that cannot be removed."""
+class _Joined:
+    """Channels, and which of them are joined; channel 0 stands for all that cannot be removed."""
 
     def __init__(self):
-        self._parent = [0]
+        self._n, self._pairs = 1, [np.zeros((2, 0), dtype=int)]
 
     def new(self, n: int) -> np.ndarray:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + n))
-        return np.arange(first, first + n)
+        self._n += n
+        return np.arange(self._n - n, self._n)
 
-    def root(self, channel: int) -> int:
-        while self._parent[channel] != channel:
-            self._parent[channel] = channel = self._parent[self._parent[channel]]
-        return channel
+    def join(self, one: np.ndarray, other: np.ndarray | int) -> None:
+        self._pairs.append(np.stack(np.broadcast_arrays(one, other)).reshape(2, -1))
 
-    def join(self, one: np.ndarray, other: np.ndarray) -> None:
-        for a, b in zip(one, other, strict=True):
-            a, b = sorted((self.root(a), self.root(b)))
-            self._parent[b] = a
+    def sets(self) -> np.ndarray:
+        """Return, by channel, the lowest of all channels that are joined to it."""
+        one, other = np.concatenate(self._pairs, axis=1)
+        lowest = before = np.arange(self._n)
+        while before is lowest or (before != lowest).any():
+            before, lowest = lowest, lowest.copy()
+            both = np.minimum(before[one], before[other])
+            np.minimum.at(lowest, before[one], both)
+            np.minimum.at(lowest, before[other], both)
+            while (lowest[lowest] != lowest).any():
+                lowest = lowest[lowest]
+        return lowest
 
 
 def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[str] = ()) -> Coupling:
-    """Find out which filters are coupled.
+    """Find out which filters are coupled; nothing is computed, the tensors may be on the meta device.
 
     Groups are numbered by their first filter, from the input to the output.
 
@@ -69,32 +85,29 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
         ignored: convolutions that keep all of their filters.
     """
     layers = trace(model)
-    positions: dict[str, int] = {}
-    with torch.no_grad():
-        run(
-            layers,
-            {INPUT: example_input.to(device_of(model))},
-            lambda layer, live: positions.update({name: live[name][0, 0].numel() for name in layer.inputs}),
-        )
-    groups = _Groups()
+    shape_of = shapes(layers, example_input[:1])
+    joined = _Joined()
     outputs = {INPUT: np.zeros(example_input.shape[1], dtype=int)}
     for layer in layers:
-        outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, groups)
+        positions = shape_of[layer.inputs[0]][2:].numel()
+        outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, joined)
     for name in (layers[-1].name, *ignored):  # the network's outputs cannot be removed
-        groups.join(outputs[name], np.zeros_like(outputs[name]))
-    made = [outputs[layer.name] for layer in layers if isinstance(layer.module, nn.Conv2d)]
-    removable = {groups.root(channel) for channels in made for channel in channels}
-    number = {0: -1}
+        joined.join(outputs[name], 0)
+    of = joined.sets()
+    convolutions = [layer.name for layer in layers if isinstance(layer.module, nn.Conv2d)]
+    made = of[np.concatenate([[], *(outputs[name] for name in convolutions)]).astype(int)]
+    kept, first = np.unique(made[made != 0], return_index=True)
+    number = np.full(len(of), -1)
+    number[kept[np.argsort(first)]] = np.arange(len(kept))
 
     def numbered(channels: np.ndarray) -> np.ndarray:
-        roots = [root if (root := groups.root(channel)) in removable else 0 for channel in channels]
-        return np.array([number.setdefault(root, len(number) - 1) for root in roots], dtype=int)
+        return number[of[channels]]
 
-    filters = {layer.name: numbered(outputs[layer.name]) for layer in layers if isinstance(layer.module, nn.Conv2d)}
+    filters = {name: numbered(outputs[name]) for name in convolutions}
     channels = {
         layer.name: numbered(outputs[layer.inputs[0]])
         for layer in layers
-        if isinstance(layer.module, (*WEIGHTED, nn.BatchNorm2d))
+        if isinstance(layer.module, STATEFUL) and not isinstance(layer.module, PadChannels)
     }
     padded = {}
     for layer in layers:
@@ -102,31 +115,47 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
             channels_of = numbered(outputs[layer.name])
             behind = len(channels_of) - layer.module.behind
             padded[layer.name] = channels_of[: layer.module.before], channels_of[behind:]
-    return Coupling(len(number) - 1, filters, channels, padded)
+    return Coupling(len(kept), filters, channels, padded)
 
 
-def _outputs(layer: Layer, inputs: list[np.ndarray], positions: dict[str, int], groups: _Groups) -> np.ndarray:
-    """Return the channels of a layer's output, after joining those that the layer couples."""
+def _outputs(layer: Layer, inputs: list[np.ndarray], positions: int, joined: _Joined) -> np.ndarray:
+    """Return the channels of a layer's output, after joining those that the layer couples.
+
+    Args:
+        layer: any.
+        inputs: the channels of each of its inputs.
+        positions: that its first input has.
+        joined: is told.
+    """
     module, (first, *others) = layer.module, inputs
-    if isinstance(module, Sum):
+    if isinstance(module, Sum | Product):
         for other in others:
-            groups.join(first, other)
+            joined.join(first, other)
         return first
     if isinstance(module, Concat):
         return np.concatenate(inputs)
     if isinstance(module, PadChannels):
-        return np.concatenate([groups.new(module.before), first, groups.new(module.behind)])
+        return np.concatenate([joined.new(module.before), first, joined.new(module.behind)])
+    if isinstance(module, ChannelSlice):
+        return first[module.start : module.stop]
+    if isinstance(module, ChannelPermutation):
+        return first[module.index.numpy(force=True)]
     if isinstance(module, nn.Flatten):
-        return np.repeat(first, positions[layer.inputs[0]])
+        return np.repeat(first, positions)
     if isinstance(module, nn.Linear):
         return np.zeros(module.out_features, dtype=int)
+    # Less channels would change the mean and the variance of the others, unless all of these go.
+    if isinstance(module, ChannelNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1):
+        joined.join(first, 0)
+    elif isinstance(module, nn.GroupNorm):
+        together = first.reshape(module.num_groups, -1)
+        joined.join(together[:, 1:], together[:, :1])
     if isinstance(module, nn.Conv2d):
         if module.groups == module.in_channels and module.groups > 1:  # depthwise
             return np.repeat(first, module.out_channels // module.in_channels)
-        made = groups.new(module.out_channels)
+        made = joined.new(module.out_channels)
         for channels in (first, made):
             alike = channels.reshape(module.groups, -1)
-            for other in alike[1:]:
-                groups.join(alike[0], other)
+            joined.join(alike[1:], alike[:1])
         return made
     return first

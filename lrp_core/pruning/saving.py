@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lrp_core.graph.exits import own_end
+from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.utils.files import atomic
@@ -68,7 +69,7 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         ValueError: the file was not written by :func:`save_pruned`, or is of another network than ``build`` makes.
     """
     description, tensors = _read(path)
-    model = build().eval()
+    model = with_modules(build().eval())
     try:
         example = torch.zeros(description["example_shape"], dtype=next(model.parameters()).dtype)
         if (truncation := description.get("truncation")) is not None:  # files of earlier versions have none

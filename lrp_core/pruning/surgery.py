@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.layers import WEIGHTED, ChannelConv, ChannelPermutation, ChannelSlice
 from lrp_core.pruning.dependency import Coupling, couple
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
     """Return a copy of the network without some filters, and without those that are coupled to them.
 
-    Whatever reads their channels shrinks too: convolutions, batch normalisations, dense layers.
+    Whatever reads their channels shrinks too: convolutions, normalisations, dense layers, slices.
 
     Args:
         model: made of supported layers; untouched.
@@ -74,12 +75,37 @@ def copy_weights(module: nn.Module, other: nn.Module, outputs: torch.Tensor | sl
 
 def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
     """Keep these outputs (None: all) and inputs, boolean masks, of a layer, in place."""
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, ChannelSlice):
+        module.start, module.stop = (int(inputs[:bound].sum()) for bound in (module.start, module.stop))
+    elif isinstance(module, ChannelPermutation):
+        module.index = _renumbered(module.index[inputs.to(module.index.device)[module.index]], inputs)
+    elif isinstance(module, ChannelConv):
+        module.index = _renumbered(module.index[inputs.to(module.index.device)], inputs)
+    elif isinstance(module, WEIGHTED):
+        _keep_weights(module, outputs, inputs)
+    else:
         for name in _TENSORS:
-            if (tensor := getattr(module, name)) is not None:
+            tensor = getattr(module, name, None)
+            if tensor is not None and len(tensor) == len(inputs):  # not if one number serves all channels
                 replace_tensor(module, name, tensor.detach()[inputs])
-        module.num_features = int(inputs.sum())
-        return
+        if isinstance(module, nn.GroupNorm):
+            per_group = module.num_channels // module.num_groups
+            module.num_channels = int(inputs.sum())
+            module.num_groups = module.num_channels // per_group
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = int(inputs.sum())
+        elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            module.num_parameters = int(inputs.sum())
+
+
+def _renumbered(index: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return indices of channels with the places that these have among the kept ones, boolean (C,); -1 for the rest."""
+    places = (kept.cumsum(0) - 1).masked_fill(~kept, -1)
+    return torch.cat([places, places.new_tensor([-1])]).to(index.device)[index]
+
+
+def _keep_weights(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor) -> None:
+    """Keep these outputs (None: all) and inputs of a convolution or dense layer."""
     if outputs is None:
         outputs = torch.ones(len(module.weight), dtype=torch.bool)
     weight = module.weight.detach()[outputs]

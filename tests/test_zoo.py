@@ -1,0 +1,176 @@
+"""The convolutional classifiers of torchvision and timm: read, grouped and pruned, against the masked network."""
+
+import time
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from networks import masked_run, settle
+from torch import nn
+from torchvision import models
+from torchvision.models import get_model
+
+from lrp_core.graph.execution import run, shapes
+from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.tracing import trace
+from lrp_core.metrics.cost import n_parameters
+from lrp_core.pruning.dependency import couple
+from lrp_core.pruning.network import PrunedNetwork
+
+TRANSFORMERS = ("vit", "swin", "maxvit")
+CLASSIFIERS = [name for name in models.list_models(module=models) if not any(part in name for part in TRANSFORMERS)]
+HEADS = {name: {"aux_logits": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
+
+
+@contextmanager
+def without_memory():
+    """Make modules whose parameters and buffers have shapes, but no values."""
+    register, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+
+    def parameter(module, name, tensor):
+        register(module, name, tensor if tensor is None else nn.Parameter(tensor.to("meta"), tensor.requires_grad))
+
+    def buffer(module, name, tensor, persistent=True):
+        register_buffer(module, name, tensor if tensor is None else tensor.to("meta"), persistent)
+
+    nn.Module.register_parameter, nn.Module.register_buffer = parameter, buffer
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter, nn.Module.register_buffer = register, register_buffer
+
+
+def test_there_are_68_classifiers():
+    assert len(CLASSIFIERS) == 68
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_of_torchvision_is_traced_and_grouped(name):
+    """In less than five seconds; most filters can be removed, those of ConvNeXt's streams apart."""
+    with without_memory():
+        model = get_model(name, **HEADS.get(name, {})).eval()
+    start, image = time.perf_counter(), torch.zeros(1, 3, 224, 224)
+    layers = trace(model)
+    coupling = couple(model, image)
+    assert time.perf_counter() - start < 5
+    assert shapes(layers, image)[layers[-1].name] == (1, 1000)
+    filters = np.concatenate(list(coupling.filters.values()))
+    assert set(filters) >= set(range(coupling.n_groups))
+    assert (filters < 0).mean() == pytest.approx(0, abs=0.4 if "squeezenet" in name or "convnext" in name else 0)
+    explicit = with_modules(model)
+    assert [(layer.name, layer.inputs) for layer in trace(explicit)] == [(layer.name, layer.inputs) for layer in layers]
+    assert (explicit is model) == (not name.startswith(("shufflenet", "convnext")))
+
+
+def drawn(model):
+    """Settle a network, its scales and other normalisations, too; float64."""
+    settle(model)
+    generator = torch.Generator().manual_seed(1)
+    settled = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    known = {id(part) for layer in model.modules() if isinstance(layer, settled) for part in layer.parameters(False)}
+    for part in model.parameters():
+        if id(part) not in known:
+            part.data.uniform_(0.5, 1.5, generator=generator)
+    return model.double()
+
+
+def check(model, size):
+    """The trace computes what the network does, and the smaller network what the masked one does."""
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = model(x)
+    scale = expected.abs().max()
+    assert (run(trace(model), {INPUT: x}) - expected).abs().max() <= 1e-9 * scale
+    whole, generator = PrunedNetwork(model, x[:1]), np.random.default_rng(0)
+    layers = [np.flatnonzero(whole.layer_of == layer) for layer in range(len(whole.layer_names))]
+    pruned = [generator.choice(of, min(int(0.4 * len(of)), len(of) - 1), replace=False) for of in layers]
+    smaller = whole.without(np.concatenate(pruned))
+    masked = masked_run(model, whole.coupling, np.isin(np.arange(whole.n_filters), np.concatenate(pruned)), x)
+    assert (smaller(x) - masked).abs().max() <= 1e-9 * masked.abs().max()
+    assert (masked - expected).abs().max() > 1e-3 * scale
+    assert n_parameters(smaller) < 0.8 * n_parameters(model)
+
+
+FAMILIES = {
+    "squeezenet1_1": 64,
+    "densenet121": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "mnasnet0_5": 64,
+    "shufflenet_v2_x0_5": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "regnet_x_400mf": 64,
+    "regnet_y_400mf": 64,
+    "resnext50_32x4d": 64,
+    "convnext_tiny": 64,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_smaller_network_is_what_the_whole_one_is_when_masked(name):
+    """Of each family of torchvision; where its input is transformed, with that."""
+    keywords = HEADS.get(name, {})
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        model = get_model(name, num_classes=4, **keywords | {"transform_input": True} if keywords else keywords)
+    check(drawn(model), FAMILIES[name])
+
+
+TIMM = [
+    "convnext_atto",
+    "cspresnet50",
+    "dla46_c",
+    "ecaresnet26t",
+    "ese_vovnet19b_dw",
+    "ghostnet_050",
+    "hardcorenas_a",
+    "hgnetv2_b0",
+    "inception_next_atto",
+    "mixnet_s",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_050",
+    "nf_regnet_b0",
+    "regnety_002",
+    "repvgg_a0",
+    "repvit_m0_9",
+    "res2net50_26w_4s",
+    "resnet18d",
+    "resnetblur50",
+    "resnetv2_50x1_bit",
+    "rexnet_100",
+    "seresnet18",
+    "test_efficientnet",
+    "tf_efficientnet_lite0",
+    "xception41",
+]
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_so_it_is_of_networks_of_timm(name):
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng():
+        model = timm.create_model(name, num_classes=4)
+    check(drawn(model), 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("convnextv2_atto", r"unsupported kind norm\("),
+        ("gcresnext26ts", r"unsupported kind softmax\("),
+        ("resnest14d", r"unsupported kind sum\("),
+        ("skresnet18", r"unsupported kind stack\("),
+        ("hrnet_w18_small", "unsupported kind Upsample"),
+        ("vgg11", "cannot trace VGG.forward"),  # asks how large the maps are
+    ],
+)
+def test_what_is_not_read_is_refused_by_name(name, message):
+    timm = pytest.importorskip("timm")
+    with without_memory():
+        model = timm.create_model(name)
+    with pytest.raises(ValueError, match=message):
+        trace(model)
