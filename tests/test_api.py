@@ -606,7 +606,7 @@ BAD = {
         {"multiply_adds": 0.001, "folds": 0},
         r"multiply_adds=0\.001 cannot be kept: the path ends at multiply_adds=0\.00",
     ),
-    "a layer unknown": ({"model": nn.Sequential(build(), nn.GELU())}, "unsupported kind GELU"),
+    "a layer unknown": ({"model": nn.Sequential(build(), nn.Softshrink())}, "unsupported kind Softshrink"),
     "a head to refit that is a convolution": (
         {"model": build(dense_head=False), "method": "dynamic+refit"},
         "'dynamic.refit' fits the last layer anew: it has to be dense, and '5' is not",

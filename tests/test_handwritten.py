@@ -250,7 +250,7 @@ def test_a_pruned_network_comes_back_from_its_file(name, tmp_path):
     pruned = PrunedNetwork(model, x)
     pruned.remove(some(pruned))
     save_pruned(tmp_path / "net.safetensors", pruned.model, pruned.kept(), pruned.example_shape)
-    loaded = load_pruned(tmp_path / "net.safetensors", lambda: with_modules(Around(BLOCKS[name]())))
+    loaded = load_pruned(tmp_path / "net.safetensors", lambda: Around(BLOCKS[name]()))
     assert torch.equal(loaded(x), pruned.model(x))
 
 
