@@ -14,6 +14,7 @@ import torch
 
 from lrp_core.control.controller import Step
 from lrp_core.control.cost import cost_kept, layer_costs, savings
+from lrp_core.graph.outputs import before_softmax
 from lrp_core.importance.contribution import projected_contributions
 from lrp_core.importance.joint import joint_choice
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -53,7 +54,7 @@ def cost_descent(
         return (all_reduce(hits) / all_reduce(counts).clamp(min=1)).numpy()
 
     costs, drawing = layer_costs(network, images[:1]), generators(images, seed)
-    intact = predict(network.model, images)[:, :n_outputs]
+    intact = predict(before_softmax(network.model), images)[:, :n_outputs]
     now = accuracies(intact)
     limit, step = float(cost_kept(costs, network.active)), 0
     while True:
