@@ -254,8 +254,8 @@ def test_unknown_composite_is_named(images, targets):
 
 
 def test_unsupported_layer_is_named(images, targets):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 4)).double()
-    with pytest.raises(ValueError, match=r"layer '1' is of the unsupported kind GELU; supported are: .*Conv2d"):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, 1), nn.Flatten(), nn.Linear(144, 4)).double()
+    with pytest.raises(ValueError, match=r"layer '1' is of the unsupported kind LPPool2d; supported are: .*Conv2d"):
         lrp.filter_relevance(model, images, targets)
 
 

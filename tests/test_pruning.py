@@ -83,13 +83,14 @@ def test_every_architecture_shrinks_to_what_it_is_when_masked(name):
         size = n_parameters(smaller) / (1 - 0.9 * rate) if rate < 0.5 else size
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "branches"])
+@pytest.mark.parametrize("name", [*BACKBONES, "branches", "mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5"])
 def test_groups_are_those_of_torch_pruning(name):
     """Which filters are coupled to the first and the last filter of every convolution."""
-    branches = name == "branches"
-    model, example = (
-        (settle(Branches()), torch.zeros(1, 3, 8, 8)) if branches else (network(name), draw_images(name, 1))
-    )
+    if name in BACKBONES:
+        model, example = network(name), draw_images(name, 1)
+    else:
+        model = Branches() if name == "branches" else get_model(name, num_classes=4)
+        model, example = settle(model), torch.zeros(1, 3, 32, 32)
     coupling = couple(model, example)
     theirs = copy.deepcopy(model).requires_grad_(True)  # it finds nothing in a frozen network
     graph = torch_pruning.DependencyGraph().build_dependency(theirs, example)

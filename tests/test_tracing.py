@@ -405,3 +405,13 @@ def test_regnet_is_traced():
         model = settle(get_model("regnet_x_400mf", num_classes=4)).double()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(run(trace(model), {INPUT: x}), model(x), rtol=1e-9, atol=1e-12)
+
+
+def test_the_model_is_as_before():
+    """In training mode, say; and constants of its code are not left on it."""
+    model = between(lambda x: (x * torch.ones(4, 1, 1)).mean((2, 3))).train()
+    before = set(vars(model))
+    trace(model)
+    assert model.training
+    assert model.conv.training
+    assert set(vars(model)) == before

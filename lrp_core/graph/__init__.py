@@ -4,8 +4,12 @@ Which file answers what:
 
 - :mod:`.layers`: what is a layer, and which kinds are supported?
 - :mod:`.tracing`: how does a model become a list of layers, and what is refused?
-- :mod:`.calls`: what does a call such as ``x.mean((2, 3))`` stand for?
-- :mod:`.explicit`: how does a call become a module of the network?
+- :mod:`.reading`: how does a node of a traced forward become a layer?
+- :mod:`.calls`: what does a call such as ``F.relu(x)`` stand for?
+- :mod:`.views`, :mod:`.joins`: what do views and slices, sums and products stand for?
+- :mod:`.arrangement`: how do the dimensions of a tensor in the code stand to a layer's maps?
+- :mod:`.building`: how are layers added, and rearrangements where they are needed?
+- :mod:`.explicit`: how does a network get a module for each layer, so that it can become smaller?
 - :mod:`.execution`: how is the list run, whole or in part?
 - :mod:`.batchnorm`: how is batch normalisation folded into convolutions?
 - :mod:`.padding`: how does a convolution pad what it reads?

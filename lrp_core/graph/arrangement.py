@@ -61,16 +61,19 @@ class Size:
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: "Size | int") -> "Size | int":
-        """Divide, where nothing is left over."""
+    def __floordiv__(self, other: "Size | int") -> object:
+        """Divide; :data:`UNKNOWN` if something may be left over."""
         other, rest = other if isinstance(other, Size) else Size(other, ()), list(self.unknown)
         for part in other.unknown:
             if part not in rest:
-                raise TypeError("a quotient of sizes that are not known")
+                return UNKNOWN
             rest.remove(part)
         if other.number == 0 or self.number % other.number:
-            raise TypeError("a quotient of sizes that are not known")
+            return UNKNOWN
         return _plain(self.number // other.number, tuple(rest))
+
+
+UNKNOWN = object()  # what is computed of sizes that are not known, in other ways
 
 
 def _plain(number: int, unknown: tuple[Part, ...]) -> Size | int:
@@ -118,9 +121,8 @@ def viewed(axes: Axes, sizes: list[Size | int]) -> Axes | None:
         whole, others = size_of(tuple(each for axis in axes for each in axis)), 1
         for size in sizes:
             others = others * size if size != -1 else others
-        try:
-            inferred = size_of(axes[0]) if sizes[0] == -1 else whole // others
-        except TypeError:
+        inferred = size_of(axes[0]) if sizes[0] == -1 else whole // others
+        if inferred is UNKNOWN:
             return None
         sizes = [inferred if size == -1 else size for size in sizes]
     left = [each for axis in axes for each in axis]

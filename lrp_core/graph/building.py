@@ -51,21 +51,20 @@ class Builder:
         values: by node, what it stands for: a layer's outputs, rearranged; a size, a number, a parameter's tensor.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph):
-        """Take a model, and the graph of its forward."""
+    def __init__(self, model: nn.Module):
+        """Take a model."""
         self._model, self.layers = model, {}
         self.values: dict[fx.Node, object] = {}
         self._shapes = {INPUT: Maps(None, part("h", None, INPUT), part("w", None, INPUT))}
         self._replaced: dict[str, str] = {}  # flattenings that are gone, since their vectors are maps after all
-        self._uses: dict[str, list[fx.Node]] = {}
-        for node in graph.nodes:
-            if node.op == "call_module":
-                self._uses.setdefault(node.target, []).append(node)
+        self._uses: dict[str, list[fx.Node]] = {}  # by module, the nodes that call it
 
     def name(self, node: fx.Node) -> str:
         """Return the name for a layer that a node makes; that of no other part of the model."""
         if node.op == "call_module":
-            uses = self._uses[node.target]
+            uses = self._uses.setdefault(node.target, [])
+            if node not in uses:
+                uses.append(node)
             return node.target + (f"_{uses.index(node)}" if node is not uses[0] else "")
         return f"{node.name}_call" if node.op != "get_attr" and hasattr(self._model, node.name) else node.name
 

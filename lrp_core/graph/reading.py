@@ -1,12 +1,13 @@
 """Reads the nodes of a traced forward, one after the other, and makes the list of layers of them."""
 
 import copy
+import operator
 
 import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from lrp_core.graph.arrangement import BATCH, Arranged, described, flattened
+from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, Size, described, flattened
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.building import Builder, Maps, NotRead, pointwise, shape_behind
 from lrp_core.graph.calls import module_of_call, operands, torch_names, written
@@ -38,31 +39,42 @@ class Reader(Builder):
     """Makes layers of nodes.
 
     Attributes:
+        made: nodes that some layers are made of.
         shares: nodes whose value lies in the memory of their first operand.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph):
-        """Take a model, and the graph of its forward."""
-        super().__init__(model, graph)
+    def __init__(self, model: nn.Module):
+        """Take a model."""
+        super().__init__(model)
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self.made: set[fx.Node] = set()
         self.shares: set[fx.Node] = set()
 
-    def input(self, node: fx.Node) -> None:
-        """Take a node as the network's input."""
-        self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
-
-    def read(self, node: fx.Node) -> None:
-        """Read one node, which stands behind all those that it reads.
+    def read(self, graph: fx.Graph) -> None:
+        """Read those nodes of a graph that have not been read yet.
 
         Raises:
-            ValueError: it has no layer.
+            ValueError: one has no layer, or is a second input.
         """
+        for node in graph.nodes:
+            if node.op == "placeholder" and node not in self.values:
+                if self.values:
+                    kind = type(self._model).__name__
+                    raise ValueError(f"{kind} takes several inputs; one image tensor is supported")
+                self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
+            elif node.op != "output" and node not in self.values:
+                self._read(node)
+
+    def _read(self, node: fx.Node) -> None:
         n_layers = len(self.layers)
         try:
             value = self.values[node] = self._value(node)
         except NotRead as error:
             raise self._refusal(node, str(error)) from None
-        of_tensor = any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)[:1])
         made = list(self.layers.values())[n_layers:]
+        if made:
+            self.made.add(node)
+        of_tensor = any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)[:1])
         if of_tensor and isinstance(value, Arranged | Parts) and all(isinstance(each.module, SHARING) for each in made):
             self.shares.add(node)
 
@@ -77,7 +89,7 @@ class Reader(Builder):
     def _refusal(self, node: fx.Node, why: str) -> ValueError:
         name = self.name(node)
         if node.op == "call_module":
-            kind = type(self._model.get_submodule(node.target)).__name__
+            kind = type(self._modules[node.target]).__name__
             kind = kind if node.args == operands(node) and len(node.args) == 1 else written(node, kind)
         else:
             kind = written(node, getattr(node.target, "__name__", node.target))
@@ -94,6 +106,8 @@ class Reader(Builder):
         args, kwargs = self._known(node)
         if any(isinstance(self.values[each], Arranged | Parts) for each in operands(node)):
             return self._of_module(node) if node.op == "call_module" else self._of_call(node, args, kwargs)
+        if any(self._is_unknown(each, node) for each in operands(node)):
+            return UNKNOWN
         try:  # sizes, numbers, and what is computed of parameters alone
             function = getattr(args[0], node.target) if node.op == "call_method" else node.target
             with torch.no_grad():
@@ -101,12 +115,19 @@ class Reader(Builder):
         except Exception:  # whatever torch or Python raises
             raise NotRead from None
 
+    def _is_unknown(self, read: fx.Node, node: fx.Node) -> bool:
+        """Return whether what a node computes of a value is not known, since that value is not."""
+        value = self.values[read]
+        return value is UNKNOWN or (isinstance(value, Size) and node.target not in (operator.mul, operator.floordiv))
+
     def _known(self, node: fx.Node) -> tuple[tuple, dict[str, object]]:
         """Return a node's arguments with the values of the nodes among them."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda each: _Box(self.values[each]))
         return _unboxed(args), torch_names(_unboxed(kwargs))
 
     def _of_call(self, node: fx.Node, args: tuple, kwargs: dict[str, object]) -> object:
+        if any(self.values[each] is UNKNOWN for each in operands(node)):
+            raise NotRead
         try:
             if node.target in _CALLS:
                 return _CALLS[node.target](self, node, *args, **kwargs)
@@ -127,7 +148,7 @@ class Reader(Builder):
         return name if name and name not in self.layers else None
 
     def _of_module(self, node: fx.Node) -> object:
-        module, read = self._model.get_submodule(node.target), operands(node)
+        module, read = self._modules[node.target], operands(node)
         if isinstance(module, Sum | Product | Concat) and len(node.args) == len(read):
             return joined(self, node, module)
         if len(read) != 1 or len(node.args) + len(node.kwargs) != 1 or not isinstance(self.values[read[0]], Arranged):
@@ -164,6 +185,8 @@ class Reader(Builder):
         elif isinstance(module, (nn.BatchNorm1d, *OUTPUTS)):
             dimensions = 2
         source, shape = self.whole(read, dimensions)
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is None:  # of a call; in a state_dict
+            module.num_batches_tracked = getattr(self._modules.get(name), "num_batches_tracked", None)
         if isinstance(module, nn.BatchNorm1d):
             module = ChannelScale(*(each.detach() for each in affine(module)))
         return self.emit(name, module, (source,), shape_behind(name, module, shape))

@@ -1,5 +1,6 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import itertools
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from lrp_core.graph.calls import operands, overwrites
 from lrp_core.graph.layers import STATEFUL, SUPPORTED, Layer, needed
 from lrp_core.graph.reading import Reader
 
+_getattr = nn.Module.__getattr__
+
 
 def _noted(function: object) -> object:
     def assign(self: fx.Proxy, other: object) -> fx.Proxy:
@@ -22,16 +25,54 @@ def _noted(function: object) -> object:
 
 
 class _Proxy(fx.Proxy):
-    """Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards."""
+    """A value under tracing.
+
+    Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards. Numbers that
+    are known, such as those of channels, may be asked for: ``if x.shape[1] > 8``.
+    """
 
     __iadd__, __imul__ = _noted(operator.iadd), _noted(operator.imul)
     __isub__, __itruediv__ = _noted(operator.isub), _noted(operator.itruediv)
+
+    def __bool__(self) -> bool:
+        known = self.tracer.known(self.node)
+        return bool(known) if isinstance(known, int) else super().__bool__()
+
+    def __index__(self) -> int:
+        known = self.tracer.known(self.node)
+        if not isinstance(known, int):
+            raise TypeError(f"{self.node} is not known before the network is run")
+        return known
+
+    def __int__(self) -> int:
+        known = self.tracer.known(self.node)
+        return int(known) if isinstance(known, float) else self.__index__()
 
 
 class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
 
-    proxy_buffer_attributes = True
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.reader = Reader(model)
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        self._names = {id(tensor): name for name, tensor in tensors}
+
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
+        """Note parameters and buffers by name; fx would search the whole model for each."""
+        name = self._names.get(id(attr_val))
+        if name is not None and name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache.get(name, attr_val)
+
+    def known(self, node: fx.Node) -> object:
+        """Return what a node stands for, as far as that is known already."""
+        under_tracing, nn.Module.__getattr__ = nn.Module.__getattr__, _getattr  # else parameters come as proxies
+        try:
+            self.reader.read(self.graph)
+        finally:
+            nn.Module.__getattr__ = under_tracing
+        return self.reader.values[node]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -60,33 +101,29 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
     Raises:
         ValueError: as :func:`trace`.
     """
+    tracer = _Tracer(model)
+    reader = tracer.reader
     with _predicting(model):
         try:
-            graph = _Tracer().trace(model)
+            graph = tracer.trace(model)
         except Exception as error:  # whatever the model's own code raises under tracing
             raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
-    reader, order = Reader(model, graph), {node: i for i, node in enumerate(graph.nodes)}
+        reader.read(graph)
+    order = {node: i for i, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, fx.Node] = {}  # by node, the one whose memory its value lies in
     output = ""
     for node in graph.nodes:
-        if node.op == "placeholder":
-            if node.users or not memory:
-                if memory:
-                    raise ValueError(f"{type(model).__name__} takes several inputs; one image tensor is supported")
-                reader.input(node)
-                memory[node] = node
-        elif node.op == "output":
+        read = [other for other in operands(node) if other in memory]
+        if node.op == "output":
             output = reader.output(node.args[0])
-        else:
-            n_layers = len(reader.layers)
-            reader.read(node)
-            changes = len(reader.layers) > n_layers and _in_place(model, node)
-            read = [other for other in operands(node) if other in memory]
+        elif node.op == "placeholder":
+            memory[node] = node
+        elif read:
+            changes = node in reader.made and _in_place(model, node)
             if changes:
                 _check_use(node, memory, order)
-            if read:
-                memory[node] = memory[read[0]] if changes or node in reader.shares else node
-            if not node.users and memory.get(node) is node and isinstance(reader.values[node], Arranged):
+            memory[node] = memory[read[0]] if changes or node in reader.shares else node
+            if not node.users and memory[node] is node and isinstance(reader.values[node], Arranged):
                 name = reader.name(node)
                 raise ValueError(f"nothing reads the result of layer {name!r}; use it, or leave the layer out")
     layers = needed([*reader.layers.values()], output)
@@ -103,8 +140,8 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
 
 @contextmanager
 def _predicting(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while."""
-    training = [module for module in model.modules() if module.training]
+    """Put a model into eval mode for a while, and take away again what tracing adds to it: constants of its code."""
+    training, before = [module for module in model.modules() if module.training], set(vars(model))
     for module in training:
         module.training = False
     try:
@@ -112,6 +149,8 @@ def _predicting(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        for name in set(vars(model)) - before:
+            delattr(model, name)
 
 
 def _check_use(node: fx.Node, memory: dict[fx.Node, fx.Node], order: dict[fx.Node, int]) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from lrp_core.graph.execution import shapes
@@ -63,10 +61,17 @@ class _Joined:
         self._pairs.append(np.stack(np.broadcast_arrays(one, other)).reshape(2, -1))
 
     def sets(self) -> np.ndarray:
-        """Return the number of each channel's set."""
-        pairs = np.concatenate(self._pairs, axis=1)
-        graph = coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=(self._n, self._n))
-        return connected_components(graph, directed=False)[1]
+        """Return, by channel, the lowest of all channels that are joined to it."""
+        one, other = np.concatenate(self._pairs, axis=1)
+        lowest = before = np.arange(self._n)
+        while before is lowest or (before != lowest).any():
+            before, lowest = lowest, lowest.copy()
+            both = np.minimum(before[one], before[other])
+            np.minimum.at(lowest, before[one], both)
+            np.minimum.at(lowest, before[other], both)
+            while (lowest[lowest] != lowest).any():
+                lowest = lowest[lowest]
+        return lowest
 
 
 def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[str] = ()) -> Coupling:
@@ -91,8 +96,8 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
     of = joined.sets()
     convolutions = [layer.name for layer in layers if isinstance(layer.module, nn.Conv2d)]
     made = of[np.concatenate([[], *(outputs[name] for name in convolutions)]).astype(int)]
-    kept, first = np.unique(made[made != of[0]], return_index=True)
-    number = np.full(of.max() + 1, -1)
+    kept, first = np.unique(made[made != 0], return_index=True)
+    number = np.full(len(of), -1)
     number[kept[np.argsort(first)]] = np.arange(len(kept))
 
     def numbered(channels: np.ndarray) -> np.ndarray:
