@@ -1,4 +1,4 @@
-"""Relevance through layers without weights, and through gates: by hand, against zennit, against gradient times input."""
+"""Relevance through layers without weights and through gates: by hand, against zennit, and gradient times input."""
 
 from collections import OrderedDict
 

@@ -1,6 +1,7 @@
 """Pruned networks on disk: one safetensors file holds the weights and says which filters were kept."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from lrp_core.graph.explicit import with_modules
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.utils.files import atomic
 
@@ -62,7 +64,7 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         ValueError: the file was not written by :func:`save_pruned`, or is of another network than ``build`` makes.
     """
     description, tensors = _read(path)
-    model = build().eval()
+    model = with_modules(build().eval())
     try:
         pruned = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
@@ -71,7 +73,9 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         dtype = next(model.parameters()).dtype
         smaller = remove_filters(model, pruned, torch.zeros(description["example_shape"], dtype=dtype))
         _add_biases(smaller, tensors)
-        smaller.load_state_dict(tensors)
+        state = OrderedDict(tensors)
+        state._metadata = smaller.state_dict()._metadata  # the versions of its modules, which MNASNet asks for
+        smaller.load_state_dict(state)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
     if description["channels_last"]:
