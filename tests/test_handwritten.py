@@ -1,5 +1,7 @@
 """Blocks as people write them by hand: what the trace computes, what is coupled, and the smaller network."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch.nn import functional as F
 from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.graph.execution import run
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.layers import INPUT, ChannelConv, ChannelNorm, ChannelScale, Product
-from lrp_core.graph.tracing import trace
+from lrp_core.graph.layers import INPUT, ChannelConv, ChannelNorm, ChannelScale, Product, needed
+from lrp_core.graph.tracing import trace, trace_with_nodes
+from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.dependency import couple
 from lrp_core.pruning.network import PrunedNetwork
@@ -323,3 +326,76 @@ def test_a_vector_may_scale_maps_and_be_read_as_a_vector():
     gone = np.array([1, 2])
     expected = masked_run(model, pruned.coupling, _mask(pruned, gone), x)
     torch.testing.assert_close(pruned.without(gone)(x), expected, rtol=1e-10, atol=1e-10)
+
+
+class ByParameters(nn.Module):
+    """Parameters in the code: some for each channel, one for all, and what is computed of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.scale, self.shift = (
+            nn.Parameter(torch.linspace(1, 2, 4)),
+            nn.Parameter(torch.linspace(-1, 1, 4)[:, None, None]),
+        )
+        self.one = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, x):
+        x = self.conv(x) * self.scale.exp().view(1, -1, 1, 1) - self.shift
+        return self.head((F.relu(x) * self.one / (1 + self.one)).mean((2, 3)))
+
+
+def test_parameters_in_the_code_shrink_too():
+    with torch.random.fork_rng():
+        model, x = ByParameters().eval().double(), images()
+    pruned = PrunedNetwork(model, x)
+    gone = np.array([0, 3])
+    expected = masked_run(model, pruned.coupling, _mask(pruned, gone), x)
+    torch.testing.assert_close(pruned.without(gone)(x), expected, rtol=1e-10, atol=1e-10)
+    copy.deepcopy(pruned.without(gone))
+
+
+class Reused(nn.Module):
+    """A dense layer that serves two maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x).permute(0, 2, 3, 1)
+        return self.head(self.fc(F.relu(self.fc(x))).mean((1, 2)))
+
+
+class GateOfPositions(Reused):
+    """A gate that is computed of all positions of a map."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((x * self.fc(F.avg_pool2d(x, 3).flatten(1))[:, :, None, None]).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Reused(), "layer 'fc_1' is used twice; give each use a module of its own"),
+        (GateOfPositions(), "layer 'mul' .* which makes maps of vectors"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(model, message):
+    if isinstance(model, GateOfPositions):
+        model.fc = nn.Linear(16, 4)
+    with pytest.raises(ValueError, match=message):
+        trace(model)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_network_may_end_at_any_layer_that_makes_maps(name):
+    """Whose value stands in the code somewhere as maps (N, C, H, W); with its channels last it may not."""
+    model, x = network(name), images()
+    layers, nodes = trace_with_nodes(model)
+    ends = [layer.name for layer in layers if layer.name in nodes.values()]
+    assert {"stem", "relu", "last"} <= set(ends)
+    for end in ends:
+        expected = run(needed(layers, end), {INPUT: x})
+        torch.testing.assert_close(up_to(model, end)(x), expected, rtol=1e-10, atol=1e-10)

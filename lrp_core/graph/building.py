@@ -109,15 +109,12 @@ class Builder:
     def whole(self, node: fx.Node, dimensions: int) -> tuple[str, Maps]:
         """Return the layer that makes a node's value as maps (4 dimensions) or vectors (2), rearranged where needed."""
         value = self.values[node]
-        if (
-            isinstance(value, Arranged)
-            and dimensions == 4
-            and len(value.axes) == 4
-            and self.shape(value).height is None
-        ):
+        if not isinstance(value, Arranged):
+            raise NotRead
+        if dimensions == len(value.axes) == 4 and self.shape(value).height is None:
             self.make_maps(value)
-        if not isinstance(value, Arranged) or not self._is_whole(value, dimensions):
-            raise NotRead(f"on a tensor {described(value.axes)}" if isinstance(value, Arranged) else "")
+        if not self._is_whole(value, dimensions):
+            raise NotRead(f"on a tensor {described(value.axes)}")
         self.in_order(node, 1, value.axes[1][: len(self._channels(value))])
         value = self.values[node]
         name, shape = self.layer(value), self.shape(value)
@@ -199,6 +196,8 @@ class Builder:
                 self._make_maps(source)
         layer = self.layers[name]
         if isinstance(layer.module, nn.Linear):
+            if self._shapes[layer.inputs[0]].channels != layer.module.in_features:  # it reads several positions
+                raise NotRead("which makes maps of vectors")
             self.layers[name] = replace(layer, module=pointwise(layer.module))
         self._shapes[name] = Maps(self._shapes[name].channels, (), ())
 

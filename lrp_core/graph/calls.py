@@ -157,19 +157,19 @@ def _group_norm(
 
 
 def as_parameter(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as a parameter if it is one, or a view of one; else itself."""
-    base = tensor if isinstance(tensor, nn.Parameter) else tensor._base
-    if isinstance(tensor, nn.Parameter) or not isinstance(base, nn.Parameter):
+    """Return a tensor as a parameter if it is one, or a view of one; else without its history."""
+    if isinstance(tensor, nn.Parameter):
         return tensor
-    return nn.Parameter(tensor.detach(), base.requires_grad)
+    base = tensor._base
+    return nn.Parameter(tensor.detach(), base.requires_grad) if isinstance(base, nn.Parameter) else tensor.detach()
 
 
 def _given(module: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
     """Give a module its parameters; they are shared with whoever else has them."""
     for name, tensor in tensors.items():
-        if tensor is not None and not isinstance(tensor, nn.Parameter):
+        if tensor is not None:
             tensor = as_parameter(tensor)
-            tensor = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach(), False)
+            tensor = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
         setattr(module, name, tensor)
     return module
 

@@ -41,6 +41,7 @@ class Reader(Builder):
     Attributes:
         made: nodes that some layers are made of.
         shares: nodes whose value lies in the memory of their first operand.
+        reused: the name of a layer whose module, which has parameters, has served another one; "" if there is none.
     """
 
     def __init__(self, model: nn.Module):
@@ -49,6 +50,7 @@ class Reader(Builder):
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self.made: set[fx.Node] = set()
         self.shares: set[fx.Node] = set()
+        self.reused = ""
 
     def read(self, graph: fx.Graph) -> None:
         """Read those nodes of a graph that have not been read yet.
@@ -153,6 +155,8 @@ class Reader(Builder):
             return joined(self, node, module)
         if len(read) != 1 or len(node.args) + len(node.kwargs) != 1 or not isinstance(self.values[read[0]], Arranged):
             raise NotRead
+        if self.name(node) != node.target and any(True for _ in module.parameters()):
+            self.reused = self.reused or self.name(node)
         return self._applied(node, module, read[0])
 
     def _applied(self, node: fx.Node, module: nn.Module, read: fx.Node, name: str | None = None) -> object:

@@ -98,6 +98,8 @@ def trace(model: nn.Module) -> list[Layer]:
 def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]:
     """Return the layers of a network, and by node of its graph the name of the layer that makes the node's value.
 
+    Nodes whose value is a rearranged one, such as a permutation of a layer's outputs, are left out.
+
     Raises:
         ValueError: as :func:`trace`.
     """
@@ -131,11 +133,12 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
         raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
     modules: set[nn.Module] = set()
     for layer in layers:
-        if isinstance(layer.module, STATEFUL) and layer.module in modules:
+        twice = isinstance(layer.module, STATEFUL) and layer.module in modules
+        if twice or layer.name == reader.reused:
             raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
         modules.add(layer.module)
-    tensors = {node: value for node, value in reader.values.items() if isinstance(value, Arranged)}
-    return layers, {node: reader.layer(value) for node, value in tensors.items()}
+    tensors = [(node, value) for node, value in reader.values.items() if isinstance(value, Arranged)]
+    return layers, {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
 
 
 @contextmanager
