@@ -5,8 +5,9 @@ to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp
 layers,
 
 - activations, scales by channel and normalisations pass relevance on (the pass rule). Normalisations over channels are
-  the affine map that they are at this input, mean and standard deviation held constant (the identity rule, Achtibat et
-  al., AttnLRP, ICML 2024, sec. 3.3.3), as batch normalisations are in a network that predicts;
+  the affine map that they are at this input, mean and standard deviation held constant (the identity rule of Achtibat
+  et al., AttnLRP, ICML 2024), as batch normalisations are in a network that predicts. To hold the deviation alone
+  constant (Ali et al., XAI for Transformers, ICML 2022) divides by values near the mean: relevance has no bound then;
 - max pooling gives all to the winner;
 - sums, average pooling and convolutions along the channels share by contribution (the norm rule);
 - a product gives all to the signal, nothing to its gate (:mod:`lrp_core.relevance.products`);

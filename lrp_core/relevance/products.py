@@ -1,9 +1,8 @@
 """Products: which of the two factors takes the relevance.
 
 A gate decides how much of a signal passes, and the signal takes all of the relevance (signal-take-all, Arras et al.,
-Explaining and Interpreting LSTMs, in Explainable AI, LNCS 11700, 2019, sec. 11.3.2). Two signals that are multiplied
-by each other share it half and half (the uniform rule for bilinear terms, Achtibat et al., AttnLRP, ICML 2024,
-sec. 3.3.2).
+Explaining and Interpreting LSTMs, in Explainable AI, LNCS 11700, 2019). Two signals that are multiplied by each other
+share it half and half (the uniform rule for bilinear terms, Achtibat et al., AttnLRP, ICML 2024).
 
 A factor is a gate if it ends in a sigmoid, or if it has one position where the other one has several. That the second
 kind of factor is a gate whatever it ends in is our reading.
