@@ -22,7 +22,8 @@ from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
 from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.layers import OUTPUTS
+from lrp_core.graph.layers import Layer
+from lrp_core.graph.outputs import before_softmax, with_softmax
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -253,13 +254,8 @@ def prune(
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
     if round_to < 1:
         raise ValueError(f"round_to must be 1 or more, got {round_to}")
-    network = with_modules(copy.deepcopy(model).eval().requires_grad_(False))
+    network, softmax = before_softmax(with_modules(copy.deepcopy(model).eval().requires_grad_(False)))
     last = trace(network)[-1]
-    if isinstance(last.module, OUTPUTS):
-        raise ValueError(
-            f"the model ends with {last.name!r}, a {type(last.module).__name__}; logits are needed: leave it out, "
-            f"as lrp_core.graph.truncation.up_to(model, {last.inputs[0]!r}) does"
-        )
     ignored = _names(model, network, ignored_layers)
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
@@ -274,6 +270,7 @@ def prune(
         raise ValueError(f"{method!r} fits a last layer: each of its {n_outputs} classes needs images")
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
+    run.softmax = softmax
     run.groups = torch.arange(len(labels)) if groups is None else _check_groups(torch.as_tensor(groups).cpu(), labels)
     run.until = _until(*budget)
     run.go(folds, head_fitted if is_dense else False, is_dense, progress, callback)
@@ -297,6 +294,7 @@ class _Run:
         self.network, self.images, self.labels, self.how, self.seed = network, images, labels, how, seed
         self.ignored, self.round_to, self.all_reduce = ignored, round_to, all_reduce
         self.groups: torch.Tensor
+        self.softmax: Layer | None  # at the end of the user's network
         self.until: Callable[[_Down], bool]
         self.judged: HeldOut | None = None
         self.fitted = False  # the last layer, to these images
@@ -434,6 +432,8 @@ class _Run:
         if size is not None and (self.how.refit or truncation is not None):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
+        if self.softmax is not None and truncation is None:
+            model = with_softmax(model, self.softmax)
         return Pruned(
             model=model,
             estimate=self._estimate(size),

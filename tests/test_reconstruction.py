@@ -11,7 +11,11 @@ from sklearn.linear_model import Ridge
 from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops.misc import SqueezeExcitation
 
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.tracing import trace
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair import reconstruction
 from lrp_core.repair.reconstruction import Reconstruction
@@ -219,6 +223,51 @@ def test_the_target_of_a_branch_has_the_change_of_its_shortcut(norm):
     torch.testing.assert_close(rebuilt.b2.bias, intercept, rtol=1e-8, atol=1e-10)
     without_change, _ = ridge_towards(before, x, z, 1e-3, True)
     assert not torch.allclose(weight, without_change, rtol=0.05)
+
+
+class Dense(nn.Module):
+    """Dense layers on the channels of maps, as in ConvNeXt, behind a gate that has convolutions of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 6, 3), SqueezeExcitation(6, 4, scale_activation=nn.Hardsigmoid)
+        self.expand, self.project, self.head = nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 4)
+
+    def hidden(self, x):
+        return F.gelu(self.expand(self.gate(F.silu(self.stem(x))).permute(0, 2, 3, 1)))
+
+    def forward(self, x):
+        return self.head(F.elu(self.project(self.hidden(x)).permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def test_dense_layers_on_maps_are_fitted_as_the_convolutions_that_they_are(monkeypatch):
+    """And those of a gate to what the gate gave before its sigmoid."""
+    monkeypatch.setattr(reconstruction, "SAMPLES", 10**6)
+    model, images = settle(Dense()).double(), torch.randn(20, 3, 7, 7, dtype=torch.float64)
+    network = PrunedNetwork(model, images)
+    names = ["stem", "gate.fc1", "expand", "project"]
+    assert network.layer_names == names  # the stem's filters go with those of fc2
+    first = [np.flatnonzero(network.layer_of == layer)[0] for layer in range(4)]
+    rebuilt = pruned(model, images, [first[0] + 1, first[1] + 2, first[2] + 3, first[2] + 5, first[3]])
+    hidden = [0, 1, 2, 4, 6, 7]
+    read = {}
+
+    def keep(layer, lives):
+        read[layer.name] = lives[layer.inputs[0]]
+
+    run(trace(rebuilt), {INPUT: images}, keep)
+    squeezed = F.silu(model.stem(images)).mean((2, 3), keepdim=True)
+    gate = model.gate.fc2(F.relu(model.gate.fc1(squeezed)))
+    of_gate, of_stem = [0, 1, 3], [0, 2, 3, 4, 5]
+    for name, z, before in (
+        ("gate.fc2", rows(gate)[:, of_stem], model.gate.fc2.weight[of_stem][:, of_gate].flatten(1)),
+        ("project", model.project(model.hidden(images)).flatten(0, 2)[:, 1:], model.project.weight[1:][:, hidden]),
+    ):
+        layer = rebuilt.get_submodule(name)
+        weight, intercept = ridge_towards(before, rows(read[name]), z, 1e-3, True)
+        torch.testing.assert_close(layer.weight.flatten(1), weight, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(layer.bias, intercept, rtol=1e-8, atol=1e-10)
+        assert not torch.allclose(weight, before, rtol=1e-6)
 
 
 def shifted_network(bias: bool = True) -> nn.Sequential:

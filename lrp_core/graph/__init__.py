@@ -14,6 +14,7 @@ Which file answers what:
 - :mod:`.batchnorm`: how is batch normalisation folded into convolutions?
 - :mod:`.padding`: how does a convolution pad what it reads?
 - :mod:`.signs`: where can values not be negative?
+- :mod:`.outputs`: where are the logits of a network that ends in a softmax?
 - :mod:`.sharing`: how is a network changed without a copy of its tensors?
 - :mod:`.exits`: where may a backbone end, and what does it give and cost there?
 - :mod:`.blocks`: which residual blocks can be skipped?

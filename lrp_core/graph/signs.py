@@ -19,6 +19,7 @@ from lrp_core.graph.layers import (
 
 # Behind these nothing is negative if nothing was before.
 _SIGN_KEEPING = (nn.Flatten, *POOLING, *PADDING, Subsample, *REARRANGED, Sum, Product, Concat)
+_KEEPING_ZERO = tuple(kind for kind in ACTIVATIONS if kind not in (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus))
 
 
 def nonnegative(layers: list[Layer]) -> set[str]:
@@ -37,8 +38,8 @@ def rectified(layers: list[Layer]) -> set[str]:
 
 
 def activated(layers: list[Layer]) -> set[str]:
-    """Return the names of the layers that are read by nothing but activations."""
-    return _read_by(layers, ACTIVATIONS)
+    """Return the names of the layers that are read by nothing but activations that map 0 to 0."""
+    return _read_by(layers, _KEEPING_ZERO)
 
 
 def _read_by(layers: list[Layer], kinds: tuple[type[nn.Module], ...]) -> set[str]:

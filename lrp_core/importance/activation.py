@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
-from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, activation_ends, in_batches, loss
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches, logit_layers, loss
 from lrp_core.utils.devices import device_of
 
 
@@ -30,7 +28,7 @@ class ByActivation:
 
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
         """Go forward and back once."""
-        layers = fold_batchnorm(trace(model))
+        layers = logit_layers(model)
         ends = activation_ends(layers)
 
         def score(images: torch.Tensor, targets: torch.Tensor) -> Scores:

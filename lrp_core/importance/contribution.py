@@ -9,8 +9,8 @@ from torch import nn
 from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import images_at_a_time, run
 from lrp_core.graph.layers import INPUT, Layer
-from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import BATCH, Scores, activation_ends
+from lrp_core.graph.outputs import up_to_logits
+from lrp_core.importance.criterion import BATCH, Scores, activation_ends, logit_layers
 from lrp_core.utils.devices import device_of
 
 CHUNK = 2**26  # bytes that the contributions of a chunk take in float64, but for one class of one batch at the least
@@ -62,7 +62,7 @@ class Contribution:
             images: (N, C, H, W), normalised; the chunks come to where they are.
             targets: their classes, (N,), which tell only which classes there are.
         """
-        layers, classes = fold_batchnorm(trace(model)), targets.unique()
+        layers, classes = logit_layers(model), targets.unique()
         ends, device = activation_ends(layers), device_of(model)
         for start in range(0, len(images), BATCH):
             batch, kept = images[start : start + BATCH].to(device), {}
@@ -109,7 +109,7 @@ def projected_contributions(
     # Several values are kept for each one that a layer gives: gradients, and what they are made from.
     size, folded, parts, logits = (
         images_at_a_time(layers, images[:1].to(device), copies=3),
-        fold_batchnorm(layers),
+        fold_batchnorm(up_to_logits(layers)),
         [],
         [],
     )

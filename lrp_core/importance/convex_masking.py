@@ -3,11 +3,9 @@
 import torch
 from torch import nn
 
-from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
-from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, activation_ends, in_batches
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches, logit_layers
 from lrp_core.utils.devices import device_of
 
 
@@ -20,7 +18,7 @@ def representative(model: nn.Module, images: torch.Tensor, targets: torch.Tensor
     2303.04185): kernelised convex masking. Its abstract and others' accounts of it were at hand, not its text; the
     kernel's width, what activations are divided by, and the step from dense layers to convolutions are our reading.
     """
-    layers = fold_batchnorm(trace(model))
+    layers = logit_layers(model)
     ends = activation_ends(layers)
 
     def score(images: torch.Tensor, _: torch.Tensor) -> Scores:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.layers import Layer
+from lrp_core.graph.outputs import up_to_logits
 from lrp_core.graph.signs import activated
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
@@ -37,11 +38,19 @@ Criterion = Callable[[nn.Module, torch.Tensor, torch.Tensor], Scores]
 
 
 def activation_ends(layers: list[Layer]) -> dict[str, str]:
-    """Return the convolutions by the layer whose output counts as theirs: an activation right behind, or themselves."""
+    """Return the convolutions by the layer whose output counts as theirs: an activation right behind, or themselves.
+
+    Only an activation that maps 0 to 0 counts: what a sigmoid gives for a silent filter is not silent.
+    """
     followed = activated(layers)
     behind = {layer.inputs[0]: layer.name for layer in layers if layer.inputs[0] in followed}
     convolutions = [layer.name for layer in layers if isinstance(layer.module, nn.Conv2d)]
     return {behind.get(name, name): name for name in convolutions}
+
+
+def logit_layers(model: nn.Module) -> list[Layer]:
+    """Return a network's layers up to its logits, batch normalisation folded in."""
+    return fold_batchnorm(up_to_logits(trace(model)))
 
 
 def loss(logits: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:

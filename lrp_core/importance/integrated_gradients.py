@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrp_core.graph.batchnorm import fold_batchnorm
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, Layer
-from lrp_core.graph.tracing import trace
-from lrp_core.importance.criterion import Scores, activation_ends, in_batches, loss
+from lrp_core.importance.criterion import Scores, activation_ends, in_batches, logit_layers, loss
 from lrp_core.utils.devices import device_of
 
 
@@ -36,7 +34,7 @@ class IntegratedGradients:
 
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
         """Go forward once, then from each convolution to the end and back, once for each node."""
-        layers = fold_batchnorm(trace(model))
+        layers = logit_layers(model)
         ends = activation_ends(layers)
         position = {layer.name: i for i, layer in enumerate(layers)}
         points, weights = np.polynomial.legendre.leggauss(self.nodes)

@@ -43,12 +43,16 @@ def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
 
 
 def multiply_adds_by_layer(model: nn.Module, example_input: torch.Tensor) -> dict[str, int]:
-    """Return the multiply-adds of one forward pass by name of the convolution or dense layer that needs them."""
+    """Return the multiply-adds of one forward pass by name of the convolution or dense layer that needs them.
+
+    Layers that run in training alone, such as those of auxiliary heads, have none.
+    """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example_input.to(device_of(model)))
     counts, kind = counter.get_flop_counts(), type(model).__name__
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    return {name: sum(counts[f"{kind}.{name}"].values()) // 2 for name in layers}
+    ran = [name for name in layers if f"{kind}.{name}" in counts]
+    return {name: sum(counts[f"{kind}.{name}"].values()) // 2 for name in ran}
 
 
 def n_parameters(model: nn.Module) -> int:

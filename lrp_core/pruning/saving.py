@@ -1,6 +1,7 @@
 """Pruned networks on disk: one safetensors file holds the weights and says which filters were kept."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         }
         smaller = remove_filters(model, pruned, example)
         _add_biases(smaller, tensors)
-        smaller.load_state_dict(tensors)
+        state = OrderedDict(tensors)
+        state._metadata = smaller.state_dict()._metadata  # the versions of its modules, which MNASNet asks for
+        smaller.load_state_dict(state)
     except (RuntimeError, ValueError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
     if description["channels_last"]:

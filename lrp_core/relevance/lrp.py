@@ -2,11 +2,19 @@
 
 One pass forward keeps what the rules will read. One pass backward carries relevance from the logit to the filters, and
 to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp_core.relevance.rules`. Of the other
-layers, activations and batch normalisations that could not be folded pass relevance on (the pass rule), max pooling
-gives all to the winner, and sums and average pooling share by contribution (the norm rule).
+layers,
+
+- activations, scales by channel and normalisations pass relevance on (the pass rule). Normalisations over channels are
+  the affine map that they are at this input, mean and standard deviation held constant (the identity rule of Achtibat
+  et al., AttnLRP, ICML 2024), as batch normalisations are in a network that predicts. To hold the deviation alone
+  constant (Ali et al., XAI for Transformers, ICML 2022) divides by values near the mean: relevance has no bound then;
+- max pooling gives all to the winner;
+- sums, average pooling and convolutions along the channels share by contribution (the norm rule);
+- a product gives all to the signal, nothing to its gate (:mod:`lrp_core.relevance.products`);
+- what moves values moves their relevance back.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,15 +23,31 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import ChannelAffine, fold_batchnorm
 from lrp_core.graph.execution import run
-from lrp_core.graph.layers import ACTIVATIONS, INPUT, WEIGHTED, Concat, Layer, PadChannels, Subsample, Sum
+from lrp_core.graph.layers import (
+    ACTIVATIONS,
+    INPUT,
+    PADDING,
+    REARRANGED,
+    WEIGHTED,
+    ChannelConv,
+    ChannelNorm,
+    ChannelScale,
+    Concat,
+    Layer,
+    Product,
+    Subsample,
+    Sum,
+)
+from lrp_core.graph.outputs import up_to_logits
 from lrp_core.graph.signs import nonnegative, rectified
 from lrp_core.graph.tracing import trace
-from lrp_core.relevance import composites, rules
+from lrp_core.relevance import composites, products, rules
 from lrp_core.relevance.linear_map import LinearMap
 from lrp_core.utils.devices import device_of
 
-_NO_VALUES = (*ACTIVATIONS, ChannelAffine)  # pass relevance on, whatever went through them
-_NO_INPUTS = (*_NO_VALUES, nn.Flatten, Concat, PadChannels, Subsample)  # their way back reads no value
+_PASSING = (*ACTIVATIONS, ChannelAffine, ChannelScale, ChannelNorm, nn.GroupNorm)
+_MOVING = (*REARRANGED, *PADDING, Subsample)
+_NO_VALUES = (*_PASSING, *_MOVING, nn.Flatten, Concat, Product)  # their way back reads shapes at most
 
 
 def _winner_takes_all(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
@@ -33,12 +57,20 @@ def _winner_takes_all(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor
         return torch.autograd.grad(layer(a), a, relevance)[0]
 
 
+def _moved_back(layer: nn.Module, shape: torch.Size, relevance: torch.Tensor) -> torch.Tensor:
+    """Move relevance to where the values came from; that of values that were copied adds up."""
+    with torch.enable_grad():
+        a = relevance.new_zeros(()).expand(shape).requires_grad_()
+        return torch.autograd.grad(layer(a), a, relevance)[0]
+
+
 def _norm(layer: nn.Module, inputs: list[torch.Tensor], relevance: torch.Tensor) -> list[torch.Tensor]:
     """Share the relevance of a sum or an average in proportion to each input's part in it."""
     with torch.enable_grad():
         inputs = [a.detach().requires_grad_() for a in inputs]
         z = layer(*inputs)
-        share = rules.share(relevance, z.detach())
+        bias = getattr(layer, "bias", None)
+        share = rules.share(relevance, z.detach() if bias is None else z.detach() - bias)
         return [
             a.detach() * gradient for a, gradient in zip(inputs, torch.autograd.grad(z, inputs, share), strict=True)
         ]
@@ -49,11 +81,12 @@ class Explanation:
     """What one backward pass of relevance gives.
 
     Attributes:
-        filters: by convolution, the relevance of its output channels, summed over positions, (N, C).
+        filters: by convolution, the relevance of its output channels, summed over positions, (N, C); 0 where it does
+            nothing but make a gate.
         totals: by convolution, the sum of all relevance at its output, (N,); in a chain of layers equal to
             ``initial`` where nothing is lost.
         initial: the relevance at the target output that was propagated, (N,).
-        logits: the network's output, (N, K).
+        logits: the network's output, before a softmax at its end, (N, K).
         pixels: relevance at the input, (N, 3, H, W), if asked for.
     """
 
@@ -86,7 +119,8 @@ def explain(
     """Propagate relevance from each sample's target class to every convolution's output, and to the pixels if asked.
 
     The initial relevance is one-hot at the target (1, whatever the logit). The network is explained as it predicts:
-    batch normalisation with its running statistics, folded into the convolution before it; no dropout.
+    batch normalisation with its running statistics, folded into the convolution before it; no dropout. Where it ends in
+    a softmax, the logit before that is explained.
 
     Args:
         model: a classifier made of supported layers, images (N, C, H, W) to logits (N, K); left as it is.
@@ -130,7 +164,7 @@ class _Propagation:
     """A network made ready: traced, folded, its rules assigned, the parts of its weights made when first needed."""
 
     def __init__(self, model: nn.Module, composite: composites.Composite, absolute: bool, pixels: bool):
-        self.layers = fold_batchnorm(trace(model))
+        self.layers = fold_batchnorm(up_to_logits(trace(model)))
         self.absolute, self.pixels = absolute, pixels
         weighted = {layer.name: layer.module for layer in self.layers if isinstance(layer.module, WEIGHTED)}
         self.rules = composite.assign(weighted)
@@ -140,6 +174,7 @@ class _Propagation:
             for layer in self.layers
             if layer.name in weighted
         }
+        self.sigmoids = products.sigmoids(self.layers)
         # Relevance goes on to a layer only if a convolution or the pixels are there or behind it.
         self.wanted = {INPUT} if pixels else set()
         for layer in self.layers:
@@ -150,7 +185,7 @@ class _Propagation:
 
     def _reads(self, layer: Layer) -> list[str]:
         """Name the values that this layer's way back reads."""
-        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, _NO_INPUTS):
+        if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, _NO_VALUES):
             return []
         if layer.name in self.maps and self.rules[layer.name].uses_output:
             return [*layer.inputs, layer.name]
@@ -176,6 +211,9 @@ class _Propagation:
         for layer in reversed(self.layers):
             relevance = arrived.pop(layer.name, None)
             if relevance is None:
+                if isinstance(layer.module, nn.Conv2d):  # of a gate
+                    result.filters[layer.name] = logits.new_zeros(len(logits), layer.module.out_channels)
+                    result.totals[layer.name] = logits.new_zeros(len(logits))
                 continue
             if isinstance(layer.module, nn.Conv2d):
                 by_filter = relevance.sum(dim=(2, 3))
@@ -184,33 +222,34 @@ class _Propagation:
             if self.wanted.intersection(layer.inputs):
                 passed = self._backward(layer, kept, shapes, relevance)
                 for source, share in zip(layer.inputs, passed, strict=True):
-                    if source in self.wanted:
+                    if source in self.wanted and share is not None:
                         arrived[source] = arrived[source] + share if source in arrived else share
             kept.pop(layer.name, None)
         result.pixels = arrived.get(INPUT)
         return result
 
-    def _backward(self, layer: Layer, kept: dict, shapes: dict, relevance: torch.Tensor) -> list[torch.Tensor]:
-        """Return the relevance of each of the layer's inputs."""
+    def _backward(
+        self, layer: Layer, kept: dict, shapes: dict, relevance: torch.Tensor
+    ) -> Sequence[torch.Tensor | None]:
+        """Return the relevance of each of the layer's inputs; None for one that takes none."""
         module, inputs = layer.module, [kept.get(name) for name in layer.inputs]
         if layer.name in self.maps:
             output = kept.get(layer.name)
             return [self.rules[layer.name](self.maps[layer.name], inputs[0], output, relevance)]
-        if isinstance(module, _NO_VALUES):
-            return [relevance] * len(layer.inputs)
+        if isinstance(module, _PASSING):
+            return [relevance]
         if isinstance(module, nn.Flatten):
             return [relevance.reshape(shapes[layer.inputs[0]])]
         if isinstance(module, Concat):
-            return list(relevance.split([shapes[name][1] for name in layer.inputs], dim=1))
-        if isinstance(module, PadChannels):
-            return [relevance[:, module.before : relevance.shape[1] - module.behind]]
-        if isinstance(module, Subsample):
-            back = relevance.new_zeros(shapes[layer.inputs[0]])
-            back[:, :, :: module.rows, :: module.columns] = relevance
-            return [back]
-        if isinstance(module, nn.MaxPool2d):
+            return relevance.split([shapes[name][1] for name in layer.inputs], dim=1)
+        if isinstance(module, _MOVING):
+            return [_moved_back(module, shapes[layer.inputs[0]], relevance)]
+        if isinstance(module, Product):
+            gates = [name in self.sigmoids for name in layer.inputs]
+            return products.shared(relevance, [shapes[name] for name in layer.inputs], gates)
+        if isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d):
             return [_winner_takes_all(module, inputs[0], relevance)]
-        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):  # SquarePool is an AvgPool2d
+        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d, ChannelConv)):  # SquarePool is an AvgPool2d
             return _norm(module, inputs, relevance)
         raise AssertionError(f"no rule for {type(module).__name__}")  # graph.layers.SUPPORTED and this list differ
 
