@@ -13,6 +13,7 @@ from networks import settle, without_biases
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.ops.misc import SqueezeExcitation
 
 import lrp_core
 from lrp_core.graph.layers import ACTIVATIONS, Layer
@@ -68,6 +69,20 @@ def test_pruning_goes_through(name, tmp_path):
     pruned.save(tmp_path / "pruned.safetensors")
     loaded = lrp_core.load_pruned(tmp_path / "pruned.safetensors", lambda: network(name))
     assert torch.equal(loaded(images), pruned.model(images))
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "joint", "px-iterative-abs-taper"])
+def test_a_softmax_at_the_end_changes_no_choice(method):
+    """The filters that are kept are those of the network of the logits."""
+    with torch.random.fork_rng():
+        gated = SqueezeExcitation(16, 8, scale_activation=nn.Hardsigmoid)
+        layers = nn.Conv2d(3, 16, 3), nn.SiLU(), gated, nn.Conv2d(16, 12, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1)
+        plain = settle(nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 3)))
+    models = plain, nn.Sequential(*plain, nn.Softmax(dim=1)).eval(), nn.Sequential(*plain, nn.LogSoftmax(dim=-1)).eval()
+    settings = {"method": method, "multiply_adds": 0.5, "folds": 0, "progress": False}
+    first, *others = (lrp_core.prune(model, draw_images(size=16), LABELS, **settings).kept for model in models)
+    assert first["0"] == first["2.fc2"]
+    assert others == [first, first]
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "squeezenet1_1"])  # its last ReLU gives 0 here

@@ -94,6 +94,15 @@ def test_the_signal_takes_all(kind, no_stabiliser):
         torch.testing.assert_close(got, (passed / passed.sum()).view(2, 2).sum(dim=1))
 
 
+def test_a_signal_of_one_position_takes_what_its_gate_spreads(no_stabiliser):
+    """Means of 2 and 4, times sigmoids of two positions each."""
+    image = torch.tensor([1.0, 3.0], dtype=torch.float64).view(1, 1, 1, 2)
+    got = relevance_behind(Of(lambda x: x.mean((2, 3), keepdim=True) * torch.sigmoid(x)), 2, 4, image)
+    gates = torch.sigmoid(torch.tensor([[1.0, 3.0], [2.0, 6.0]], dtype=torch.float64))
+    passed = (torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * torch.tensor([[2.0], [4.0]]) * gates).sum(dim=1)
+    torch.testing.assert_close(got, passed / passed.sum())
+
+
 def test_two_signals_share_half_and_half(no_stabiliser):
     class Star(nn.Module):
         def __init__(self):
