@@ -3,13 +3,10 @@
 import copy
 from collections import OrderedDict
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.graph.layers import INPUT, ChannelPermutation, ChannelSlice, Concat
-from lrp_core.graph.tracing import trace
 from lrp_core.graph.truncation import classifier
 from lrp_core.study.data.pretrained import load_backbone
 
@@ -164,25 +161,3 @@ class Repeating(nn.Module):
             getattr(plain, name).weight.data = sum(both.weight.detach().chunk(2, dim=1))
             getattr(plain, name).bias.data = both.bias.detach()
         return plain.eval().requires_grad_(False)
-
-
-def masked_run(model, coupling, pruned, images):
-    """The whole network, layer by layer, with the channels of these groups set to 0 behind every single layer."""
-    values, channels = {INPUT: images}, {INPUT: np.full(3, -1)}
-    silent = torch.from_numpy(np.append(~pruned, True))
-    for layer in trace(model):
-        value = layer.module(*(values[name] for name in layer.inputs))
-        carried = [channels[name] for name in layer.inputs]
-        if layer.name in coupling.filters:
-            carried = [coupling.filters[layer.name]]
-        elif isinstance(layer.module, nn.Linear):
-            carried = [np.full(value.shape[1], -1)]
-        elif isinstance(layer.module, nn.Flatten):
-            carried = [np.repeat(carried[0], value.shape[1] // len(carried[0]))]
-        elif isinstance(layer.module, Concat | ChannelSlice | ChannelPermutation):  # as it does with maps
-            numbers = [torch.from_numpy(groups).view(1, -1, 1, 1) for groups in carried]
-            carried = [layer.module(*numbers).flatten().numpy()]
-        channels[layer.name] = carried[0]
-        mask = silent[torch.from_numpy(channels[layer.name])]
-        values[layer.name] = value * mask.view(1, -1, *[1] * (value.dim() - 2))
-    return value

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from networks import masked_run, settle
+from masked import masked_run
+from networks import settle
 from torch import nn
 from torch.nn import functional as F
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch_pruning
 from conftest import miniature_vgg
-from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, masked_run, network, settle
+from masked import masked_run
+from networks import BACKBONES, Branches, Repeating, depthwise_network, draw_images, network, settle
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import get_model

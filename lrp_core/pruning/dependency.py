@@ -93,8 +93,10 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
         outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, joined)
     for name in (layers[-1].name, *ignored):  # the network's outputs cannot be removed
         joined.join(outputs[name], 0)
-    of = joined.sets()
     convolutions = [layer.name for layer in layers if isinstance(layer.module, nn.Conv2d)]
+    parts = [outputs[layer.name] for layer in layers if isinstance(layer.module, ChannelSlice)]
+    joined.join(_to_keep(parts, [outputs[name] for name in convolutions], joined.sets()), 0)
+    of = joined.sets()
     made = of[np.concatenate([[], *(outputs[name] for name in convolutions)]).astype(int)]
     kept, first = np.unique(made[made != 0], return_index=True)
     number = np.full(len(of), -1)
@@ -116,6 +118,27 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
             behind = len(channels_of) - layer.module.behind
             padded[layer.name] = channels_of[: layer.module.before], channels_of[behind:]
     return Coupling(len(kept), filters, channels, padded)
+
+
+def _to_keep(parts: list[np.ndarray], made: list[np.ndarray], of: np.ndarray) -> np.ndarray:
+    """Return a channel of each part that all could lose while every convolution kept a filter.
+
+    Args:
+        parts: channels that some layer reads.
+        made: of each convolution, its output channels.
+        of: by channel, its set of joined ones.
+    """
+    members: dict[int, tuple[int, ...]] = {}  # by set, the convolutions that have filters in it
+    for i, channels in enumerate(made):
+        for group in np.unique(of[channels]).tolist():
+            members[group] = (*members.get(group, ()), i)
+    found = []
+    for part in parts:
+        inside = set(of[part].tolist())
+        spread = {names for group, names in members.items() if group not in inside}
+        if 0 not in inside and all(members[group] in spread for group in inside):
+            found.append(part[0])
+    return np.array(found, dtype=int)
 
 
 def _outputs(layer: Layer, inputs: list[np.ndarray], positions: int, joined: _Joined) -> np.ndarray:
