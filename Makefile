@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export LRP_STARTED_BY
 repro notebooks: LRP_STARTED_BY := $(shell echo $$PPID)
 
-.PHONY: repro test lab export notebooks bench docs tables clean
+.PHONY: repro test lab export notebooks bench zoo docs tables clean
 
 repro: $(READY)
 	$(if $(DATA),python -m lrp_core.study.runs.pipeline $(CHOICE),dvc repro $(if $(PROFILE),'results/$(PROFILE)/tables'))
@@ -48,6 +48,10 @@ bench: $(TESTED)
 	python benchmarks/monitored.py
 	python benchmarks/corrupted.py
 
+zoo: $(TESTED)
+	python benchmarks/zoo.py
+	python -m lrp_core.study.show.markdown_tables
+
 tables: $(READY)
 	python -m lrp_core.study.show.markdown_tables
 
@@ -55,7 +59,7 @@ docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
 
 clean:
-	rm -rf .venv data/small data/default data/quick data/full data/own data/finished_runs data/criteria data/paper
+	rm -rf .venv data/zoo data/small data/default data/quick data/full data/own data/finished_runs data/criteria data/paper
 
 # A half-made environment has no .ready and is made anew.
 $(READY): pyproject.toml requirements.lock

@@ -425,6 +425,27 @@ def promised_sizes() -> str:
     return _markdown(["task", "network", "unpruned", "method", *(f"{size:.1%}" for size in PROMISED_SIZES)], table)
 
 
+def zoo(source: str) -> str:
+    """List the classifiers of a library that are read: what they are, and whether what comes of them is right."""
+    rows, table = _read("benchmarks/zoo.csv"), []
+    for row in rows[(rows["source"] == source) & rows["refused"].isna()].itertuples():
+        arrived = "no bound" if abs(row.relevance_at_pixels) > 100 else f"{row.relevance_at_pixels:.2f}"
+        sizes = [f"{row.layers:.0f}", f"{row.filters:,.0f}", f"{row.removable / row.filters:.1%}"]
+        left = [f"{row.multiply_adds:.3f}", f"{row.parameters:.2f}"]
+        table.append(
+            [row.network, *sizes, arrived, *left, f"{row.pruning_seconds:.0f}", f"{row.error:.0e} ({row.dtype})"]
+        )
+    header = ["network", "layers", "filters", "removable", "relevance that reaches the pixels", "multiply-adds left"]
+    return _markdown([*header, "parameters left", "seconds", "error against the masked network"], table)
+
+
+def refused() -> str:
+    """List the classifiers that are refused, and what is said."""
+    rows = _read("benchmarks/zoo.csv")
+    some = rows[rows["refused"].notna()]
+    return _markdown(["network", "what is said"], [[row.network, f"`{row.refused}`"] for row in some.itertuples()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "areas-over-filters": partial(areas_over_filters, TASKS),
     "areas-over-multiply-adds": partial(areas_over_multiply_adds, TASKS),
@@ -445,6 +466,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning-cost": pruning_cost,
     "promise": promise,
     "promised-sizes": promised_sizes,
+    "zoo-torchvision": partial(zoo, "torchvision"),
+    "zoo-timm": partial(zoo, "timm"),
+    "zoo-refused": refused,
 }
 END = "<!-- end of table -->"
 
