@@ -609,7 +609,7 @@ BAD = {
     "a layer unknown": ({"model": nn.Sequential(build(), nn.Softshrink())}, "unsupported kind Softshrink"),
     "a head to refit that is a convolution": (
         {"model": build(dense_head=False), "method": "dynamic+refit"},
-        "'dynamic.refit' fits the last layer anew: it has to be dense, and '5' is not",
+        "'dynamic.refit' fits the last layer anew: it has to be dense, and '7' is a Flatten",
     ),
     "a class without images for a new head": ({"model": build(4), "method": "dynamic+refit"}, "of its 4 classes needs"),
     "one output": ({"model": build(1)}, r"logits \(N, K\) for K classes, two or more; for one image \(1, 1\)"),

@@ -326,9 +326,9 @@ TABLE = [
     ),
     (
         "a layer that is not supported",
-        lambda t: trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())),
+        lambda t: trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softshrink())),
         ValueError,
-        r"layer '1' .*GELU",
+        r"layer '1' .*Softshrink",
     ),
     (
         "a composite misspelt",
