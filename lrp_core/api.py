@@ -265,9 +265,8 @@ def prune(
         _check_sites(labels, n_outputs, how, all_reduce)
     is_dense = isinstance(last.module, nn.Linear)
     if how.refit and not is_dense and not shortens:
-        raise ValueError(
-            f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is a {type(last.module).__name__}"
-        )
+        kind = type(last.module).__name__
+        raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is a {kind}")
     if (how.refit or shortens) and len(labels.unique()) < n_outputs:
         raise ValueError(f"{method!r} fits a last layer: each of its {n_outputs} classes needs images")
     how = how if is_dense else replace(how, monitored="training")
