@@ -57,7 +57,7 @@ def classifiers() -> dict[tuple[str, str], Callable[..., nn.Module]]:
 
 
 def drawn(model: nn.Module, size: int) -> nn.Module:
-    """Give a network random weights and statistics, so that all its channels say something; in eval mode, frozen."""
+    """Give a network in eval mode random weights and statistics, so that all its channels say something; freeze it."""
     generator = torch.Generator().manual_seed(0)
     settled = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
     known = {id(part) for layer in model.modules() if isinstance(layer, settled) for part in layer.parameters(False)}
@@ -69,11 +69,9 @@ def drawn(model: nn.Module, size: int) -> nn.Module:
         norm.weight.data.uniform_(0.5, 1.5, generator=generator)
         norm.bias.data.uniform_(-0.5, 0.5, generator=generator)
         norm.momentum = None  # the mean of all batches
-    for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
+        norm.train()  # the rest predicts, without auxiliary heads
     with torch.no_grad():
-        model.train()(torch.randn(8, 3, size, size, generator=generator))
+        model(torch.randn(8, 3, size, size, generator=generator))
     return model.eval().requires_grad_(False)
 
 
