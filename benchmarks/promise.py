@@ -28,14 +28,14 @@ import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
+from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
 from neuron_merging import neuron_merging
 from tasks import ALL, Draw, Folders, draw
 
 MEASURED, ROWS = ROOT / "data" / "promise", ROOT / "results" / "benchmarks" / "promise.csv"
-DEFAULT = "joint-cost+reconstruction"
-DISTILLED = (0.5, 0.3)  # of the multiply-adds
+TRAINED_AT = (0.5, 0.3)  # of the multiply-adds: where distillation is tried
 
 
 def measured(model: nn.Module, one: Draw) -> dict[str, float]:
@@ -75,14 +75,14 @@ def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
                 "passes": seconds / one_pass,
                 **measured(pruned._run.down.model(row.size) if row.size else one.model, one),
             } | {"method": DEFAULT}
-        for limit in DISTILLED:
+        for limit in TRAINED_AT:
             smaller = pruned.select(multiply_adds=limit)
             share = smaller.after.multiply_adds / smaller.before.multiply_adds
             yield {"method": DEFAULT, "multiply_adds": share, **measured(smaller.model, one)}
             distil(smaller.model, one.model, one.images, seed=0)
-            yield {"method": f"{DEFAULT}+distillation", "multiply_adds": share, **measured(smaller.model, one)}
+            yield {"method": DISTILLED, "multiply_adds": share, **measured(smaller.model, one)}
 
-    return rows(), sorted({row.multiply_adds for row in pruned.path[1:]} | {*DISTILLED}, reverse=True)
+    return rows(), sorted({row.multiply_adds for row in pruned.path[1:]} | {*TRAINED_AT}, reverse=True)
 
 
 def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:

@@ -11,7 +11,6 @@ again.
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,7 +133,7 @@ def main() -> None:
     rows = []
     found = sorted(classifiers().items(), key=lambda one: one[0][1].startswith(LAST))
     for (source, name), make in tqdm(found, unit="network"):
-        path = Path(MEASURED / f"{source}-{name}.csv")
+        path = MEASURED / f"{source}-{name}.csv"
         if not path.exists():
             torch.manual_seed(0)
             row = measured(make, 96 if "inception" in name else 64)

@@ -383,7 +383,7 @@ class _Run:
             found = estimates[index] if index < len(estimates) else None
             filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
             share, removed = n_parameters(stop.model) / self.before.parameters, self.down.removed(stop.size)
-            ratio, seconds = self.down.pruning_ratio(stop.size), self._average(latency(stop.model, image, repeats=5))
+            ratio, seconds = removed / self.whole.filters, self._average(latency(stop.model, image, repeats=5))
             rows.append(PathRow(stop.size, removed, ratio, stop.multiply_adds, share, filters, seconds, found))
             bar.set_postfix(network=f"{stop.multiply_adds:.0%} of the multiply-adds", refresh=False)
             bar.update(n_folds + 1 - stop.multiply_adds - bar.n)

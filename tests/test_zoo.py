@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from masked import masked_run
-from networks import settle
 from torch import nn
 from torchvision.models import get_model
-from zoo import CLASSIFIERS, HEADS, TIMM, classifiers
+from zoo import CLASSIFIERS, HEADS, TIMM, classifiers, drawn
 
 from lrp_core.graph.execution import run, shapes
 from lrp_core.graph.explicit import with_modules
@@ -63,18 +62,6 @@ def test_every_classifier_of_torchvision_is_traced_and_grouped(name):
     assert (explicit is model) == (not name.startswith(("shufflenet", "convnext")))
 
 
-def drawn(model):
-    """Settle a network, its scales and other normalisations, too; float64."""
-    settle(model)
-    generator = torch.Generator().manual_seed(1)
-    settled = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-    known = {id(part) for layer in model.modules() if isinstance(layer, settled) for part in layer.parameters(False)}
-    for part in model.parameters():
-        if id(part) not in known:
-            part.data.uniform_(0.5, 1.5, generator=generator)
-    return model.double()
-
-
 def check(model, size):
     """The trace computes what the network does, and the smaller network what the masked one does."""
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -115,7 +102,7 @@ def test_a_smaller_network_is_what_the_whole_one_is_when_masked(name):
     keywords = HEADS.get(name, {})
     with torch.random.fork_rng(), warnings.catch_warnings():
         model = get_model(name, num_classes=4, **keywords | {"transform_input": True} if keywords else keywords)
-    check(drawn(model), FAMILIES[name])
+    check(drawn(model.eval(), FAMILIES[name]).double(), FAMILIES[name])
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -123,7 +110,7 @@ def test_so_it_is_of_networks_of_timm(name):
     timm = pytest.importorskip("timm")
     with torch.random.fork_rng():
         model = timm.create_model(name, num_classes=4)
-    check(drawn(model), 64)
+    check(drawn(model.eval(), 64).double(), 64)
 
 
 @pytest.mark.parametrize(
