@@ -50,6 +50,7 @@ class Draw:
         test_images: of other blocks, normalised, (M, 3, H, W).
         test_labels: theirs, (M,).
         groups: the block of each calibration image, (N,); None if images are independent of each other.
+        overlap: the share of all images of the task that are test images.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Draw:
     test_images: torch.Tensor
     test_labels: torch.Tensor
     groups: np.ndarray | None
+    overlap: float
 
 
 @dataclass(frozen=True)
@@ -95,61 +97,66 @@ class Trained:
 TASKS = {"elpv": Task(48, 40, 32, 100), "cifar10": Task(48, 20, 1, 100), "trashnet": Task(128, 20, 8, None)}
 FROZEN = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}  # network: weights
 TRAINED = {"resnet20": Trained("resnet20-12fca82f.th", 3, 20), "resnet56": Trained("resnet56-4bfd9763.th", 9, 10)}
-ALL = (
+ALL = (  # in minutes; real_size.py has 224 px
     *((task, network) for task in ("elpv", "cifar10") for network in FROZEN),
-    ("trashnet", "squeezenet1_1"),  # EfficientNet-Lite0 at 128 px takes as long as all the others together
+    ("trashnet", "squeezenet1_1"),
     *(("cifar10", network) for network in TRAINED),
 )
 
 _load_dataset = lru_cache(load_dataset)  # CIFAR-10 has 10,000 files
 
 
-def draw(task: str, network: str, seed: int, folders: Folders) -> Draw:
+def draw(task: str, network: str, seed: int, folders: Folders, frozen: dict[str, Task] = TASKS) -> Draw:
     """Return the draw of a seed.
 
     Args:
-        task: with the network, one of the pairs of ``ALL``.
-        network: the other half of the pair.
+        task: one of ``TASKS``; for a trained network, "cifar10".
+        network: one of ``FROZEN`` or ``TRAINED``.
         seed: draws calibration and test images, and the folds that choose a head's ridge.
         folders: of images and weights; ELPV comes from the package registry.
+        frozen: how images are drawn for frozen backbones.
 
     Raises:
-        ValueError: an unknown pair, or a file of weights that is not what its name says.
+        ValueError: an unknown task or network, or a file of weights that is not what its name says.
         FileNotFoundError: no such file of weights.
     """
-    check_choice("task and network", f"{task} {network}", [" ".join(pair) for pair in ALL])
+    check_choice("network", network, [*FROZEN, *TRAINED])
+    check_choice("task", task, ["cifar10"] if network in TRAINED else list(frozen))
     if network in TRAINED:
         return _trained(TRAINED[network], seed, folders)
-    return _frozen(task, network, seed, folders)
+    return _frozen(task, frozen[task], network, seed, folders)
 
 
-def _frozen(task: str, network: str, seed: int, folders: Folders) -> Draw:
+def _frozen(task: str, how: Task, network: str, seed: int, folders: Folders) -> Draw:
     """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
-    how, weights = TASKS[task], FROZEN[network]
-    images, labels, blocks, test_images, test_labels = _split(task, how, seed, folders)
+    weights = FROZEN[network]
+    images, labels, blocks, test_images, test_labels, overlap = _split(task, how, seed, folders)
     images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
     backbone = load_backbone(network, weights)
     fold = draw_folds(labels, blocks, 5, seed)
     model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
-    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None)
+    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None, overlap)
 
 
 def _trained(how: Trained, seed: int, folders: Folders) -> Draw:
     """Draw images for a trained CIFAR-10 network."""
-    images, labels, _, test_images, test_labels = _split("cifar10", Task(32, how.per_class, 1, 100), seed, folders)
+    images, labels, _, test_images, test_labels, overlap = _split(
+        "cifar10", Task(32, how.per_class, 1, 100), seed, folders
+    )
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
-    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None)
+    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None, overlap)
 
 
 def _split(task: str, how: Task, seed: int, folders: Folders) -> tuple:
-    """Return pixels, labels and blocks for calibration, then pixels and labels for the test."""
+    """Return pixels, labels and blocks for calibration, pixels and labels for the test, and the test's share of all."""
     dataset = _load_dataset(task if task == "elpv" else str(getattr(folders, task).resolve()), how.px)
     split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
     calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
     index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))
     blocks = calibration["block"].to_numpy(copy=True)
-    return dataset.images[index], dataset.labels[index], blocks, dataset.images[test_index], dataset.labels[test_index]
+    calibrated, tested = ((dataset.images[one], dataset.labels[one]) for one in (index, test_index))
+    return *calibrated, blocks, *tested, len(test_index) / len(dataset.labels)
 
 
 class LambdaLayer(nn.Module):

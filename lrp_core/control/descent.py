@@ -18,7 +18,7 @@ from lrp_core.control import methods
 from lrp_core.control.controller import Settings, Step, greatest_rate
 from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.control.cost_descent import STEP, cost_descent, evenly
-from lrp_core.graph.execution import ROOM, bytes_of
+from lrp_core.graph.execution import bytes_of
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
 from lrp_core.metrics.cost import multiply_adds_by_layer, n_parameters
@@ -32,6 +32,7 @@ from lrp_core.utils.devices import device_of
 from lrp_core.utils.sites import AllReduce, single_site
 
 LEAST = 0.035  # of the multiply-adds: paths end below, and go further if a budget asks for it
+ROOM = 2**30  # bytes that the values of all images may take that are run side by side, layer by layer
 _FIRST = 0.85  # a size on the way to the first step, where a small drop is decided
 
 

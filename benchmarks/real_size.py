@@ -1,0 +1,109 @@
+"""Pruning at real size: frozen ImageNet networks at 224 px, and CIFAR-10 ResNets that somebody else trained.
+
+Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
+images, which are of other blocks and choose nothing. Beside the call's default stand iterative LRP, the controller on
+it, joint selection with and without the controller, and the plain alternatives: L1 and Taylor, both global, and two
+methods that prune layer by layer (benchmarks/layer_by_layer.py, benchmarks/neuron_merging.py). Writes a row a draw,
+method and size to results/benchmarks/real_size.csv. What data/real_size has is not measured again. `make tables` makes
+the tables and the figure.
+
+Other draws (seeds 900 to 999) chose settings. These chose nothing.
+
+    python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+
+import lrp_core
+from layer_by_layer import layer_by_layer
+from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.data.files import write_csv
+from lrp_core.study.paths import ROOT
+from neuron_merging import neuron_merging
+from promise import measured
+from tasks import FROZEN, TRAINED, Draw, Folders, Task, draw
+
+MEASURED, ROWS = ROOT / "data" / "real_size", ROOT / "results" / "benchmarks" / "real_size.csv"
+TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
+PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
+LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
+MAIN = (DEFAULT, LAYER_BY_LAYER, NEURON_MERGING, "weight", "px-iterative-abs")
+# What the controller and joint selection are worth, and Taylor: hours with EfficientNet-Lite0.
+MORE = ("dynamic", "joint", "dynamic-joint", "taylor", "px-iterative-abs+reconstruction", "dynamic+reconstruction")
+SLOW = "efficientnet-lite0"
+
+
+def rows(method: str, one: Draw) -> Iterator[dict]:
+    """Prune by a method, and yield a row for each size that it reaches."""
+    began = time.perf_counter()
+    if method in (LAYER_BY_LAYER, NEURON_MERGING):
+        prune, some = (layer_by_layer, one.images) if method == LAYER_BY_LAYER else (neuron_merging, one.images[:1])
+        for share, model in prune(one.model, some, LIMITS):
+            seconds = time.perf_counter() - began
+            yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
+        return
+    groups, folds = None if one.groups is None else torch.from_numpy(one.groups), 4 if method == DEFAULT else 0
+    pruned = lrp_core.prune(
+        one.model, one.images, one.labels, method=method, groups=groups, multiply_adds=0.5, folds=folds, progress=False
+    )
+    seconds, whole = time.perf_counter() - began, pruned.before
+    for limit in LIMITS:
+        smaller = pruned.select(multiply_adds=limit)
+        row = {
+            "limit": limit,
+            "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
+            "parameters": smaller.after.parameters / whole.parameters,
+            "pruning_ratio": smaller.pruning_ratio,
+            "seconds": seconds,
+            **measured(smaller.model, one),
+        }
+        if (found := smaller.estimate) is not None:
+            row |= {"estimate": found.accuracy}
+            row |= dict(zip(("estimate_low", "estimate_high"), found.accuracy_interval, strict=True))
+        yield row
+
+
+def run(task: str, network: str, seed: int, method: str, folders: Folders) -> None:
+    """Measure one method on one draw, and write its rows."""
+    path = MEASURED / f"{task}-{network}-{seed}-{method}.csv"
+    if path.exists():
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+    one = draw(task, network, seed, folders, TASKS)
+    found = [{"multiply_adds": 1.0, **measured(one.model, one)}, *rows(method, one)]
+    key = {"task": task, "network": network, "seed": seed, "method": method, "overlap": one.overlap}
+    write_csv(path, pd.DataFrame([key | row for row in found]))
+
+
+def main() -> None:
+    """Measure, side by side, and write the rows of all that has been measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("cifar10", "trashnet", "weights"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
+    todo = [
+        (*pair, seed, method)
+        for methods in (MAIN, MORE)
+        for seed in arguments.seeds
+        for pair in PAIRS
+        for method in methods
+        if methods is MAIN or pair[1] != SLOW
+    ]
+    Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders) for one in todo)
+    write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))
+
+
+if __name__ == "__main__":
+    main()
