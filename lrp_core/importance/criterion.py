@@ -38,9 +38,10 @@ Criterion = Callable[[nn.Module, torch.Tensor, torch.Tensor], Scores]
 
 
 def activation_ends(layers: list[Layer]) -> dict[str, str]:
-    """Map the layer whose output counts as a convolution's output, the activation right after it or itself, to it.
+    """Return each convolution by the name of the layer whose output counts as the convolution's.
 
-    Only an activation that maps 0 to 0 counts: the output of a sigmoid is not 0 for a filter whose output is 0.
+    That layer is an activation right after the convolution, or the convolution itself. Only an activation that maps 0
+    to 0 counts: the output of a sigmoid is not 0 for a filter whose output is 0.
     """
     followed = activated(layers)
     behind = {layer.inputs[0]: layer.name for layer in layers if layer.inputs[0] in followed}
