@@ -1,4 +1,4 @@
-"""Decide which filters are pruned, and how many.
+"""The choice of which filters are pruned, and how many.
 
 Which file answers what:
 
