@@ -1,16 +1,16 @@
 """Accuracy-aware pruning of convolutional networks by Layer-wise Relevance Propagation (LRP).
 
-:func:`prune` is the one call. Behind it, a package an idea, from the bottom up:
+Most users need only :func:`prune`. The packages behind it, from the bottom up:
 
 - ``graph``: a network as a list of layers
-- ``relevance``: what LRP says of every filter
-- ``importance``: criteria, LRP's and others', and their joint selection
-- ``pruning``: filters that only go together, and their removal
-- ``repair``: what makes up for pruned filters without training
-- ``control``: what decides which filters are removed, and how many
+- ``relevance``: the relevance of every filter by LRP
+- ``importance``: LRP and other criteria, and joint selection of filters
+- ``pruning``: which filters can only be removed together, and their removal
+- ``repair``: compensation for pruned filters without training
+- ``control``: which filters are removed, and how many
 - ``metrics``: accuracy and cost
 
-``lrp_core.study`` is the artifact around it: data, runs, tables, figures and commands.
+``lrp_core.study`` is the study around the library: data, runs, tables, figures and commands.
 """
 
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ __version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> object:
-    """Load :func:`load_backbone` when it is asked for: it brings torchvision, and the study around it."""
+    """Import :func:`load_backbone` only on access, because it imports torchvision and the study."""
     if name == "load_backbone":
         from lrp_core.study.data.pretrained import load_backbone
 

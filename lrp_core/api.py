@@ -1,4 +1,4 @@
-"""The one call, :func:`prune`: a trained classifier and a few labelled images in, a smaller classifier out."""
+"""The function :func:`prune`: takes a trained classifier and a few labelled images, returns a smaller classifier."""
 
 import copy
 import warnings
@@ -39,43 +39,44 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DEFAULT = "joint-cost+reconstruction"
-FOLDS = 4  # fewer where a class has fewer images
+FOLDS = 4  # fewer if a class has fewer images
 BUDGETS = ("pruning_ratio", "multiply_adds", "parameters", "latency")
 
 
 @dataclass(frozen=True)
 class Network(Size):
-    """What a network costs, and what it says of the images that were given.
+    """Cost of a network, and its accuracy on the given images.
 
     Attributes:
-        accuracies: of each class that has images, by its number. Of a network that these images trained they are no
-            measure.
+        accuracies: of each class that has images, by class number. They do not measure a network that was trained on
+            these images.
     """
 
     accuracies: dict[int, float]
 
     @property
     def harmonic_mean(self) -> float:
-        """Of the class accuracies, 0 where one of them is."""
+        """Harmonic mean of the class accuracies, 0 if any of them is 0."""
         return harmonic_mean(list(self.accuracies.values()))
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned network, and the path of sizes on which it lies; prints as a summary.
+    """A pruned network, and the path of sizes that it belongs to; prints as a summary.
 
     Attributes:
-        model: the smaller network, in eval mode and frozen; ``model.requires_grad_(True)`` lets it be trained on.
-        estimate: what it is expected to do on unseen images, with 90 % intervals; None with ``folds=0``.
-        path: a row for every size that pruning came by; prints as a table.
-        before, after: what the unpruned and the pruned network cost, and their class accuracies on the images given.
-        pruning_ratio: the fraction of the filters that was removed; filters that only go together count as one.
-        steps: what the method did, step by step, all the way down.
-        kept: by convolution of ``model``, the filters that are kept, by their indices in the unpruned network.
-        truncation: where ``model`` ends earlier than the unpruned network, and what residual blocks it skips
-            (:class:`lrp_core.graph.truncation.Truncation`, as text); None if it does neither and has its own head.
+        model: the smaller network, in eval mode and frozen; to train it, call ``model.requires_grad_(True)``.
+        estimate: expected accuracy on unseen images, with 90 % intervals; None with ``folds=0``.
+        path: one row for every size along the way; prints as a table.
+        before, after: cost of the unpruned and the pruned network, and their class accuracies on the given images.
+        pruning_ratio: the fraction of the filters that was removed; filters that can only be removed together count as
+            one.
+        steps: a record of every step of the method, down to the smallest size.
+        kept: for each convolution of ``model``, the indices of its remaining filters in the unpruned network.
+        truncation: the layer after which ``model`` was cut, and the residual blocks that it skips
+            (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies and it has its own head.
         example_shape: of one input, (1, C, H, W).
-        notes: what there is to know about the numbers.
+        notes: remarks on the numbers.
     """
 
     model: nn.Module = field(repr=False)
@@ -100,17 +101,19 @@ class Pruned:
         parameters: float | None = None,
         latency: float | None = None,
     ) -> "Pruned":
-        """Return another size, made again from the path; nothing is pruned again.
+        """Return another size from the path, without pruning again.
+
+        Give exactly one of the arguments; they mean the same as for :func:`prune`.
 
         Args:
-            max_accuracy_drop: as for :func:`prune`, as are the others. One of them is given.
+            max_accuracy_drop: in points of 100, on unseen images.
             pruning_ratio: the fraction of the filters to remove.
-            multiply_adds: the fraction that may be left.
-            parameters: the same, of the parameters.
-            latency: the same, of the seconds for one image.
+            multiply_adds: the largest remaining fraction of the multiply-adds.
+            parameters: the largest remaining fraction of the parameters.
+            latency: the largest remaining fraction of the seconds for one image.
 
         Raises:
-            ValueError: none or several budgets, one that cannot be used, or one that the path does not reach.
+            ValueError: no budget or several, an invalid one, or one that the path does not reach.
         """
         given = {"pruning_ratio": pruning_ratio, "multiply_adds": multiply_adds, "parameters": parameters}
         given = {"max_accuracy_drop": max_accuracy_drop} | given | {"latency": latency}
@@ -124,10 +127,10 @@ class Pruned:
         """Draw accuracy and harmonic mean on unseen images against multiply-adds, with 90 % intervals.
 
         Args:
-            axes: of matplotlib, to draw into; new ones if not given.
+            axes: matplotlib axes to draw into; new ones if not given.
 
         Raises:
-            ValueError: no estimates were made.
+            ValueError: there are no estimates, because of ``folds=0``.
         """
         import matplotlib.pyplot as plt
 
@@ -149,14 +152,14 @@ class Pruned:
         return axes
 
     def save(self, path: str | Path) -> None:
-        """Write the network to a ``.safetensors`` file, whole or not at all.
+        """Write the network to a ``.safetensors`` file; if writing fails, no partial file is left.
 
-        ``lrp_core.load_pruned(path, build)`` reads it, where ``build()`` makes the unpruned network.
+        Load it with ``lrp_core.load_pruned(path, build)``, where ``build()`` returns the unpruned network.
         """
         save_pruned(Path(path), self.model, self.kept, self.example_shape, truncation=self.truncation)
 
     def __str__(self) -> str:
-        """Return a summary for people."""
+        """Return a readable summary."""
         shares = {
             name: f"{getattr(self.after, name) / getattr(self.before, name):.0%}"
             for name in ("multiply_adds", "parameters", "latency")
@@ -192,55 +195,57 @@ def prune(
 ) -> Pruned:
     """Prune a trained classifier on a few labelled images; by default nothing is trained.
 
-    One descent passes all sizes. Whatever the budget is, the result has the whole path, and :meth:`Pruned.select`
-    takes another size from it. What a size does on unseen images is estimated by cross-validation of the whole pruning
-    (:mod:`lrp_core.control.cross_validation`).
+    Pruning passes through all sizes, from large to small. The result holds this whole path, whatever the budget, and
+    :meth:`Pruned.select` takes another size from it. Cross-validation of the whole pruning estimates the accuracy of
+    each size on unseen images (:mod:`lrp_core.control.cross_validation`).
 
-    By default filters are chosen together, by what they do to all logits per multiply-add that they save
-    (:mod:`lrp_core.control.cost_descent`), and the weights of all layers behind them are fitted by least squares so
-    that these give what they gave (:mod:`lrp_core.repair.reconstruction`). The other methods are in
-    :mod:`lrp_core.control.methods`, which says where each comes from.
+    By default, filters are chosen together, by their effect on all logits per multiply-add that they save
+    (:mod:`lrp_core.control.cost_descent`). The weights of all later layers are adjusted by least squares, so that their
+    outputs stay close to those of the unpruned network (:mod:`lrp_core.repair.reconstruction`).
+    :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
-    The pruned network's last layer is the given one, updated at most by the reconstruction, unless the method ends with
-    ``+refit``: then it is fitted anew to the images by least squares (:mod:`lrp_core.repair.refit`). It keeps a bias
-    where it had one, and is scaled so that the softmax of its outputs is probabilities
+    The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
+    ``+refit``. Then the last layer is refitted to the images by least squares (:mod:`lrp_core.repair.refit`). It has a
+    bias if it had one before, and is scaled so that the softmax of its outputs gives probabilities
     (:mod:`lrp_core.repair.temperature`).
 
     Args:
-        model: images to logits (N, K), made of supported layers (:func:`lrp_core.trace`), with any head; left as it is.
+        model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
+            changed.
         images: (N, C, H, W), normalised as the model expects them, a few of each class; or a ``DataLoader`` (anything
-            that yields pairs of images and labels), then without ``labels``. They may have trained the last layer
-            (see ``head_fitted``), but nothing before it: no estimate could tell what other images would say.
-        labels: their classes, (N,), in 0..K-1, two or more images of each class that occurs, two classes or more.
+            that yields pairs of images and labels), then without ``labels``. The last layer may have been trained on
+            them (see ``head_fitted``), but no earlier layer: otherwise no estimate holds for other images.
+        labels: their classes, (N,), in 0..K-1; at least two classes, and at least two images of each class that occurs.
         method: a name that :func:`lrp_core.control.methods.method` knows; a
-            :class:`lrp_core.control.methods.Method`; or a criterion of yours, from model, images and labels to scores
-            (N, C) by convolution, of which the lowest go first, with reconstruction. With ``early-exit+`` before a name
-            the network first ends where that costs no accuracy that can be measured, with a head fitted there. With
-            ``budget-search`` it ends earlier, skips blocks or loses filters, whatever is best at each size.
-        max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; read
-            where there is no other budget. The rule is in :mod:`lrp_core.control.selection`.
+            :class:`lrp_core.control.methods.Method`; or your own criterion, a function from model, images and labels to
+            :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
+            lowest scores are removed first, with reconstruction. ``early-exit+`` before a name first cuts the network
+            where this costs no measurable accuracy, and fits a head there. ``budget-search`` chooses the best action at
+            each size: end earlier, skip a residual block, or remove filters.
+        max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
+            only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
-        multiply_adds: the fraction of the unpruned network's that may be left.
-        parameters: the same, of the parameters.
-        latency: the same, of the seconds for one image, as measured here on the sizes of the path.
+        multiply_adds: the largest remaining fraction of the unpruned network's multiply-adds.
+        parameters: the largest remaining fraction of its parameters.
+        latency: the largest remaining fraction of its seconds for one image, measured here on the sizes of the path.
         ignored_layers: convolutions that keep all filters, by name or as modules of the model.
-        round_to: layers keep a multiple of so many filters, or all of theirs; 8 suits most hardware.
-        groups: images that belong together (of one patient, of one video) have the same number, (N,); they stay in one
+        round_to: each layer keeps a multiple of this many filters, or all of its filters; 8 suits most hardware.
+        groups: (N,); images that belong together (of one patient, of one video) have the same number. They stay in one
             fold, and count as one observation.
-        head_fitted: whether the last layer was fitted to these very images, as on a frozen backbone. Inside the folds
-            it is fitted anew then. None: tested (:func:`lrp_core.control.cross_validation.was_fitted`).
-        folds: of the cross-validation, fewer where a class has fewer images; 0: no estimate, a quarter of the time.
+        head_fitted: whether the last layer was fitted to these same images, as on a frozen backbone. Each fold of the
+            cross-validation then refits it. None: decided by a test
+            (:func:`lrp_core.control.cross_validation.was_fitted`).
+        folds: of the cross-validation; fewer if a class has fewer images. 0: no estimate, in a quarter of the time.
         seed: of the folds, and of random draws.
-        progress: show a progress bar.
-        callback: is given each step of the descent on all images, when it is done.
-        all_reduce: where the images are at several sites, which all call this function on their own (with the same
-            model and settings) and get the same network: from a tensor to the sum of all sites' tensors, which may
-            overwrite it. Nothing else is exchanged (``docs/several_sites.md``).
+        progress: whether to show a progress bar.
+        callback: called after each step of the pruning on all images, with the record of that step.
+        all_reduce: for images at several sites. Every site calls this function on its own images, with the same model
+            and settings, and gets the same network. ``all_reduce`` maps a tensor to the sum of all sites' tensors; it
+            may overwrite its input. Nothing else is exchanged (``docs/several_sites.md``).
 
     Raises:
-        ValueError: images, labels, groups or a budget that cannot be used, several budgets, an unknown method, an
-            unsupported layer, a budget that no size of the network keeps, or a site that has no image of a class that
-            others have.
+        ValueError: invalid images, labels, groups or budget; several budgets; an unknown method; an unsupported layer;
+            a budget that no size of the network meets; or a site without images of a class that other sites have.
     """
     budget = _budget(max_accuracy_drop, pruning_ratio, multiply_adds, parameters, latency)
     how = methods.method(method)
@@ -279,7 +284,7 @@ def prune(
 
 
 class _Run:
-    """A call of :func:`prune`: what went in, and what came out."""
+    """A call of :func:`prune`: its inputs and its results."""
 
     def __init__(
         self,
@@ -298,7 +303,7 @@ class _Run:
         self.softmax: Layer | None  # at the end of the user's network
         self.until: Callable[[_Down], bool]
         self.judged: HeldOut | None = None
-        self.fitted = False  # the last layer, to these images
+        self.fitted = False  # whether the last layer was fitted to these images
         self.whole = Whole.of(network, images[:1], ignored)
         self.notes: list[str] = []
 
@@ -310,7 +315,7 @@ class _Run:
         progress: bool,
         callback: Callable[[Step], object] | None,
     ) -> None:
-        """Go down once without each fold, and once with all images."""
+        """Prune once without each fold, and once with all images."""
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
         if fold is None and self.how.early_exit and is_dense and head_fitted is not False:
             self._find_out(head_fitted, _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce))
@@ -323,7 +328,7 @@ class _Run:
             self._descend(callback, bar, n_folds)
 
     def _find_out(self, head_fitted: bool | None, fold: torch.Tensor) -> torch.Tensor:
-        """Find out whether the last layer, a dense one, was fitted to the images; return what it reads."""
+        """Decide whether the dense last layer was fitted to the images; return its inputs."""
         name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
         features = read_by(self.network, name, self.images)
         self.fitted = bool(head_fitted)
@@ -347,7 +352,7 @@ class _Run:
         def classifier(k: int) -> tuple[nn.Module, torch.Tensor]:
             if not self.fitted:
                 return self.network, self.labels
-            others = fold != k  # the strength of the ridge is chosen by them alone, too
+            others = fold != k  # they alone choose the strength of the ridge, too
             inner = _draw(numbers[others], self.groups[others], methods.FOLDS, self.seed, self.all_reduce)
             bias = trace(self.network)[-1].module.bias is not None
             head = fit_heads(features[others], numbers[others], inner, self.all_reduce, bias)
@@ -378,7 +383,7 @@ class _Run:
                 for step in self.down.steps[known:]:
                     callback(step)
             known = len(self.down.steps)
-            if rows[-1].size == stop.size:  # the same network as for the size before
+            if rows[-1].size == stop.size:  # the same network as at the previous size
                 rows.pop()
             found = estimates[index] if index < len(estimates) else None
             filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
@@ -394,7 +399,7 @@ class _Run:
         self.path = SizePath(rows)
 
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
-        """Return what goes down from a classifier on some images."""
+        """Return the descent of a classifier on some images."""
         how, exit_, heads = self.how, "", None
         if how.actions or how.early_exit:
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
@@ -419,12 +424,12 @@ class _Run:
         )
 
     def _average(self, value: float) -> float:
-        """Return the mean over all sites, whose clocks differ."""
+        """Return the mean over all sites; their clocks differ."""
         total, sites = self.all_reduce(torch.tensor([value, 1.0], dtype=torch.float64)).tolist()
         return total / sites
 
     def select(self, name: str, value: float) -> Pruned:
-        """Return the network of a budget."""
+        """Return the network that meets a budget."""
         _check_budget(name, value)
         notes = list(self.notes)
         size = self._within_drop(value, notes) if name == "max_accuracy_drop" else self._within(name, value)
@@ -451,13 +456,13 @@ class _Run:
         )
 
     def _estimate(self, size: int | None) -> Estimate | None:
-        """Return what is expected of a network: as of the next smaller size of the path."""
+        """Return the estimate for a size: that of the next smaller size of the path."""
         if size is None:
             return self.path[0].estimate
         return next((row.estimate for row in self.path[1:] if row.size >= size), self.path[-1].estimate)
 
     def _within(self, name: str, value: float) -> int:
-        """Return the largest size that keeps a budget."""
+        """Return the largest size that meets a budget."""
         rows = self.path[1:]
         if name == "latency":
             fits = [row.size for row in rows if row.latency <= value * self.before.latency]
@@ -474,7 +479,7 @@ class _Run:
         return fits[0]
 
     def _within_drop(self, value: float, notes: list[str]) -> int | None:
-        """Return the size that is taken if the accuracy may fall by so many points on unseen images."""
+        """Return the size to take if the accuracy may fall by so many points on unseen images."""
         if self.judged is None:
             raise ValueError("max_accuracy_drop needs estimates on unseen images; call prune() with folds=2 or more")
         rows = [row for row in self.path if row.estimate is not None]
@@ -498,7 +503,7 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 def _reached(down: _Down, size: int, name: str) -> float:
-    """Return what is left of a cost, or gone of the filters, at a size."""
+    """Return the remaining fraction of a cost, or the removed fraction of the filters, at a size."""
     return down.pruning_ratio(size) if name == "pruning_ratio" else getattr(down, name)(size)
 
 
@@ -508,7 +513,7 @@ def _keeps(down: _Down, size: int, name: str, value: float) -> bool:
 
 
 def _until(name: str, value: float) -> Callable[[_Down], bool]:
-    """Return whether a descent has come far enough for a budget."""
+    """Return a function that says whether a descent has gone far enough for a budget."""
     if name in ("max_accuracy_drop", "latency"):
         return lambda _: True
     return lambda down: _keeps(down, down.last, name, value)
@@ -538,7 +543,7 @@ def _check_budget(name: str, value: float) -> None:
 
 
 def _names(model: nn.Module, network: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
-    """Return the names of convolutions, which may be given as modules of the model."""
+    """Return the names of convolutions that are given by name or as modules of the model."""
     names = {id(module): name for name, module in model.named_modules()}
     found = [layer if isinstance(layer, str) else names.get(id(layer)) for layer in ignored_layers]
     convolutions = [layer.name for layer in trace(network) if isinstance(layer.module, nn.Conv2d)]
@@ -549,7 +554,7 @@ def _names(model: nn.Module, network: nn.Module, ignored_layers: Collection[str 
 
 
 def _measured(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Network:
-    """Return what a network costs, and its accuracies on the images."""
+    """Return the cost of a network, and its accuracies on the images."""
     right = predict(model, images).argmax(dim=1) == labels
     accuracies = {int(label): right[labels == label].double().mean().item() for label in labels.unique()}
     cost = size(model, images[:1])
@@ -557,7 +562,7 @@ def _measured(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> N
 
 
 def _collect(images: object, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images and labels as one tensor each, or say what is wrong with them."""
+    """Return images and labels as one tensor each; raise an error if they are invalid."""
     if labels is None:
         if isinstance(images, torch.Tensor):
             raise ValueError("images come without labels: give labels (N,), or a DataLoader that yields both")
@@ -579,7 +584,7 @@ def _collect(images: object, labels: torch.Tensor | None) -> tuple[torch.Tensor,
 
 
 def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
-    """Refuse labels that do not fit what the network gives, and images too few to tell anything."""
+    """Raise an error if labels do not fit the network's outputs, or if there are too few images."""
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"the model must give logits (N, K) for K classes, two or more; for one image {tuple(logits.shape)}"
@@ -593,14 +598,14 @@ def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
 
 
 def _on_host(all_reduce: AllReduce | None) -> AllReduce:
-    """Return the sum over all sites, on the host, whatever device the sums are on."""
+    """Return an all-reduce that runs on the host, whatever device the sums are on."""
     if all_reduce is None:
         return single_site
     return lambda part: all_reduce(part.cpu().contiguous()).to(part.device)
 
 
 def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_reduce: AllReduce) -> None:
-    """Refuse, at all sites alike, classes that some do not have, and a criterion that is no sum over images."""
+    """Raise an error at all sites if one lacks a class, or if the method needs more than sums over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
     if how.early_exit or how.actions:
@@ -618,7 +623,7 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
 
 
 def _check_groups(groups: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Refuse what are no groups of the images."""
+    """Raise an error if these are not groups of the images."""
     if groups.shape != labels.shape or groups.is_floating_point() or groups.is_complex():
         raise ValueError(f"groups must be integers (N,), one for each image; got {groups.dtype} {tuple(groups.shape)}")
     for label in labels.unique():
@@ -631,7 +636,7 @@ def _check_groups(groups: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _draw(labels: torch.Tensor, groups: torch.Tensor, n_folds: int, seed: int, all_reduce: AllReduce) -> torch.Tensor:
-    """Return the fold of each image, (N,); fewer folds where a class has fewer groups, as many at all sites."""
+    """Return each image's fold, (N,); fewer folds if a class has fewer groups, the same number at all sites."""
     numbers = labels.unique(return_inverse=True)[1]
     most = min(len(groups[numbers == number].unique()) for number in range(int(numbers.max()) + 1))
     able = torch.zeros(n_folds + 1)
@@ -652,7 +657,7 @@ def _out_of_fold_heads(
     all_reduce: AllReduce,
     bias: bool,
 ) -> OutOfFoldHeads:
-    """Fit out-of-fold heads to what the last layer reads; with ``bias`` they have one where the last layer does."""
+    """Fit out-of-fold heads to the inputs of the last layer; with ``bias`` they have one if the last layer has."""
     last, numbers = trace(network)[-1], labels.unique(return_inverse=True)[1]
     fold = _draw(labels, groups, methods.FOLDS, seed, all_reduce)
     features = read_by(network, last.name, images)

@@ -1,7 +1,7 @@
-"""The actions of the budget search: what each of them offers within a limit of multiply-adds.
+"""The actions of the budget search: the candidates that each offers within a limit of multiply-adds.
 
-An action takes the builder of candidates, the present network and the limit, and yields its candidates: most often one,
-and none where it cannot keep the limit.
+An action takes the builder of candidates, the current network and the limit, and yields its candidates: usually one, or
+none if it cannot meet the limit.
 """
 
 from bisect import bisect_left
@@ -14,11 +14,11 @@ from lrp_core.graph.blocks import identity_blocks
 from lrp_core.graph.tracing import trace
 from lrp_core.graph.truncation import Truncation
 
-SLACK = (1, 2, 4)  # so many times the limit may a backbone cost that starts anew; chosen on development seeds
+SLACK = (1, 2, 4)  # a new start may cost these multiples of the limit; chosen on development seeds
 
 
 def remove_filters(build: CandidateBuilder, now: Candidate, limit: int, action: str = "filters") -> Iterator[Candidate]:
-    """Yield the network without its least relevant filters, as many as the limit asks for."""
+    """Yield the network without its least relevant filters, as many as the limit requires."""
     order = build.removal_order(now)
     size = bisect_left(range(len(order)), -limit, key=lambda size: -now.multiply_adds(order[:size]))
     if now.multiply_adds(order[:size]) <= limit:
@@ -26,7 +26,7 @@ def remove_filters(build: CandidateBuilder, now: Candidate, limit: int, action: 
 
 
 def exit_earlier(build: CandidateBuilder, now: Candidate, limit: int) -> Iterator[Candidate]:
-    """Yield the network up to an earlier exit: of those within the limit, the one with the least error."""
+    """Yield the network up to an earlier exit: the one with the smallest error among those within the limit."""
     found = exits(now.network.model.backbone, build.images, build.labels, build.fold)[:-1]
     if within := [exit_ for exit_ in found if exit_.multiply_adds <= limit]:
         exit_ = best_exit(within)
@@ -37,13 +37,13 @@ def exit_earlier(build: CandidateBuilder, now: Candidate, limit: int) -> Iterato
 
 
 def skip_block(build: CandidateBuilder, now: Candidate, limit: int, changes: BlockChanges) -> Iterator[Candidate]:
-    """Yield the network without the residual block that changes least, and without filters where the limit asks for it.
+    """Yield the network without the residual block that changes least, and without filters if the limit requires it.
 
     Args:
         build: makes candidates.
-        now: the present network.
+        now: the current network.
         limit: of multiply-adds.
-        changes: how much each block changes.
+        changes: measures how much each block changes.
     """
     backbone = now.network.model.backbone
     layers = trace(backbone)
@@ -56,16 +56,16 @@ def skip_block(build: CandidateBuilder, now: Candidate, limit: int, changes: Blo
 
 
 def start_anew(build: CandidateBuilder, choice: Sequence[Exit], limit: int, prune: bool) -> Iterator[Candidate]:
-    """Yield backbones that have lost nothing but what comes after an exit, then filters where the limit asks for it.
+    """Yield otherwise unpruned backbones that end at an exit, without filters if the limit requires it.
 
-    For each factor in :data:`SLACK`, of the exits that cost at most so many times the limit, the one with the least
-    error.
+    For each factor in :data:`SLACK`, the exit is the one with the smallest error among those that cost at most that
+    many times the limit.
 
     Args:
         build: makes candidates.
         choice: the exits to choose from.
         limit: of multiply-adds.
-        prune: whether filters may be removed; if not, only those that keep the limit with all of theirs are yielded.
+        prune: whether filters may be removed; if not, only backbones that meet the limit with all filters are yielded.
     """
     within = [[exit_ for exit_ in choice if exit_.multiply_adds <= times * limit] for times in SLACK]
     for name in dict.fromkeys(best_exit(some) for some in within if some):
@@ -77,5 +77,5 @@ def start_anew(build: CandidateBuilder, choice: Sequence[Exit], limit: int, prun
 
 
 def best_exit(choice: Sequence[Exit]) -> str:
-    """Return the name of the exit with the least squared error."""
+    """Return the name of the exit with the smallest squared error."""
     return min(choice, key=lambda exit_: exit_.squared_error).name

@@ -1,4 +1,4 @@
-"""Which residual block is the next to be skipped: the one whose branch adds least to its shortcut."""
+"""Choose the residual block to skip next: the one whose branch adds least to its shortcut."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from lrp_core.graph.layers import Layer
 from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
 
-# From a backbone, its identity blocks (lrp_core.graph.blocks.identity_blocks) and images (N, C, H, W) to how much each
-# block changes, by block; the least goes first.
+# A function from a backbone, its identity blocks (lrp_core.graph.blocks.identity_blocks) and images (N, C, H, W) to how
+# much each block changes; the block that changes least is skipped first.
 BlockChanges = Callable[[nn.Module, dict[str, tuple[str, ...]], torch.Tensor], dict[str, float]]
 
 
 def branch_norms(backbone: nn.Module, blocks: dict[str, tuple[str, ...]], images: torch.Tensor) -> dict[str, float]:
-    """Return, by block, the squared norm of what its branch adds over that of its shortcut, of all images together.
+    """Return, by block, the ratio of the squared norms of its branch and its shortcut, over all images together.
 
-    Infinite where the shortcut is 0: without its branch such a block gives nothing.
+    Infinite if the shortcut is 0: without its branch such a block outputs only zeros.
 
     Args:
         backbone: images to feature maps, made of supported layers.
-        blocks: of it (:func:`lrp_core.graph.blocks.identity_blocks`).
+        blocks: of the backbone (:func:`lrp_core.graph.blocks.identity_blocks`).
         images: (N, C, H, W), normalised.
     """
     changes = {}

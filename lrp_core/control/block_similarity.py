@@ -1,7 +1,7 @@
-"""Which residual block is the next to be skipped, otherwise: the one without which the features stay most alike.
+"""Choose the residual block to skip next by CKA: the one without which the features stay most similar.
 
-The published relative of :mod:`lrp_core.control.block_ranking`. It takes one pass for each block, and gains nothing
-(docs/results.md).
+This is the published alternative to :mod:`lrp_core.control.block_ranking`. It takes one pass for each block, and gains
+nothing (docs/results.md).
 """
 
 import torch
@@ -12,7 +12,7 @@ from lrp_core.repair.ridge_head import pooled_features
 
 
 def cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Return how alike two representations of the same images are, within 0..1: linear centered kernel alignment.
+    """Return the similarity of two representations of the same images, within 0..1: linear centered kernel alignment.
 
     Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, sec. 3.
 
@@ -21,7 +21,7 @@ def cka(x: torch.Tensor, y: torch.Tensor) -> float:
         y: (N, D).
 
     Returns:
-        0 where one of them is the same for all images.
+        The similarity; 0 if one representation is the same for all images.
     """
     x, y = (part.double() - part.double().mean(dim=0) for part in (x, y))
     x, y = x @ x.T, y @ y.T  # (N, N); there are fewer images than features
@@ -30,14 +30,14 @@ def cka(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def dissimilarities(backbone: nn.Module, blocks: dict[str, tuple[str, ...]], images: torch.Tensor) -> dict[str, float]:
-    """Return, by block, how unlike the backbone's pooled features are without it: 1 less their :func:`cka`.
+    """Return, by block, how much the backbone's pooled features change without it: 1 minus their :func:`cka`.
 
-    Source: Pons et al., Effective Layer Pruning Through Similarity Metric Perspective, 2024 (arXiv 2405.17081), which
-    leaves layers out in this order.
+    Source: Pons et al., Effective Layer Pruning Through Similarity Metric Perspective, 2024 (arXiv 2405.17081), who
+    remove layers in this order.
 
     Args:
         backbone: images to feature maps, made of supported layers.
-        blocks: of it (:func:`lrp_core.graph.blocks.identity_blocks`).
+        blocks: of the backbone (:func:`lrp_core.graph.blocks.identity_blocks`).
         images: (N, C, H, W), normalised.
     """
     features = pooled_features(backbone, images)

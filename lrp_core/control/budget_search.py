@@ -1,19 +1,17 @@
-"""The budget search: down a schedule of multiply-adds, the best of what several actions offer.
+"""The budget search: at each of a descending schedule of multiply-adds, take the best candidate of several actions.
 
-Where the present network exceeds the next budget, every action offers candidates within it
+If the current network exceeds the next budget, every action offers candidates within it
 (:mod:`lrp_core.control.actions`):
 
-1. Filters: those with the least relevance are removed, as many as the budget asks for.
-2. Exit: the backbone ends earlier, behind the layer with the least error of those within the budget.
-3. Block: the residual block whose branch adds least to its shortcut is skipped
-   (:mod:`lrp_core.control.block_ranking`); then filters are removed as in 1.
+1. Filters: remove the filters with the least relevance, as many as the budget requires.
+2. Exit: end the backbone earlier, at the exit with the smallest error among those within the budget.
+3. Block: skip the residual block whose branch adds least to its shortcut (:mod:`lrp_core.control.block_ranking`), then
+   remove filters as in 1.
 
-Lest early choices bind later ones, new starts are offered, too: the backbone up to an exit with all of its filters, of
-those that cost at most 1, 2 or 4 times the budget the one with the least error, less the filters that have to be
-removed.
+New starts keep early choices from binding later ones. A start is the unpruned backbone, cut at the exit with the
+smallest error among those that cost at most 1, 2 or 4 times the budget, and then pruned to the budget.
 
-The candidate with the least cross-fitted error (:func:`lrp_core.repair.ridge_head.squared_error`) is taken: within one
-budget it is the one that keeps most for the multiply-adds that it saves.
+The candidate with the smallest cross-fitted error (:func:`lrp_core.repair.ridge_head.squared_error`) is taken.
 
 Ours.
 """
@@ -46,14 +44,13 @@ class BudgetStep:
 
     Attributes:
         budget: of multiply-adds, as a fraction of the whole classifier's.
-        action: which made it of the network before; "start" for a backbone that starts anew, "none" where the network
-            of the budget before is within this one, too.
-        truncation: what is left of the backbone's depth (:class:`lrp_core.graph.truncation.Truncation`), as text.
-        removed: the filters that it has lost, numbered as in the network of that depth, in the order in which they were
-            removed.
-        multiply_adds: of one image, as a fraction of the whole classifier's.
+        action: the action that made it from the previous network; "start" for a new start, "none" if the previous
+            network is within this budget, too.
+        truncation: the remaining depth of the backbone (:class:`lrp_core.graph.truncation.Truncation`), as text.
+        removed: its removed filters, in the order of removal, numbered as in the network of that depth.
+        multiply_adds: for one image, as a fraction of the whole classifier's.
         error: cross-fitted (:func:`lrp_core.repair.ridge_head.squared_error`).
-        candidates: by action, the least error of its candidates.
+        candidates: by action, the smallest error of its candidates.
     """
 
     budget: float
@@ -78,20 +75,20 @@ class BudgetSearch:
         actions: Sequence[str] = ACTIONS,
         blocks: str = "branch",
     ):
-        """Take the backbone, and run it over the images.
+        """Store the backbone, and run it over the images.
 
         Args:
-            backbone: images to feature maps, made of supported layers; untouched, and expected not to change.
+            backbone: maps images to feature maps, made of supported layers; not changed here, must not change later.
             images: (N, C, H, W), normalised.
             labels: (N,), in 0..n_classes-1, each class present.
             fold: of the images, (N,) (:func:`lrp_core.repair.out_of_fold.draw_folds`).
-            criterion: what scores filters (:mod:`lrp_core.importance`).
-            actions: which of :data:`ACTIONS` there are.
-            blocks: one of :data:`BLOCK_CHANGES`: the residual block that is skipped next is the one whose branch adds
-                least to its shortcut ("branch"), or the one without which the features stay most alike ("cka").
+            criterion: scores filters (:mod:`lrp_core.importance`).
+            actions: which of :data:`ACTIONS` to use.
+            blocks: one of :data:`BLOCK_CHANGES`. The residual block to skip next is the one whose branch adds least to
+                its shortcut ("branch"), or the one without which the features stay most similar ("cka").
 
         Raises:
-            ValueError: unknown action, or ranking of blocks.
+            ValueError: unknown action or ranking of blocks.
         """
         changes = BLOCK_CHANGES[check_choice("ranking of blocks", blocks, BLOCK_CHANGES)]
         offers = {"filters": remove_filters, "exit": exit_earlier, "block": partial(skip_block, changes=changes)}
@@ -109,22 +106,22 @@ class BudgetSearch:
         return self._exits[-1].multiply_adds
 
     def network(self, truncation: str, out_of_fold: bool = False) -> PrunedNetwork:
-        """Return the classifier that a truncation leaves, with its head fitted.
+        """Return the classifier of a truncation, with its head fitted.
 
         Args:
             truncation: as text (:class:`lrp_core.graph.truncation.Truncation`).
-            out_of_fold: whether the out-of-fold heads stand beside its head.
+            out_of_fold: whether it also has the out-of-fold heads.
         """
         return self._build.unfitted(truncation, out_of_fold).smaller(NO_FILTERS)
 
     def descend(self, budgets: Iterable[float]) -> Iterator[BudgetStep]:
-        """Go down a schedule of budgets, and yield the network of each, until one cannot be kept.
+        """Follow a schedule of budgets, and yield the network of each, until one cannot be met.
 
         Args:
             budgets: of multiply-adds, as fractions of the whole classifier's, descending.
         """
         now, whole = self._build.unpruned(best_exit(self._exits)), self.whole
-        visited: set[str] = set()  # truncations; none is gone back to, so that at one of them filters are only removed
+        visited: set[str] = set()  # truncations; the search never returns to one, so each only loses filters
         for budget in budgets:
             limit = int(budget * whole * (1 + 1e-9))
             candidates = [now] if now.multiply_adds() <= limit else list(self._candidates(now, limit, visited))
@@ -139,7 +136,7 @@ class BudgetSearch:
             now = replace(now, action="none")
 
     def _candidates(self, now: Candidate, limit: int, visited: set[str]) -> Iterator[Candidate]:
-        """Yield what starts anew, then what each action offers."""
+        """Yield new starts, then the candidates of each action."""
         fresh = [exit_ for exit_ in self._exits if exit_.name not in visited]
         yield from start_anew(self._build, fresh, limit, prune="filters" in self._offers)
         for offer in self._offers.values():

@@ -1,4 +1,4 @@
-"""The calibration task: a network and its calibration images, all that a pruning method may see and change."""
+"""The calibration task: a network and its calibration images, which are all that a pruning method can access."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _Activations = dict[str, dict[str, torch.Tensor]]  # by convolution, the values 
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """The network without these filters, and by batch what the next evaluations would start from."""
+    """The network without these filters, and the activations, by batch, from which next evaluations would start."""
 
     filters: np.ndarray
     network: nn.Module
@@ -32,14 +32,13 @@ class _Evaluated:
 
 
 class CalibrationTask:
-    """A classifier that is being pruned, with the calibration images that judge it.
+    """A classifier that is being pruned, with the calibration images that evaluate it.
 
-    Out-of-fold heads may stand beside the classifier's own head (:mod:`lrp_core.repair.out_of_fold`), so that one
-    forward pass gives the logits of all: relevance comes from the head that has seen all calibration images, accuracy
-    from those that have not.
+    The last layer may also hold out-of-fold heads (:mod:`lrp_core.repair.out_of_fold`), so that one forward pass gives
+    the logits of all heads. Relevance comes from the classifier's own head, accuracy from the out-of-fold heads.
 
-    What is worth remembering between two calls is kept here: the scores and activations of the present network, and the
-    last evaluation, since the filters that were evaluated last are most often those that are removed.
+    The task caches the scores and activations of the current network, and the last evaluation, because the filters that
+    were evaluated last are usually the ones that are removed.
     """
 
     def __init__(
@@ -53,17 +52,17 @@ class CalibrationTask:
         monitored: str = "cross-fitted",
         all_reduce: AllReduce = single_site,
     ):
-        """Take the network to prune and what judges it.
+        """Store the network to prune and the images that evaluate it.
 
         Args:
-            network: a classifier, with out-of-fold heads beside its own where the monitored accuracy needs them.
+            network: a classifier, with additional out-of-fold heads if the monitored accuracy needs them.
             images: (N, C, H, W), normalised.
             targets: their classes, (N,).
-            n_outputs: logits of the classifier itself.
+            n_outputs: the number of logits of the classifier itself.
             fold: each image's fold, (N,); None without out-of-fold heads.
-            criterion: what scores filters.
+            criterion: scores filters.
             monitored: which accuracy is returned (:func:`lrp_core.control.monitored.monitored_accuracies`).
-            all_reduce: sums over images, over all sites; where there are several, scores and logits are those of one.
+            all_reduce: sums over images, over all sites; with several sites, scores and logits are those of this site.
 
         Raises:
             ValueError: unknown monitored accuracy.
@@ -80,25 +79,25 @@ class CalibrationTask:
 
     @property
     def labels(self) -> np.ndarray:
-        """The images' classes, (N,), counted from 0 among those that have images."""
+        """The images' classes, (N,), numbered from 0 among the classes that have images."""
         return self._targets.unique(return_inverse=True)[1].numpy()
 
     def scores(self) -> np.ndarray:
-        """Return each filter's present score for each image, (N, n_filters); NaN where a filter is removed."""
+        """Return each filter's current score for each image, (N, n_filters); NaN for removed filters."""
         return self.network.flat(self._scored().filters)
 
     def logits(self) -> np.ndarray:
-        """Return what the classifier itself gives now for the classes that have images, (N, n_classes), float64."""
+        """Return the classifier's current logits of the classes that have images, (N, n_classes), float64."""
         return self._logits()[:, self._targets.unique()].double().numpy()
 
     def contributions(self) -> Contributions:
-        """Return what each filter contributes to each logit now; the criterion has to be "contribution"."""
+        """Return the current contribution of each filter to each logit; the criterion must be "contribution"."""
         if self._contributions is None:
             self._contributions = Contributions(self._criterion, self.network, self._images, self._targets)
         return self._contributions
 
     def _logits(self) -> torch.Tensor:
-        """Return all logits of the present network: of the pass that scored its filters, if there has been one."""
+        """Return all logits of the current network, from the pass that scored its filters if there was one."""
         scored = self._scores or self._contributions
         return predict(self.network.model, self._images) if scored is None else scored.logits
 
@@ -108,16 +107,16 @@ class CalibrationTask:
         return self._scores
 
     def accuracy(self, filters: np.ndarray) -> np.ndarray:
-        """Return the monitored class accuracies without these filters, (n_classes,); the network stays as it is.
+        """Return the monitored class accuracies without these filters, (n_classes,); the network is not changed.
 
-        With no filters, they come from the pass that scored the present network, if it has been. Otherwise only what
-        lies behind the first convolution that loses filters is run, on the outputs that it has in the present network.
+        Without filters, they come from the pass that scored the current network, if there was one. Otherwise only the
+        layers after the first convolution that loses filters are run, on that convolution's stored outputs.
         """
         if len(filters) == 0:
             return self._accuracies(self._logits())
         self._evaluated = None  # frees its memory
         first, present = self.network.first_of(filters), self._present()
-        # What is before that convolution stays as it is; what is behind it is kept, in case these filters are removed.
+        # Earlier activations stay the same; later ones are stored, in case these filters are removed.
         names = self.network.layer_names[: self.network.layer_names.index(first)]
         activations = [{name: values[name] for name in names} for values in present]
         smaller, logits = self.network.outputs_without(
@@ -136,7 +135,7 @@ class CalibrationTask:
         self._scores = self._contributions = None
 
     def _present(self) -> list[_Activations]:
-        """By batch, what the layers behind each convolution read of the present network."""
+        """Return, by batch, the values of the current network that the layers after each convolution read."""
         if self._activations is None:
             layers = self.network.layers(self.network.model)
             batches = batched(self._images, device_of(self.network.model))
@@ -146,7 +145,7 @@ class CalibrationTask:
         return self._activations
 
     def _keep_in(self, kept: list[_Activations]) -> Callable[[Layer, list[dict]], None]:
-        """Return what keeps the values behind each convolution while layers are run."""
+        """Return a visitor that stores the values after each convolution while layers are run."""
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if (name := self._before.get(layer.name)) is not None:

@@ -1,7 +1,7 @@
-"""Networks that the budget search chooses among: made from a backbone, with a head, and judged.
+"""Candidates of the budget search: networks made from a backbone, with a head, and evaluated.
 
-All of them are reconstructed towards what the whole backbone gives (:mod:`lrp_core.repair.reconstruction`), and their
-heads are fitted anew (:mod:`lrp_core.repair.refit`).
+All of them are reconstructed towards the outputs of the whole backbone (:mod:`lrp_core.repair.reconstruction`), and
+their heads are refitted (:mod:`lrp_core.repair.refit`).
 """
 
 from collections import OrderedDict
@@ -31,13 +31,12 @@ class Candidate:
     """A network that an action offers.
 
     Attributes:
-        action: which.
-        truncation: what is left of the backbone's depth (:class:`lrp_core.graph.truncation.Truncation`), as text.
-        network: with the out-of-fold heads beside its head.
+        action: name of the action.
+        truncation: the remaining depth of the backbone (:class:`lrp_core.graph.truncation.Truncation`), as text.
+        network: with out-of-fold heads after its own head.
         error: cross-fitted (:func:`lrp_core.repair.ridge_head.squared_error`).
         costs: of the network's layers before filters were removed.
-        removed: the filters that it has lost, numbered as in the network of that depth, in the order in which they
-            were removed.
+        removed: its removed filters, in the order of removal, numbered as in the network of that depth.
     """
 
     action: str
@@ -48,14 +47,14 @@ class Candidate:
     removed: np.ndarray
 
     def multiply_adds(self, filters: np.ndarray = NO_FILTERS) -> int:
-        """Return the multiply-adds of one image, without these filters more."""
+        """Return the multiply-adds for one image if these filters are removed too."""
         kept = self.network.active.copy()
         kept[filters] = False
         return cost_kept(self.costs, kept)
 
 
 class CandidateBuilder:
-    """Makes smaller networks of a backbone, and judges them by out-of-fold heads.
+    """Makes smaller networks from a backbone, and evaluates them by out-of-fold heads.
 
     Attributes:
         backbone, images, labels, fold: as given.
@@ -64,8 +63,8 @@ class CandidateBuilder:
     def __init__(
         self, backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, criterion: Criterion
     ):
-        """Run the whole backbone over the calibration images; arguments as of :class:`BudgetSearch`."""
-        backbone = with_modules(backbone)  # so that what is left of it can be taken out of a smaller network
+        """Run the whole backbone over the calibration images; arguments as for :class:`BudgetSearch`."""
+        backbone = with_modules(backbone)  # so that parts of it can be taken out of a smaller network
         self.backbone, self.images, self.labels, self.fold = backbone, images, labels, fold
         self._criterion, self._n_classes = criterion, int(labels.max()) + 1
         self._reconstruction = Reconstruction(nn.Sequential(OrderedDict(backbone=backbone)), images)
@@ -73,11 +72,11 @@ class CandidateBuilder:
         self._removal_orders: dict[str, np.ndarray] = {}  # of networks that have lost no filter, by truncation
 
     def unfitted(self, truncation: str, out_of_fold: bool) -> PrunedNetwork:
-        """Return the classifier that a truncation leaves, with heads of zeros that removing filters, or none, will fit.
+        """Return the classifier of a truncation, with zero heads, which are fitted when filters (or none) are removed.
 
         Args:
             truncation: as text.
-            out_of_fold: whether the out-of-fold heads stand beside its head.
+            out_of_fold: whether it also has the out-of-fold heads.
         """
         part = truncated(self.backbone, truncation)
         n_features, n_outputs = pooled_features(part, self.images[:1]).shape[1], self._n_classes
@@ -87,7 +86,7 @@ class CandidateBuilder:
         return PrunedNetwork(model, self.images, [self._reconstruction, Refit(_HEAD, self.labels, self.fold)])
 
     def unpruned(self, exit_: str) -> Candidate:
-        """Return the backbone up to an exit, with all of its filters: what a search may start from."""
+        """Return the backbone up to an exit, with all of its filters: a possible start of the search."""
         if exit_ not in self._unpruned:
             truncation = Truncation(exit_)
             network = self.unfitted(str(truncation), out_of_fold=True)
@@ -95,21 +94,21 @@ class CandidateBuilder:
         return self._unpruned[exit_]
 
     def at_truncation(self, action: str, now: Candidate, truncation: Truncation) -> Candidate:
-        """Return a network at another truncation, without the filters that it has lost."""
+        """Return the network at another truncation, without its removed filters."""
         other = self.unfitted(str(truncation), out_of_fold=True)
-        number = np.full(now.network.n_filters, -1)  # in the other network; -1 for filters that it has not
+        number = np.full(now.network.n_filters, -1)  # in the other network; -1 for filters that it does not have
         for name, groups in other.coupling.filters.items():
             number[now.network.coupling.filters[name]] = groups
         removed = number[now.removed]
         return self._judged_anew(action, truncation, other, removed[removed >= 0])
 
     def without(self, action: str, now: Candidate, filters: np.ndarray) -> Candidate:
-        """Return a network without these filters more."""
+        """Return the network with these filters removed too."""
         network, error = self._judged(now.network, filters)
         return replace(now, action=action, network=network, error=error, removed=np.append(now.removed, filters))
 
     def removal_order(self, now: Candidate) -> np.ndarray:
-        """Return the filters that can be removed, those with the lowest scores first."""
+        """Return the filters that can be removed, lowest scores first."""
         if len(now.removed) == 0 and now.truncation in self._removal_orders:
             return self._removal_orders[now.truncation]
         network = now.network

@@ -1,4 +1,4 @@
-"""What the filters of a pruned network contribute to logits, by filter number, in chunks that memory has room for."""
+"""Contributions of a pruned network's filters to the logits, by filter number, in chunks that fit into memory."""
 
 from collections.abc import Iterator
 
@@ -9,26 +9,26 @@ from lrp_core.importance.contribution import Contribution
 from lrp_core.metrics.accuracy import predict
 from lrp_core.pruning.network import PrunedNetwork
 
-HELD = 2**29  # bytes; contributions that take more are computed anew each time that they are asked for
+HELD = 2**29  # bytes; larger contributions are computed again on each iteration
 
 
 class Contributions:
     """The contributions of a network's filters to centred logits: yields (images, classes, contributions) by chunk.
 
     ``images`` and ``classes`` are slices of the N images and of the K classes that have images, ``contributions``
-    (images, classes, n_filters), float64, NaN for filters that are removed. They may be iterated over more than once:
-    if all of them fit into :data:`HELD` bytes they are computed once and held, if not, each time anew.
+    (images, classes, n_filters), float64, NaN for filters that are removed. You can iterate over them repeatedly. If
+    they fit into :data:`HELD` bytes they are computed once and stored; otherwise each iteration computes them again.
 
     Attributes:
         logits: of the network, (N, n_outputs).
     """
 
     def __init__(self, criterion: Contribution, network: PrunedNetwork, images: torch.Tensor, targets: torch.Tensor):
-        """Take a network as it is now.
+        """Use a network in its current state.
 
         Args:
-            criterion: what computes them.
-            network: that loses no filter while this is used.
+            criterion: computes the contributions.
+            network: must not lose filters while this object is used.
             images: (N, C, H, W), normalised.
             targets: their classes, (N,).
         """
@@ -42,7 +42,7 @@ class Contributions:
             self.logits = predict(network.model, images)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """Yield them."""
+        """Yield the chunks."""
         return iter(self._held) if self._held is not None else self._chunks({})
 
     def _chunks(self, logits: dict[int, torch.Tensor]) -> Iterator[tuple[slice, slice, np.ndarray]]:

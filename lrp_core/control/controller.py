@@ -1,19 +1,19 @@
 """The controller: pruning rate and order steered by the harmonic mean of the class accuracies.
 
-Our reading of the idea in Yasui, Matsuki and Sato (arXiv 2511.10861), of which only the abstract is at hand. That
-relevance is re-evaluated as pruning goes on, and that rate and order follow the harmonic mean A of the class
-accuracies, is the paper's; the rules below are ours.
+This is our reading of the idea in Yasui, Matsuki and Sato (arXiv 2511.10861), of which we had only the abstract. The
+paper re-evaluates relevance as pruning proceeds, and lets rate and order follow the harmonic mean A of the class
+accuracies. The rules below are ours.
 
-1. Order. Filters are removed by the class-weighted relevance sum_c w_c R_cf, lowest first, with w_c proportional to
-   dA/da_c, which is proportional to 1/a_c^2: what serves the weak classes comes last.
-2. Rate. The next ``batch`` filters in that order are removed together if A stays above the bound of the present level.
-   If not, the batch is taken apart by layer: parts that break the bound alone are deferred; of the others as many as
-   keep the bound together are removed, best first, and the rest is deferred.
-3. Levels. When too little of a batch could be removed, or everything left is deferred, the level relaxes: the bound
-   sinks, and what was deferred comes back, but for parts that would break the new bound too by what was measured
-   without them.
+1. Order. Filters are removed by the class-weighted relevance sum_c w_c R_cf, lowest first. w_c is proportional to
+   dA/da_c, and so to 1/a_c^2: filters that serve weak classes are removed last.
+2. Rate. The next ``batch`` filters in that order are removed together if A stays above the bound of the current level.
+   If not, the batch is split by layer. Parts that break the bound alone are deferred. Of the others, as many as meet
+   the bound together are removed, best first, and the rest is deferred.
+3. Levels. If too little of a batch could be removed, or only deferred filters are left, the bound is relaxed to the
+   next level. Deferred filters become candidates again, except parts that would break the new bound too, as measured
+   before.
 
-The controller is logic alone. It sees a network through three callables and never the test images.
+The controller is pure logic. It sees a network through three functions, and never the test images.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,18 +30,18 @@ LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
 
 @dataclass(frozen=True)
 class Settings:
-    """How the controller works.
+    """Settings of the controller.
 
     Attributes:
         batch: filters proposed at once, as a fraction of all filters at the start.
-        taper: at most this fraction of those that are left.
-        least: a level is over when less than this fraction of a batch could be removed.
-        levels: bounds, as fractions of the unpruned network's A, descending; after the last one everything may be
+        taper: the largest batch, as a fraction of the remaining filters.
+        least: a level ends when less than this fraction of a batch could be removed.
+        levels: bounds, as fractions of the unpruned network's A, descending; after the last one every filter may be
             removed.
-        order: weigh classes by 1/a_c^2; if not, all alike.
-        rate: check each batch and take it apart if it fails; if not, every batch is removed. With ``order`` and
+        order: weight classes by 1/a_c^2; otherwise all classes have the same weight.
+        rate: check each batch and split it if it breaks the bound; otherwise every batch is removed. With ``order`` and
             ``rate`` both off the controller is ``px-iterative`` (Yeom et al. 2021).
-        accuracy_floor: the least class accuracy that the weights know, so that a class at 0 does not take all weight.
+        accuracy_floor: lower bound of a class accuracy in the weights, so that a class at 0 does not get all weight.
     """
 
     batch: float = 0.05
@@ -53,7 +53,7 @@ class Settings:
     accuracy_floor: float = 0.05
 
     def __post_init__(self):
-        """Refuse impossible settings."""
+        """Raise an error for impossible settings."""
         for name in ("batch", "taper"):
             if not 0 < (value := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {value}")
@@ -67,26 +67,27 @@ class Settings:
             raise ValueError(f"accuracy_floor must lie in (0, 1), got {self.accuracy_floor}")
 
     def largest_step(self, n_filters: int, n_pruned: int) -> int:
-        """Return how many filters are proposed at once when ``n_pruned`` of them are removed."""
+        """Return how many filters are proposed at once when ``n_pruned`` are already removed."""
         return min(filters_at(self.batch, n_filters), filters_at(self.taper, n_filters - n_pruned))
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of pruning did.
+    """Record of one step of pruning.
 
     Attributes:
         step: 0, 1, ...
-        level: index of the level; ``len(levels)`` once everything may be removed.
-        bound: the least harmonic mean that this level accepts.
+        level: index of the level; ``len(levels)`` once every filter may be removed.
+        bound: the smallest harmonic mean that this level accepts.
         requested: filters proposed.
         removed: the filters that were removed, by number, lowest score first.
         deferred: how many filters are deferred until the level relaxes.
         rate: achieved fraction of filters removed, after the step.
         before, after: harmonic mean of the class accuracies before and after the step.
         accuracies: class accuracies after the step, (n_classes,).
-        evaluations: so far, each the accuracy without some filters: at most one forward pass over the calibration
-            images. The accuracy of the present network comes with its relevance and is not counted.
+        evaluations: number of evaluations so far. Each measures the accuracy without some filters, by at most one
+            forward pass over the calibration images. The accuracy of the current network comes with its relevance and
+            is not counted.
     """
 
     step: int
@@ -106,7 +107,7 @@ def first_removable(order: np.ndarray, size: int, layer_of: np.ndarray, active: 
     """Return the first ``size`` filters of ``order`` that can be removed without a layer losing its last one.
 
     Args:
-        order: filter numbers, first to be removed first.
+        order: filter numbers in the order of removal.
         size: how many to return, at most.
         layer_of: each filter's layer, (n_filters,).
         active: whether each filter is still there, (n_filters,).
@@ -145,15 +146,16 @@ def control(
 
     Args:
         layer_of: each filter's layer, (n_filters,).
-        relevance: the present relevance by class, (n_classes, n_filters); of filters that are removed, anything.
-            Without ``order`` classes are only summed over, and there may be any number of rows.
-        accuracy: the class accuracies, (n_classes,), of the present network without the given filters; cheap for none.
-        prune: removes the given filters for good.
+        relevance: returns the current relevance by class, (n_classes, n_filters); values of removed filters are
+            ignored. Without ``order`` it is only summed over classes, and may have any number of rows.
+        accuracy: returns the class accuracies, (n_classes,), of the current network without the given filters; cheap
+            for no filters.
+        prune: permanently removes the given filters.
         settings: see :class:`Settings`.
-        until: the fraction.
+        until: the fraction of the filters to remove.
 
     Raises:
-        ValueError: too few filters for so many to be removed with one left in each layer.
+        ValueError: this fraction cannot be removed with one filter left in each layer.
     """
     n_filters = len(layer_of)
     target = filters_at(until, n_filters)
@@ -163,7 +165,7 @@ def control(
             f"layer; the most that can be removed is {most:.1%}"
         )
     active = np.ones(n_filters, dtype=bool)
-    left = np.full(n_filters, np.inf)  # by deferred filter, the A that was left without its part
+    left = np.full(n_filters, np.inf)  # by deferred filter, the A measured without its part
     evaluations = 0
 
     def harmonic_without(filters: np.ndarray) -> float:
@@ -215,10 +217,10 @@ def control(
 def _removable_part(
     batch: np.ndarray, layers: np.ndarray, harmonic_without: Callable[[np.ndarray], float], bound: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the part of a batch that keeps the bound: all of it, or of some layers, or nothing.
+    """Find the part of a batch that meets the bound: the whole batch, the part of some layers, or nothing.
 
     Returns:
-        By filter of the batch, whether it is removed, and the A that was left without its part alone.
+        For each filter of the batch, whether it is removed, and the A measured without only its part.
     """
     if not bound:
         return np.ones(len(batch), dtype=bool), np.zeros(len(batch))
@@ -228,7 +230,7 @@ def _removable_part(
         return np.full(len(batch), whole >= bound), np.full(len(batch), whole)
     alone = np.array([harmonic_without(batch[part_of == part]) for part in range(len(names))])
     good = [part for part in np.argsort(alone, kind="stable")[::-1] if alone[part] >= bound]
-    # The longest run of parts, best first, that keeps the bound together: found by bisection.
+    # Bisection finds the most parts, best first, that meet the bound together.
     few, many = min(1, len(good)), len(good)
     while few < many:
         middle = (few + many + 1) // 2

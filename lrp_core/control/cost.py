@@ -1,4 +1,4 @@
-"""What a network costs as a function of the filters that it keeps, without making the smaller network."""
+"""The cost of a network as a function of its remaining filters, without building the smaller network."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from lrp_core.pruning.network import PrunedNetwork
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs, in multiply-adds or in parameters.
+    """The cost of one layer, in multiply-adds or in parameters.
 
     Attributes:
         whole: before any filter is removed.
         proportional_to: arrays of groups of channels (:class:`lrp_core.pruning.dependency.Coupling`); the cost is
-            proportional to the kept part of each. Group -1 is always kept.
+            proportional to the remaining fraction of each. Group -1 always remains.
     """
 
     whole: int
@@ -27,13 +27,13 @@ class LayerCost:
 
 
 def layer_costs(network: PrunedNetwork, image: torch.Tensor, heads: int = 1) -> list[LayerCost]:
-    """Return what each convolution and dense layer of a network costs.
+    """Return the cost of each convolution and dense layer of a network.
 
     Args:
-        network: that has lost no filter yet.
+        network: must not have lost filters yet.
         image: (1, C, H, W).
-        heads: that stand side by side in its last layer, of which one counts: the out-of-fold heads judge, and are left
-            out in the end.
+        heads: number of heads in its last layer. Only one counts: out-of-fold heads only evaluate, and are removed in
+            the end.
     """
     costs, last = [], trace(network.model)[-1].name
     for name, cost in multiply_adds_by_layer(network.model, image).items():
@@ -48,7 +48,7 @@ def layer_costs(network: PrunedNetwork, image: torch.Tensor, heads: int = 1) -> 
 
 
 def parameter_costs(network: PrunedNetwork, adds_biases: bool = True) -> list[LayerCost]:
-    """Return how many parameters the layers of a network have, that has lost no filter yet.
+    """Return the number of parameters of each layer of a network that has not lost filters yet.
 
     Args:
         network: the network.
@@ -72,9 +72,9 @@ def parameter_costs(network: PrunedNetwork, adds_biases: bool = True) -> list[La
 
 
 def savings(costs: list[LayerCost], kept: np.ndarray) -> np.ndarray:
-    """Return what each filter alone would save, (n_groups,), float64, to first order; ``kept`` (n_groups,), boolean.
+    """Return the saving of each filter alone, (n_groups,), float64, to first order; ``kept`` (n_groups,), boolean.
 
-    Where a layer reads and makes the same filters, as in ``x + conv(x)``, what it saves twice is counted twice.
+    If a layer reads and outputs the same filters, as in ``x + conv(x)``, the overlap of both savings counts twice.
     """
     every, saved = np.append(kept, True), np.zeros(len(kept))
     for layer in costs:
@@ -87,7 +87,7 @@ def savings(costs: list[LayerCost], kept: np.ndarray) -> np.ndarray:
 
 
 def cost_kept(costs: list[LayerCost], kept: np.ndarray) -> int:
-    """Return what a network costs with some of the filters; ``kept`` (n_groups,), boolean."""
+    """Return the cost of a network with some of its filters; ``kept`` (n_groups,), boolean."""
     kept, total = np.append(kept, True), 0  # group -1
     for layer in costs:
         cost = layer.whole

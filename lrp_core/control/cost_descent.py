@@ -1,8 +1,8 @@
-"""The descent by cost: joint choices, from one limit of multiply-adds to the next.
+"""The descent by cost: joint selection, from one limit of multiply-adds to the next.
 
-Each step chooses the filters that are removed together (:func:`lrp_core.importance.joint.joint_choice`) so that the
-multiply-adds fall to the next of a series of limits, each :data:`STEP` times the one before. Harm is counted per
-multiply-add that is saved. Between two steps the network is repaired, and contributions are computed anew.
+Each step chooses filters to remove together (:func:`lrp_core.importance.joint.joint_choice`), so that the multiply-adds
+fall to the next of a series of limits, each :data:`STEP` times the previous one. Harm is measured per multiply-add
+saved. Between two steps the network is repaired, and contributions are computed again.
 
 Ours.
 """
@@ -22,8 +22,8 @@ from lrp_core.utils.draws import generators
 from lrp_core.utils.sites import AllReduce, single_site
 
 STEP = 2**-0.5  # two steps halve the multiply-adds
-DIRECTIONS = 2  # combinations of the logits an image; chosen on development seeds, as is STEP
-MOST_IMAGES = 512  # that choose
+DIRECTIONS = 2  # combinations of the logits per image; chosen on development seeds, as is STEP
+MOST_IMAGES = 512  # that are used to choose filters
 
 
 def cost_descent(
@@ -37,10 +37,10 @@ def cost_descent(
     """Remove filters step by step, until none can be removed, and yield a record of each step.
 
     Args:
-        network: unpruned; it is changed from step to step.
+        network: unpruned; it is changed by every step.
         images: (N, C, H, W), normalised.
-        labels: theirs, (N,). The choice does not read them; the records have accuracies.
-        n_outputs: logits of the classifier itself; the first ones of the network.
+        labels: of the images, (N,). Only the accuracies in the records use them, not the choice of filters.
+        n_outputs: the number of logits of the classifier itself, which are the network's first ones.
         seed: draws the combinations of logits.
         all_reduce: sums over images, over all sites.
     """
@@ -74,7 +74,7 @@ def cost_descent(
         )
         if len(chosen) == 0 and _without(costs, network.active, chosen) > limit:
             return
-        if len(chosen) == 0:  # the step before went further than it had to
+        if len(chosen) == 0:  # the previous step went further than necessary
             continue
         smaller, outputs = network.compensated_without(chosen)
         network.remove(chosen, smaller)
@@ -111,7 +111,7 @@ def _without(costs: list, active: np.ndarray, filters: np.ndarray) -> int:
 
 
 def _directions(drawing: list[torch.Generator], n_outputs: int) -> torch.Tensor:
-    """Return combinations of centred logits, (N, R, K): random signs, or all logits where they are no more."""
+    """Return combinations of centred logits, (N, R, K): with random signs, or each logit if K <= DIRECTIONS."""
     if n_outputs <= DIRECTIONS:
         directions = torch.eye(n_outputs).expand(len(drawing), -1, -1)
     else:

@@ -1,9 +1,9 @@
-"""What pruning costs on images that had no part in it: the whole of it is done again without each fold of the images.
+"""Cross-validation of the whole pruning: repeat it without each fold of the images, and evaluate on that fold.
 
-Order, reconstruction, refitted head and the choice of every filter see the other folds alone. The fold judges the
-networks that this gives, at every size (Cawley and Talbot, On Over-fitting in Model Selection, JMLR 2010: whatever
-chooses by images has to stand inside the folds). Where the last layer was fitted to the images, it is fitted anew
-inside the folds, too.
+Order, reconstruction, refitted head and the choice of every filter use only the other folds. The fold then evaluates
+the resulting networks at every size. Every choice made with images has to be repeated in each fold (Cawley and Talbot,
+On Over-fitting in Model Selection, JMLR 2010). If the last layer was fitted to the images, it is refitted in each fold,
+too.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ SIGNIFICANCE = 0.05  # of the test whether the last layer was fitted to the imag
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What held-out images saw.
+    """Results on held-out images.
 
     Attributes:
         limits: of multiply-adds, descending, (n_sizes,).
         before: whether the unpruned network is right, by image, (N,), boolean.
-        after: whether the pruned ones are, by size and image, (n_sizes, N), boolean.
+        after: whether the pruned networks are right, by size and image, (n_sizes, N), boolean.
         labels: in 0..K-1, each class present, (N,).
         groups: of the images, (N,).
-        n_folds: that judged in turn.
+        n_folds: the number of folds.
         all_reduce: sums over images, over all sites.
     """
 
@@ -45,11 +45,11 @@ class HeldOut:
     all_reduce: AllReduce
 
     def estimates(self) -> list[Estimate]:
-        """Return what the images say of the network at each size."""
+        """Return the estimate of the network at each size."""
         return [self._of(after) for after in self.after]
 
     def unpruned(self) -> Estimate:
-        """Return what the images say of the unpruned network."""
+        """Return the estimate of the unpruned network."""
         return replace(self._of(self.before), drop_interval=(0.0, 0.0))
 
     def _of(self, after: np.ndarray) -> Estimate:
@@ -67,17 +67,17 @@ def held_out(
     progress: Callable[[float], None],
     all_reduce: AllReduce,
 ) -> HeldOut:
-    """Prune without each fold, and let the fold judge.
+    """Prune without each fold, and evaluate on that fold.
 
     Args:
         images: (N, C, H, W), normalised.
-        labels: theirs, (N,).
+        labels: of the images, (N,).
         fold: of the images, (N,), in 0..k-1.
-        groups: of the images, (N,); images of one are in one fold.
-        classifier: from a fold to the unpruned classifier for it, and the labels as its outputs are numbered, (N,).
-        descent: from a classifier, the images to prune with, their labels and groups to what goes down from it.
+        groups: of the images, (N,); images of one group are in one fold.
+        classifier: maps a fold to its unpruned classifier, and the labels in the numbering of its outputs, (N,).
+        descent: maps a classifier, the images to prune with, their labels and groups to a descent.
         until: whether a descent may end.
-        progress: is told how much of a descent has been done, from 0 to 1 each.
+        progress: called with the finished fraction of each descent, from 0 to 1.
         all_reduce: sums over images, over all sites.
     """
     before, after, limits = np.zeros(len(images), dtype=bool), [], None
@@ -103,14 +103,14 @@ def held_out(
 
 
 def was_fitted(own: np.ndarray, out_of_fold: np.ndarray, all_reduce: AllReduce) -> bool:
-    """Return whether a last layer is so much better than heads that have not seen the images that it must have.
+    """Return whether the last layer was fitted to the images, judging by its lead over heads that have not seen them.
 
-    McNemar's test, one-sided and exact: of the images that one of them gets right and the other does not, how many are
-    the last layer's?
+    McNemar's test, one-sided and exact: of the images that only one of them classifies correctly, how many does the
+    last layer classify correctly?
 
     Args:
         own: whether the network is right, (N,), boolean.
-        out_of_fold: whether heads are right that were fitted without the image, (N,), boolean.
+        out_of_fold: whether the head that was fitted without the image is right, (N,), boolean.
         all_reduce: sums over images, over all sites.
     """
     mine, theirs = float((own & ~out_of_fold).sum()), float((out_of_fold & ~own).sum())

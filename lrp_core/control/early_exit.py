@@ -1,8 +1,8 @@
-"""Early exits: a backbone may end earlier, with a head on what its layers give there.
+"""Early exits: a backbone can end earlier, with a head on the features there.
 
-The plainest way to a smaller network, and the first to try where a task needs less depth than the one that the backbone
-was trained for: linear heads on the layers of a frozen network (Alain and Bengio, Understanding intermediate layers
-using linear classifier probes, 2016).
+This is the simplest way to a smaller network, and the first to try if a task needs less depth than the task that the
+backbone was trained for: linear heads on the layers of a frozen network (Alain and Bengio, Understanding intermediate
+layers using linear classifier probes, 2016).
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from lrp_core.repair.ridge_head import Heads, fit_heads, squared_error
 
 @dataclass(frozen=True)
 class Exit:
-    """Where a backbone may end, with a head on what it gives there.
+    """A possible end of a backbone, with a head on the features there.
 
     Attributes:
-        name: the layer behind which it ends.
+        name: the layer after which it ends.
         heads: fitted to the features there.
         accuracy: class-averaged, cross-fitted: of the out-of-fold heads on the images that they have not seen.
         error: standard error of that accuracy.
         squared_error: of their outputs (:func:`lrp_core.repair.ridge_head.squared_error`).
-        multiply_adds: of one image, with the head.
+        multiply_adds: for one image, including the head.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Exit:
 
 
 def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> list[Exit]:
-    """Return a backbone's exits (:mod:`lrp_core.graph.exits`) with heads fitted there, from the input to the output.
+    """Return a backbone's exits (:mod:`lrp_core.graph.exits`) with fitted heads, from the input to the output.
 
     Args:
         backbone: images to feature maps, made of supported layers.
@@ -67,8 +67,8 @@ def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]
 def earliest(exits: Sequence[Exit]) -> Exit:
     """Return the first exit whose accuracy is within one standard error of the best.
 
-    The rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of models that cannot be told
-    apart, the smallest.
+    This is the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of
+    models that cannot be distinguished, take the smallest.
     """
     best = max(exits, key=lambda exit_: exit_.accuracy)
     return next(exit_ for exit_ in exits if exit_.accuracy >= best.accuracy - best.error)
@@ -77,17 +77,17 @@ def earliest(exits: Sequence[Exit]) -> Exit:
 def end_early(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
 ) -> tuple[str, nn.Module]:
-    """End a classifier where that costs no accuracy that can be measured: at the :func:`earliest` exit.
+    """End a classifier at the :func:`earliest` exit, where this costs no measurable accuracy.
 
     Args:
-        model: images to logits (N, K), made of supported layers; untouched, layers are shared.
+        model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.
         images: calibration ones, (N, C, H, W), normalised.
         labels: (N,), in 0..K-1, each class present.
         fold: of the images, (N,).
-        fitted: whether the last layer was fitted to these images; its accuracy is the cross-fitted one then.
+        fitted: whether the last layer was fitted to these images; its accuracy is then cross-fitted.
 
     Returns:
-        The layer behind which it ends, with a head fitted there, and the classifier; "" and ``model`` for its own end.
+        The layer after which it ends, and the classifier with a head fitted there; "" and ``model`` for its own end.
     """
     *found, last = exits(up_to(model, own_end(model)), images, labels, fold)
     if not fitted:
@@ -101,8 +101,8 @@ def end_early(
 def halving(exits: Sequence[Exit]) -> list[Exit]:
     """Return the :func:`earliest` exit, the earliest of those with at most half of its multiply-adds, and so on.
 
-    Pruning starts from each of these: with few multiply-adds to spend, a shorter backbone that keeps more filters may
-    be better than a longer one that keeps few. Each costs at most half of the one before, all at most twice the first.
+    Pruning starts from each of these. At a small budget, a shorter backbone with more filters may be better than a
+    longer one with few. Each exit costs at most half of the previous one, so all together cost at most twice the first.
     """
     chosen = []
     while exits:

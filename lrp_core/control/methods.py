@@ -1,8 +1,8 @@
-"""Pruning methods by name: what scores filters, when they are removed, and how the rest makes up for them.
+"""Pruning methods by name: the criterion that scores filters, the schedule of removal, and the repairs.
 
-Conventional LRP pruning, other criteria with the same schedule, the controller with its parts on and off, and the
-budget search. Each is a row of a table, so that two methods differ in nothing but what their rows say. A name is
-composed (:func:`method`): ``early-exit+taylor+reconstruction`` is ``taylor`` on a backbone that ends earlier, with
+There are conventional LRP pruning, other criteria with the same schedule, the controller with its parts on and off, and
+the budget search. Each is a row of a table, so two methods differ only in the entries of their rows. Names are composed
+(:func:`method`): ``early-exit+taylor+reconstruction`` is ``taylor`` on a backbone that ends earlier, with
 reconstruction after every step.
 """
 
@@ -31,27 +31,26 @@ from lrp_core.utils.sites import AllReduce, reduced, single_site
 
 @dataclass(frozen=True)
 class Method:
-    """How a network is pruned.
+    """A pruning method.
 
     Attributes:
-        criterion: what scores filters (:mod:`lrp_core.importance`). With "contribution" they are chosen jointly
+        criterion: scores filters (:mod:`lrp_core.importance`). With "contribution" they are chosen jointly
             (:mod:`lrp_core.importance.joint`); with None no filter is removed.
-        static: filters are ranked once; if not, again after every step.
-        taper: of the controller; the largest part of the filters left that a step removes.
+        static: filters are ranked once; otherwise again after every step.
+        taper: of the controller; the largest fraction of the remaining filters that a step removes.
         order, rate: of the controller (:class:`lrp_core.control.controller.Settings`); with both off it is the
             iterative schedule of Yeom et al. 2021.
-        monitored: the accuracies that the controller watches (:mod:`lrp_core.control.monitored`).
-        reconstruct: channels that are kept take over the part of those that are pruned
-            (:mod:`lrp_core.repair.reconstruction`).
-        refit: the head and the out-of-fold heads are fitted anew to every smaller network
+        monitored: the accuracies that the controller monitors (:mod:`lrp_core.control.monitored`).
+        reconstruct: the remaining channels take over the role of pruned ones (:mod:`lrp_core.repair.reconstruction`).
+        refit: the head and the out-of-fold heads are refitted for every smaller network
             (:mod:`lrp_core.repair.refit`).
-        by_cost: filters are chosen jointly, a limit of multiply-adds after the other
-            (:mod:`lrp_core.control.cost_descent`); :func:`lrp_core.prune` alone has these methods.
-        distil: the pruned network learns what the unpruned one gives (:mod:`lrp_core.repair.distillation`);
-            :func:`lrp_core.prune` alone has these methods.
-        early_exit: the backbone is first ended where that costs no accuracy that can be measured
+        by_cost: filters are chosen jointly, from one limit of multiply-adds to the next
+            (:mod:`lrp_core.control.cost_descent`); only for :func:`lrp_core.prune`.
+        distil: the pruned network learns the logits of the unpruned one (:mod:`lrp_core.repair.distillation`); only for
+            :func:`lrp_core.prune`.
+        early_exit: the backbone is first cut where this costs no measurable accuracy
             (:mod:`lrp_core.control.early_exit`).
-        actions: of the budget search (:mod:`lrp_core.control.budget_search`); none: another method.
+        actions: of the budget search (:mod:`lrp_core.control.budget_search`); empty for other methods.
         blocks: how the budget search ranks residual blocks (:data:`lrp_core.control.budget_search.BLOCK_CHANGES`).
     """
 
@@ -70,8 +69,8 @@ class Method:
     blocks: str = "branch"
 
 
-# The literature's. px-static: Hatefi et al. 2024, with the rules of the others or by depth; px-iterative: Yeom et al.
-# 2021; px-iterative-abs: the same authors' code for ResNets, which sums |relevance| over positions.
+# From the literature. px-static: Hatefi et al. 2024, with the rules of the others or by depth; px-iterative: Yeom et
+# al. 2021; px-iterative-abs: the same authors' code for ResNets, which sums |relevance| over positions.
 CONVENTIONAL = {
     "px-static": Method("lrp", static=True),
     "px-static-depth": Method("lrp-depth", static=True),
@@ -81,7 +80,7 @@ CONVENTIONAL = {
 # Other criteria, with the schedule of px-iterative; kcm ranks filters once, as published.
 CRITERIA = {name: Method(name) for name in ("random", "weight", "activation", "gradient", "taylor", "singe")}
 CRITERIA["kcm"] = Method("kcm", static=True)
-# The controller on the absolute relevance of px-iterative-abs: whole, in parts, and watching other accuracies.
+# The controller on the absolute relevance of px-iterative-abs: whole, in parts, and monitoring other accuracies.
 DYNAMIC = {
     "dynamic": Method(order=True, rate=True),
     "dynamic-order": Method(order=True),
@@ -89,15 +88,15 @@ DYNAMIC = {
     "dynamic-training": Method(order=True, rate=True, monitored="training"),
     "dynamic-probability": Method(order=True, rate=True, monitored="probability"),
 }
-# A joint choice, in steps that become smaller; single choices in such steps, which is the plainest alternative to it;
-# and the joint choice under the controller.
+# Joint selection, in steps that become smaller; its simplest alternative, one-by-one selection in the same steps; and
+# joint selection under the controller.
 JOINT = {
     "px-iterative-abs-taper": Method("lrp-abs", taper=0.1),
     "taylor-taper": Method("taylor", taper=0.1),
     "joint": Method("contribution", taper=0.1),
     "dynamic-joint": Method("contribution", taper=0.1, rate=True),
 }
-# The joint choice by harm per multiply-add, in steps of equal ratios of multiply-adds.
+# Joint selection by harm per multiply-add, in steps of equal ratios of multiply-adds.
 BY_COST = {"joint-cost": Method("contribution", by_cost=True, monitored="training")}
 # The budget search with all actions, without some of them, and with blocks ranked as by Pons et al. 2024.
 BUDGET_SEARCHES = {
@@ -107,10 +106,10 @@ BUDGET_SEARCHES = {
     "budget-search-cka": Method(reconstruct=True, refit=True, actions=("filters", "exit", "block"), blocks="cka"),
 }
 EARLY_EXIT = "early-exit"
-FOLDS = 5  # of the out-of-fold heads that judge for a controller
-PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # what a prefix and suffixes may be added to
-COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # what takes none
-# What may follow a plain name after "+", in this order, and what it changes.
+FOLDS = 5  # of the out-of-fold heads that evaluate for a controller
+PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # may have a prefix and suffixes
+COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # may not
+# Suffixes that may follow a plain name after "+", in this order, and what they change.
 SUFFIXES = {
     "reconstruction": {"reconstruct": True},
     "refit": {"refit": True},
@@ -122,12 +121,12 @@ def method(name: str | Method | Criterion) -> Method:
     """Return a method by name: ``NAME``, or ``early-exit+NAME+reconstruction+refit`` with any of these parts left out.
 
     Args:
-        name: a method, which is returned; a criterion, which has the schedule of px-iterative, with reconstruction; or
-            one of :data:`COMPLETE`, or a name in :data:`PLAIN`, with ``early-exit+`` before it or not, and any of
-            :data:`SUFFIXES` after it, in their order.
+        name: a method, which is returned as it is; a criterion, which gets the schedule of px-iterative and
+            reconstruction; one of :data:`COMPLETE`; or a name in :data:`PLAIN`, optionally with ``early-exit+`` before
+            it and any of :data:`SUFFIXES` after it, in their order.
 
     Raises:
-        ValueError: unknown name; the message lists the names and what may be added.
+        ValueError: unknown name; the message lists all names, prefixes and suffixes.
     """
     if isinstance(name, Method):
         return name
@@ -155,13 +154,13 @@ def unpruned(
     all_reduce: AllReduce = single_site,
     ignored: Collection[str] = (),
 ) -> PrunedNetwork:
-    """Return a network that is ready to lose filters, and makes up for them as the method does.
+    """Return an unpruned network that is ready to lose filters, with the compensations of the method.
 
     Args:
-        model: made of supported layers; untouched, and expected not to change.
-        images: of calibration, (N, C, H, W), normalised.
+        model: made of supported layers; not changed here, and must not change later.
+        images: calibration images, (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
-        fold: of the images, (N,); read with ``refit`` alone.
+        fold: of the images, (N,); used only with ``refit``.
         how: the method.
         all_reduce: sums over images, over all sites.
         ignored: convolutions that keep all of their filters.
@@ -181,12 +180,12 @@ def task(
     all_reduce: AllReduce = single_site,
     ignored: Collection[str] = (),
 ) -> CalibrationTask:
-    """Return an unpruned classifier at work on calibration images, as a method wants it.
+    """Return the calibration task of an unpruned classifier for a method.
 
     Args:
-        model: a classifier, images (N, C, H, W) to logits (N, K); untouched.
-        out_of_fold: heads to stand beside its last layer, which then has to be dense; None if the monitored accuracy
-            is "training".
+        model: a classifier, from images (N, C, H, W) to logits (N, K); not changed.
+        out_of_fold: heads to add to its last layer, which must then be dense; None if the monitored accuracy is
+            "training".
         images: (N, C, H, W), normalised.
         targets: their classes, (N,), in 0..K-1.
         how: the method.
@@ -212,7 +211,7 @@ def task(
 def steps(
     task: CalibrationTask, how: Method, settings: Settings = Settings(), until: float = MAX_RATE
 ) -> Iterator[Step]:
-    """Prune a network step by step, and yield a record of each.
+    """Prune a network step by step, and yield a record of each step.
 
     Args:
         task: the network with its calibration images, made for the same method.
@@ -226,14 +225,14 @@ def steps(
     if how.static:  # one order for all steps: the sum over images of |relevance summed over positions|
         ranking = reduced(np.abs(task.scores()).sum(axis=0), task.all_reduce)[None]
     elif how.criterion == "contribution":
-        task.contributions()  # so that logits come from one pass with them
+        task.contributions()  # so that the same pass gives the logits
         intact = task.logits()
 
     def relevance() -> np.ndarray:
         if how.static:
             return ranking
         if how.criterion == "contribution":
-            size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some will be deferred
+            size = 2 * settings.largest_step(network.n_filters, int((~network.active).sum()))  # some are deferred
             contributions, drift = task.contributions(), task.logits() - intact
             return joint_order(contributions, drift, layer_of, network.active, size, task.all_reduce)[None]
         return class_shares(task.scores(), labels, layer_of, task.all_reduce)

@@ -1,4 +1,4 @@
-"""Monitored accuracy: what tells the controller how good a pruned network is, on the calibration images alone."""
+"""Monitored accuracy: tells the controller how good a pruned network is, from the calibration images only."""
 
 import numpy as np
 import torch
@@ -21,15 +21,15 @@ def monitored_accuracies(
     """Return the monitored accuracy of each class that has images, (n_classes,), float64.
 
     Args:
-        logits: of a classifier and of the out-of-fold heads beside its own, (N, n_outputs + k * n_classes)
+        logits: of a classifier, followed by those of its out-of-fold heads, (N, n_outputs + k * n_classes)
             (:func:`lrp_core.repair.out_of_fold.with_out_of_fold_heads`).
-        targets: each image's class as the classifier counts them, (N,).
-        fold: each image's fold, (N,); not read for "training".
-        n_outputs: of the classifier; there may be more than classes with images.
-        monitored: the accuracy of the out-of-fold heads, each on the images that it has not seen ("cross-fitted"), that
-            of the classifier itself ("training", since these images may have trained it), or the mean of what the
-            out-of-fold heads take for the probability of the true class ("probability": their output plus one over the
-            number of classes, within 0..1).
+        targets: each image's class in the classifier's numbering, (N,).
+        fold: each image's fold, (N,); not used for "training".
+        n_outputs: of the classifier; may exceed the number of classes with images.
+        monitored: "cross-fitted" is the accuracy of the out-of-fold heads, each on the images that it has not seen.
+            "training" is that of the classifier itself, which these images may have trained. "probability" is the mean
+            probability of the true class by the out-of-fold heads (their output plus one over the number of classes,
+            within 0..1).
         all_reduce: sums over images, over all sites.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The path: one row for every size that a descent came by, with what unseen images are expected to say of it."""
+"""The path: one row for every size of a descent, with its expected accuracy on unseen images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class PathRow:
     """The network at one size.
 
     Attributes:
-        size: which size of the descent it is (:mod:`lrp_core.control.descent`); None for the unpruned network.
-        removed: filters that are gone, coupled ones counted once.
-        pruning_ratio: the same as a fraction of all.
-        multiply_adds, parameters: what is left, as fractions of the unpruned network's.
+        size: the size in the descent (:mod:`lrp_core.control.descent`); None for the unpruned network.
+        removed: number of removed filters; coupled ones count once.
+        pruning_ratio: removed filters as a fraction of all.
+        multiply_adds, parameters: remaining fractions of the unpruned network's.
         filters: output channels of all convolutions.
-        latency: median seconds of one image, measured here.
-        estimate: on unseen images; None where none was made.
+        latency: median seconds for one image, measured here.
+        estimate: for unseen images; None if none was made.
     """
 
     size: int | None
@@ -48,10 +48,10 @@ class PathRow:
 
 
 class Path(Sequence[PathRow]):
-    """Rows from the unpruned network down; prints as a table."""
+    """Rows from the unpruned network to the smallest one; prints as a table."""
 
     def __init__(self, rows: Sequence[PathRow]):
-        """Take the rows, largest first."""
+        """Store the rows, largest network first."""
         self._rows = tuple(rows)
 
     def __len__(self) -> int:

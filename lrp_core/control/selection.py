@@ -1,4 +1,4 @@
-"""Which size is taken, if accuracy may fall by so many points on unseen images."""
+"""Choose a size if accuracy may fall by a given number of points on unseen images."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from lrp_core.control.path import PathRow
 def smallest_within(rows: Sequence[PathRow], points: float) -> PathRow:
     """Return the smallest size whose estimated drop, smoothed along the path, is within the points.
 
-    Estimates of single sizes are noisy: on few images a drop of 4 points may stand between two of 0. A smaller network
-    of the same path is not expected to be better. So the drops are replaced by the nearest ones that never become less
-    on the way down: isotonic regression (Barlow et al., Statistical Inference under Order Restrictions, 1972).
-    Development draws chose this rule (docs/results.md).
+    Estimates of single sizes are noisy: on few images a drop of 4 points may appear between two drops of 0. A smaller
+    network of the same path is not expected to be better. So the drops are replaced by the nearest sequence that never
+    decreases as the network shrinks: isotonic regression (Barlow et al., Statistical Inference under Order
+    Restrictions, 1972). Development draws chose this rule (docs/results.md).
 
     Args:
         rows: of a path with estimates, the unpruned network first.
         points: of 100.
     """
-    from sklearn.isotonic import isotonic_regression  # here, for it imports pandas where that is installed
+    from sklearn.isotonic import isotonic_regression  # here, because it imports pandas if installed
 
     drops = isotonic_regression(np.array([row.estimate.drop for row in rows[1:]])) if len(rows) > 1 else []
     return rows[sum(drop <= points for drop in drops)]

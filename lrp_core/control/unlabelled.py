@@ -1,7 +1,7 @@
-"""What images without labels tell of a network that is being pruned: its class accuracies, from its outputs alone.
+"""Estimate the class accuracies of a network that is being pruned, from its outputs for unlabelled images.
 
-Both estimates begin at the cross-fitted accuracies before anything is pruned, and follow what happens to images that
-nobody has labelled. No method monitors them (:mod:`lrp_core.control.monitored`): ``04_dynamic_pruning.ipynb`` and
+Both estimates start from the cross-fitted accuracies of the unpruned network, and follow how its outputs for unlabelled
+images change. No method monitors them (:mod:`lrp_core.control.monitored`): ``04_dynamic_pruning.ipynb`` and
 ``benchmarks/monitored.py`` show why.
 """
 
@@ -12,25 +12,25 @@ from lrp_core.metrics.accuracy import class_accuracies
 
 
 class ThresholdedConfidence:
-    """Average thresholded confidence (ATC), by class: as many are right as have an output above a threshold.
+    """Average thresholded confidence (ATC), by class: the number of outputs above a threshold estimates the accuracy.
 
-    The confidence of an image is its greatest output. The threshold of a class leaves, of the calibration images that
-    the unpruned network takes for that class, as many above it as are right. A class is as accurate as at the
-    beginning, times the unlabelled images that are above its threshold now over those that were then, at most 1.
+    The confidence of an image is its greatest output. Each class has a threshold: of the calibration images that the
+    unpruned network assigns to the class, as many lie above it as are correct. The accuracy of a class is its initial
+    accuracy times a ratio: unlabelled images above the threshold now, divided by those at the start. It is at most 1.
 
     Source: Garg et al., Leveraging Unlabeled Data to Predict Out-of-Distribution Performance, ICLR 2022 (arXiv
-    2201.04234), of which the abstract and summaries were at hand: one threshold for all classes, with the maximum
-    confidence. One for each class, and counts relative to the beginning, are our reading.
+    2201.04234). We had the abstract and summaries: one threshold for all classes, with the maximum confidence. One
+    threshold per class, and counts relative to the start, are our reading.
     """
 
     def __init__(self, judged: torch.Tensor, labels: torch.Tensor, outputs: torch.Tensor):
-        """Take what the unpruned network says.
+        """Store the outputs of the unpruned network.
 
         Args:
-            judged: of the calibration images, by the out-of-fold heads that have not seen them, (N, K)
+            judged: outputs for the calibration images, by the out-of-fold heads that have not seen them, (N, K)
                 (:func:`lrp_core.repair.out_of_fold.out_of_fold_logits`).
             labels: of the calibration images, (N,), in 0..K-1, each class present.
-            outputs: of the unlabelled images, (U, K).
+            outputs: for the unlabelled images, (U, K).
         """
         n_classes, (confidence, predicted) = judged.shape[1], judged.max(dim=1)
         self._thresholds = torch.full((n_classes,), torch.inf)
@@ -51,14 +51,14 @@ class ThresholdedConfidence:
 
 
 class Agreement:
-    """The plainest alternative: the share of images on which a network still says what it said at the beginning.
+    """The simplest alternative: the share of images whose predicted class has not changed.
 
-    A class is as accurate as at the beginning, times the share of the unlabelled images that the unpruned network took
-    for it and the pruned one still does.
+    The accuracy of a class is its initial accuracy, times a share: of the unlabelled images that the unpruned network
+    assigned to the class, those that the pruned one still does.
     """
 
     def __init__(self, judged: torch.Tensor, labels: torch.Tensor, outputs: torch.Tensor):
-        """Take what the unpruned network says; arguments as of :class:`ThresholdedConfidence`."""
+        """Store the outputs of the unpruned network; arguments as for :class:`ThresholdedConfidence`."""
         n_classes, self._said = judged.shape[1], outputs.argmax(dim=1)
         self._first = class_accuracies(judged.argmax(dim=1), labels, n_classes).numpy()
         self._first_said = np.maximum(self._said.bincount(minlength=n_classes).numpy(), 1)

@@ -16,18 +16,18 @@ from lrp_core.utils.devices import device_of
 class ByActivation:
     """A criterion that is a function of a filter's activations and of the loss's gradient there.
 
-    Activations are taken behind the batch normalisation and the activation function that follow a convolution.
+    Activations are taken after the batch normalisation and the activation function that follow a convolution.
 
     Attributes:
         score: activations and gradients, (N, C, H, W) each, to scores, (N, C).
-        n_classes: the loss is the cross-entropy of the first so many outputs; other heads stand behind them.
+        n_classes: the loss is the cross-entropy of the first n_classes outputs; those of other heads follow.
     """
 
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     n_classes: int
 
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
-        """Go forward and back once."""
+        """Run one forward and one backward pass."""
         layers = logit_layers(model)
         ends = activation_ends(layers)
 
@@ -37,7 +37,7 @@ class ByActivation:
             def keep(layer: Layer, live: dict[str, torch.Tensor]) -> None:
                 kept.update({name: live[name] for name in layer.inputs if name in ends})
 
-            with torch.enable_grad():  # from the images on: the network's parameters ask for none
+            with torch.enable_grad():  # with respect to the images: the network's parameters need no gradients
                 logits = run(layers, {INPUT: images.requires_grad_()}, keep)
                 gradients = torch.autograd.grad(loss(logits, targets, self.n_classes), [kept[end] for end in ends])
             scores = (self.score(kept[end].detach(), gradient) for end, gradient in zip(ends, gradients, strict=True))

@@ -1,4 +1,4 @@
-"""What a filter contributes to logits: to that of each class, or to random combinations of them."""
+"""Contributions of filters to the logits: of each class, or to random combinations of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lrp_core.graph.outputs import up_to_logits
 from lrp_core.importance.criterion import BATCH, Scores, activation_ends, logit_layers
 from lrp_core.utils.devices import device_of
 
-CHUNK = 2**26  # bytes that the contributions of a chunk take in float64, but for one class of one batch at the least
+CHUNK = 2**26  # bytes of a chunk's contributions in float64; a chunk has at least one class of one batch
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Chunk:
 
 
 class Contribution:
-    """What a filter contributes to the centred logit of each class that has images: activation times gradient, summed.
+    """Contribution of a filter to the centred logit of each class that has images: activation times gradient, summed.
 
-    A centred logit is a logit less the mean of those of all classes that have images: what all logits of an image share
-    changes no class's probability. To first order the contribution is what the centred logit loses with the filter.
-    In a network of convolutions, ReLU and pooling it is the relevance of the filter to that logit by the rule LRP-0
+    A centred logit is a logit minus the mean over all classes that have images, because a common offset changes no
+    probability. To first order, the centred logit loses this contribution if the filter is removed. In a network of
+    convolutions, ReLU and pooling it is the relevance of the filter for that logit by the rule LRP-0
     (Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, sec. 10.2.1).
     """
 
@@ -55,12 +55,12 @@ class Contribution:
         return Scores(filters, torch.cat([part[0].logits for part in parts]))
 
     def chunks(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Iterator[Chunk]:
-        """Go forward once, and back once for each class, and yield the contributions a chunk at a time.
+        """Run one forward pass and one backward pass per class, and yield the contributions in chunks.
 
         Args:
             model: made of supported layers.
-            images: (N, C, H, W), normalised; the chunks come to where they are.
-            targets: their classes, (N,), which tell only which classes there are.
+            images: (N, C, H, W), normalised; the chunks are on their device.
+            targets: their classes, (N,); used only to find out which classes there are.
         """
         layers, classes = logit_layers(model), targets.unique()
         ends, device = activation_ends(layers), device_of(model)
@@ -70,7 +70,7 @@ class Contribution:
             def keep(layer: Layer, live: dict[str, torch.Tensor], kept: dict[str, torch.Tensor] = kept) -> None:
                 kept.update({name: live[name] for name in layer.inputs if name in ends})
 
-            with torch.enable_grad():  # from the images on: the network's parameters ask for none
+            with torch.enable_grad():  # with respect to the images: the network's parameters need no gradients
                 logits = run(layers, {INPUT: batch.requires_grad_()}, keep)
                 own = logits[:, classes.to(device)]
                 centred = own - own.mean(dim=1, keepdim=True)
@@ -92,21 +92,21 @@ class Contribution:
 def projected_contributions(
     layers: list[Layer], images: torch.Tensor, directions: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return what each filter contributes to combinations of the logits: activation times gradient, summed.
+    """Return the contribution of each filter to combinations of the logits: activation times gradient, summed.
 
-    With directions of random signs, the square of a combination has the squares' sum over all logits as its mean
-    (Hutchinson, A Stochastic Estimator of the Trace, 1989). So a few backward passes do for any number of classes.
+    If the directions have random signs, the mean of a combination's square is the sum of squares over all logits
+    (Hutchinson, A Stochastic Estimator of the Trace, 1989). So a few backward passes suffice for any number of classes.
 
     Args:
         layers: a trace of the network.
-        images: (N, C, H, W), normalised; results come to where they are.
+        images: (N, C, H, W), normalised; results are on their device.
         directions: R combinations of the K logits for each image, (N, R, K).
 
     Returns:
         By convolution the contributions, (N, R, C), and the logits, (N, n_outputs), of which the first K are combined.
     """
     device = next((part.device for layer in layers for part in layer.module.parameters()), images.device)
-    # Several values are kept for each one that a layer gives: gradients, and what they are made from.
+    # For each output value of a layer several are stored: gradients, and the values that they are computed from.
     size, folded, parts, logits = (
         images_at_a_time(layers, images[:1].to(device), copies=3),
         fold_batchnorm(up_to_logits(layers)),

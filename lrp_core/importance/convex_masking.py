@@ -1,4 +1,4 @@
-"""Kernelised convex masking: how much a filter stands for itself in its layer."""
+"""Kernelised convex masking: how little the other filters of a layer can represent a filter."""
 
 import torch
 from torch import nn
@@ -10,13 +10,13 @@ from lrp_core.utils.devices import device_of
 
 
 def representative(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
-    """Mean |activation| times how much a filter stands for itself in its layer; without labels or gradients.
+    """Mean |activation| times the filter's own coefficient by :func:`convex_masking`; without labels or gradients.
 
-    Activations are divided by their mean over the layer, batch normalisation is folded into the weights.
+    Activations are divided by their mean over the layer, and batch normalisation is folded into the weights.
 
     Source: Nova, Dai and Schuurmans, Gradient-Free Structured Pruning with Unlabeled Data, ICML 2023 (arXiv
-    2303.04185): kernelised convex masking. Its abstract and others' accounts of it were at hand, not its text; the
-    kernel's width, what activations are divided by, and the step from dense layers to convolutions are our reading.
+    2303.04185): kernelised convex masking. We had its abstract and summaries by others, not its text. The kernel's
+    width, the scaling of the activations, and the step from dense layers to convolutions are our reading.
     """
     layers = logit_layers(model)
     ends = activation_ends(layers)
@@ -45,13 +45,13 @@ MAX_UPDATES = 1000  # of the coefficients; layers of 7 to 2048 filters take 1 to
 
 
 def convex_masking(filters: torch.Tensor, tolerance: float = 0.01) -> torch.Tensor:
-    """Return how much each filter stands for itself when all stand for all, (C,), within 0..1.
+    """Return how much each filter contributes to its own representation by all filters, (C,), within 0..1.
 
-    With phi the feature map of a Gaussian kernel K, as wide as filters are apart (the root of their mean squared
-    distance), the coefficients M >= 0 of phi(F) ~ phi(F) M begin alike and follow the multiplicative rule
-    M <- M * sqrt(K / (K M)) until they change by less than ``tolerance`` of their sum, or :data:`MAX_UPDATES` times;
-    those reached by then count, since no update makes the approximation worse. The diagonal counts: what others stand
-    for as well has little there.
+    The coefficients M >= 0 approximate each filter by all: phi(F) ~ phi(F) M, with phi the feature map of a Gaussian
+    kernel K. The kernel's width is the root of the filters' mean squared distance. All coefficients start equal and are
+    updated by the multiplicative rule M <- M * sqrt(K / (K M)). Updates stop when they change M by less than
+    ``tolerance`` of its sum, or after :data:`MAX_UPDATES`; no update makes the approximation worse. The diagonal is
+    returned: it is small for a filter that others represent well.
 
     Args:
         filters: (C, D).

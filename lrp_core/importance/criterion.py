@@ -1,6 +1,6 @@
-"""What a criterion is: how much each filter matters to each image; and what several criteria share.
+"""Definition of a criterion, which scores each filter for each image, and code that several criteria share.
 
-All criteria have one signature, so that a comparison of two changes nothing else.
+All criteria have the same signature, so that comparing two of them changes nothing else.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ BATCH = 24  # images at a time, where gradients are needed
 
 @dataclass(frozen=True)
 class Scores:
-    """What a criterion says.
+    """The result of a criterion.
 
     Attributes:
-        filters: by convolution, (N, C), low for filters that are to be removed first; of
-            :class:`lrp_core.importance.contribution.Contribution` a number for each class, (N, K, C).
+        filters: by convolution, (N, C); filters with low scores are removed first.
+            :class:`lrp_core.importance.contribution.Contribution` gives one score for each class, (N, K, C).
         logits: of the network, (N, K).
     """
 
@@ -38,9 +38,10 @@ Criterion = Callable[[nn.Module, torch.Tensor, torch.Tensor], Scores]
 
 
 def activation_ends(layers: list[Layer]) -> dict[str, str]:
-    """Return the convolutions by the layer whose output counts as theirs: an activation right behind, or themselves.
+    """Return each convolution by the name of the layer whose output counts as the convolution's.
 
-    Only an activation that maps 0 to 0 counts: what a sigmoid gives for a silent filter is not silent.
+    That layer is an activation right after the convolution, or the convolution itself. Only an activation that maps 0
+    to 0 counts: the output of a sigmoid is not 0 for a filter whose output is 0.
     """
     followed = activated(layers)
     behind = {layer.inputs[0]: layer.name for layer in layers if layer.inputs[0] in followed}
@@ -64,7 +65,7 @@ def in_batches(
     images: torch.Tensor,
     targets: torch.Tensor,
 ) -> Scores:
-    """Score the images batch by batch on the network's device; the scores come back to the images'."""
+    """Score the images batch by batch on the network's device; the scores are on the images' device."""
     parts = []
     for i in range(0, len(images), BATCH):
         part = score(images[i : i + BATCH].to(device), targets[i : i + BATCH].to(device))
@@ -75,12 +76,12 @@ def in_batches(
 
 
 def same_for_all(model: nn.Module, images: torch.Tensor, score: Callable[[nn.Conv2d], torch.Tensor]) -> Scores:
-    """Return scores that depend on the network alone, as if there were some for each image.
+    """Return scores that depend only on the network, repeated for each image.
 
     Args:
         model: made of supported layers.
         images: (N, C, H, W).
-        score: from a convolution, batch normalisation folded in, to its filters' scores, (C,).
+        score: maps a convolution, with batch normalisation folded in, to the scores of its filters, (C,).
     """
     convolutions = [layer for layer in fold_batchnorm(trace(model)) if isinstance(layer.module, nn.Conv2d)]
     filters = {layer.name: score(layer.module).to(images.device).expand(len(images), -1) for layer in convolutions}

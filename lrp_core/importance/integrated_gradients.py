@@ -1,4 +1,4 @@
-"""SInGE: integrated gradients of the loss along the way to a layer without its filters."""
+"""SInGE: integrated gradients of the loss as the activations of a layer are scaled to 0."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,17 @@ from lrp_core.utils.devices import device_of
 
 @dataclass(frozen=True)
 class IntegratedGradients:
-    """|Change of the loss on the way to a layer without its filters|, shared out among them.
+    """|Change of the loss as a layer's filters are scaled to 0|, attributed to the filters.
 
-    The activations of one layer at a time are scaled from 1 down to 0, and each filter gets the integral of the
-    loss's gradient times its activation along that path. The shares of a layer's filters, with their signs, sum to the
-    change of the loss when all of them are removed. One layer after the other, so that it takes as many passes as there
-    are layers, times the nodes of the integral.
+    The activations of one layer at a time are scaled from 1 down to 0. The score of a filter is the absolute integral
+    of the loss's gradient times its activation along that path. The signed scores of a layer sum to the change of the
+    loss when all its filters are removed. The number of passes is the number of layers times the nodes of the integral.
 
     Source: Yvinec et al., SInGE: Sparsity via Integrated Gradients Estimation of Neuron Relevance, NeurIPS 2022 (arXiv
     2207.04089). That the path scales activations, and the Gauss-Legendre nodes on it, are our reading.
 
     Attributes:
-        n_classes: the loss is the cross-entropy of the first so many outputs; other heads stand behind them.
+        n_classes: the loss is the cross-entropy of the first n_classes outputs; those of other heads follow.
         nodes: of the Gauss-Legendre rule.
     """
 
@@ -33,7 +32,7 @@ class IntegratedGradients:
     nodes: int = 3
 
     def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Scores:
-        """Go forward once, then from each convolution to the end and back, once for each node."""
+        """Run one forward pass, then for each convolution and node a pass from there to the end and back."""
         layers = logit_layers(model)
         ends = activation_ends(layers)
         position = {layer.name: i for i, layer in enumerate(layers)}

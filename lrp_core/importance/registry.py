@@ -10,7 +10,7 @@ from lrp_core.importance.random_scores import Random
 from lrp_core.importance.relevance import Relevance
 from lrp_core.utils.errors import check_choice
 
-# Rules by depth, as Hatefi et al. 2024 choose them for each network; which ones is our reading.
+# Rules by depth. Hatefi et al. 2024 choose them for each network; these ones are our reading.
 _BY_DEPTH = {"low": "alpha2-beta1", "mid": "gamma", "high": "zplus", "dense": "epsilon"}
 _LRP = {"lrp": Relevance(), "lrp-abs": Relevance(absolute=True), "lrp-depth": Relevance(composite=_BY_DEPTH)}
 _AS_IT_IS = {"weight": weight, "kcm": representative}

@@ -1,4 +1,4 @@
-"""What a network predicts, and how accurate that is: by class, and in their harmonic mean."""
+"""Predictions of a network, and their accuracy by class and in the harmonic mean."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from lrp_core.utils.devices import device_of
 
 
 def class_accuracies(predictions: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Return the share of each class's samples that is predicted as that class, (n_classes,), float64.
+    """Return, for each class, the share of its samples that are predicted correctly, (n_classes,), float64.
 
     Args:
         predictions: predicted classes, (N,), integer.
         targets: true classes, (N,), integer.
-        n_classes: how many there are.
+        n_classes: the number of classes.
 
     Raises:
         ValueError: a class without a sample (it has no accuracy), or predictions and targets of different shapes.
@@ -32,7 +32,7 @@ def class_accuracies(predictions: torch.Tensor, targets: torch.Tensor, n_classes
 
 
 def harmonic_mean(values: torch.Tensor | Sequence[float]) -> float:
-    """Return the harmonic mean of non-negative values, 0 where any of them is 0.
+    """Return the harmonic mean of non-negative values, 0 if any of them is 0.
 
     Raises:
         ValueError: no values, or a negative one.
@@ -44,7 +44,7 @@ def harmonic_mean(values: torch.Tensor | Sequence[float]) -> float:
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 40) -> torch.Tensor:
-    """Return the model's logits (N, K), batch by batch; they come back to the images' device."""
+    """Return the model's logits (N, K), computed batch by batch, on the images' device."""
     device = device_of(model)
     with torch.inference_mode():
         batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))

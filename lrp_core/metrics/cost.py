@@ -1,4 +1,4 @@
-"""What a network costs: filters, parameters, multiply-adds, latency."""
+"""The cost of a network: filters, parameters, multiply-adds, latency."""
 
 import time
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from lrp_core.utils.devices import device_of
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
         filters: output channels of all convolutions.
         parameters: of all layers.
-        multiply_adds: of one forward pass, as torch's own counter sees them.
-        latency: median time of one forward pass, in seconds, measured here, on the CPU or whatever holds the model.
+        multiply_adds: of one forward pass, by torch's own counter.
+        latency: median time of one forward pass, in seconds, measured here, on the device of the model.
     """
 
     filters: int
@@ -29,23 +29,23 @@ class Size:
 
 
 def size(model: nn.Module, example_input: torch.Tensor) -> Size:
-    """Return what a network costs on one input (1, C, H, W)."""
+    """Return the cost of a network for one input (1, C, H, W)."""
     filters = sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
     counted = n_parameters(model), multiply_adds(model, example_input)
     return Size(filters, *counted, latency(model, example_input))
 
 
 def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
-    """Return the multiply-adds of one forward pass, as torch's own counter sees them."""
+    """Return the multiply-adds of one forward pass, by torch's own counter."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():  # in inference mode torch 2.5 counts nothing
         model(example_input.to(device_of(model)))
     return counter.get_total_flops() // 2
 
 
 def multiply_adds_by_layer(model: nn.Module, example_input: torch.Tensor) -> dict[str, int]:
-    """Return the multiply-adds of one forward pass by name of the convolution or dense layer that needs them.
+    """Return the multiply-adds of one forward pass for each convolution and dense layer, by name.
 
-    Layers that run in training alone, such as those of auxiliary heads, have none.
+    Layers that run only in training, such as those of auxiliary heads, are left out.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example_input.to(device_of(model)))
@@ -61,7 +61,7 @@ def n_parameters(model: nn.Module) -> int:
 
 
 def latency(model: nn.Module, example_input: torch.Tensor, repeats: int = 15) -> float:
-    """Return the median time of one forward pass in seconds, after two passes to warm up."""
+    """Return the median time of one forward pass in seconds, after two warm-up passes."""
     example_input, seconds = example_input.to(device_of(model)), []
     with torch.inference_mode():
         for _ in range(repeats + 2):

@@ -1,21 +1,21 @@
-"""The pruning curve, accuracy against pruning rate: its grid, and the area under it."""
+"""The pruning curve (accuracy against pruning rate): its grid, and the area under it."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-MAX_RATE = 0.95  # curves end here: with fewer filters than that every network is at chance
+MAX_RATE = 0.95  # curves end here: with fewer filters every network is at chance
 
 
 def filters_at(rate: float, n_filters: int) -> int:
-    """Return how many filters are pruned at a pruning rate: the least number that reaches it."""
+    """Return how many filters are pruned at a pruning rate: the smallest number that reaches it."""
     return int(np.ceil(round(rate * n_filters, 6)))  # 0.95 * 20 is 19, not a hair more
 
 
 def pruning_auc(rates: Sequence[float], accuracies: Sequence[float]) -> float:
     """Return the area under accuracy against pruning rate from 0 to 0.95, divided by 0.95: an average accuracy.
 
-    Trapezoids between the given points; a point beyond 0.95 serves to interpolate the curve's end.
+    The area is computed by trapezoids. A point beyond 0.95 serves to interpolate the end of the curve.
 
     Args:
         rates: achieved pruning rates, increasing, from 0 to 0.95 or beyond.

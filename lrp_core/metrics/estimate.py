@@ -1,14 +1,14 @@
-"""What held-out images say of a network: accuracies with intervals, and how much they fell.
+"""Estimates from held-out images: accuracies with intervals, and how much they fell.
 
-An image is held out if it had no part in the network that is judged by it. Class accuracies are smoothed, as with half
-an image more on each side, so that no harmonic mean is 0 for one class of few images, and no interval is empty (Agresti
-and Coull, Approximate is better than exact for interval estimation of binomial proportions, 1998). Intervals are the
-delta method's, with Student's t; images of one group count as one observation.
+An image is held out if it was not used to make the network that it evaluates. Class accuracies are smoothed by an extra
+half image on each side. So the harmonic mean is not 0 because of one class with few images, and no interval is empty
+(Agresti and Coull, Approximate is better than exact for interval estimation of binomial proportions, 1998). Intervals
+use the delta method with Student's t. Images of one group count as one observation.
 
-Networks that are judged in k folds were made from fewer images than the one that they stand for. For this, the variance
-is multiplied by 1 + 1 / (k - 1), one more than the ratio of images that judge to images that prune (Nadeau and Bengio,
-Inference for the Generalization Error, Machine Learning 2003, who correct repeated splits so; here it is a rule of
-thumb, checked on draws, docs/results.md).
+The networks of k folds were made from fewer images than the final network. To account for this, the variance is
+multiplied by 1 + 1 / (k - 1): one plus the ratio of evaluating to pruning images (Nadeau and Bengio, Inference for the
+Generalization Error, Machine Learning 2003, who correct repeated splits this way). For folds this is a rule of thumb,
+checked on draws (docs/results.md).
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class Estimate:
-    """What images that had no part in a network say of it; intervals hold with 90 % confidence.
+    """Estimate of a network from held-out images, with 90 % intervals.
 
     Attributes:
-        images: how many there are.
+        images: the number of held-out images.
         accuracy, accuracy_interval: averaged over classes, in 0..1.
         harmonic_mean, harmonic_mean_interval: of the class accuracies, in 0..1.
-        drop, drop_interval: how much less the accuracy is than that of the unpruned network, in points of 100.
+        drop, drop_interval: accuracy of the unpruned network minus that of this one, in points of 100.
     """
 
     images: int
@@ -42,7 +42,7 @@ class Estimate:
     drop_interval: tuple[float, float]
 
     def __str__(self) -> str:
-        """Return two lines for people."""
+        """Return two readable lines."""
 
         def points(value: float, interval: Sequence[float]) -> str:
             return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
@@ -63,21 +63,21 @@ def estimate(
     all_reduce: AllReduce = single_site,
     n_folds: int | None = None,
 ) -> Estimate:
-    """Return what held-out images say.
+    """Return the estimate from held-out images.
 
     Args:
-        before: whether the unpruned network is right, (N,), boolean.
-        after: whether the pruned one is, (N,), boolean.
+        before: whether the unpruned network is right on each image, (N,), boolean.
+        after: whether the pruned network is right, (N,), boolean.
         labels: the images' classes, (N,), in 0..K-1, each class present.
-        groups: of the images, (N,); those of a group are not independent of each other.
-        all_reduce: sums over images, over all sites; no group is spread over several.
-        n_folds: that judged in turn; None if one network was judged by all images.
+        groups: of the images, (N,); images of one group are not independent of each other.
+        all_reduce: sums over images, over all sites; each group is at one site.
+        n_folds: the number of folds; None if all images evaluated the same network.
     """
     from scipy.special import stdtrit  # here, for it takes long to import
 
     n_classes = int(labels.max()) + 1
     counts = reduced(np.bincount(labels, minlength=n_classes).astype(float), all_reduce) + 1
-    # Images of one group and class are one observation; each class takes one for its mean.
+    # Images of one group and class are one observation; the mean of each class takes one degree of freedom.
     observations = reduced(np.array([float(len(np.unique([groups, labels], axis=1).T))]), all_reduce)[0]
     freedom = max(1.0, observations - n_classes)
     width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * np.sqrt(observations / freedom)
@@ -87,19 +87,19 @@ def estimate(
         for when, right in (("before", before), ("after", after))
     }
     right = {"before": before, "after": after}
-    # How much accuracy and harmonic mean change with the accuracy of each class.
+    # Derivatives of accuracy and harmonic mean with respect to the accuracy of each class.
     average = dict.fromkeys(right, np.full(n_classes, 1 / n_classes))
     harmonic = {when: harmonic_mean(of) ** 2 / (n_classes * of**2) for when, of in accuracies.items()}
 
     def error(slopes: dict[str, np.ndarray], parts: dict[str, float]) -> float:
-        """Return the standard error of a sum of parts, each of a slope by class."""
+        """Return the standard error of a sum of parts, each with a derivative by class."""
         influence = sum(
             sign * slopes[when][labels] * (right[when] - accuracies[when][labels]) / counts[labels]
             for when, sign in parts.items()
         )
         by_group = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
         variance = reduced(np.array([np.square(by_group).sum()]), all_reduce)[0]
-        for values in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the image more in each class, a quarter each
+        for values in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the extra image of each class, a quarter each
             one = dict(zip(("before", "after"), values, strict=True))
             more = sum(sign * slopes[when] * (one[when] - accuracies[when]) / counts for when, sign in parts.items())
             variance += np.square(more).sum() / 4
@@ -123,8 +123,8 @@ def estimate(
 
 
 def certifiable(images: int) -> float:
-    """Return the least drop, in points, that so many images can exclude: none of them changes sides.
+    """Return the smallest drop, in points, that so many images can exclude, if no prediction changes.
 
-    With 90 % confidence, one-sided (Clopper and Pearson, The use of confidence or fiducial limits, 1934).
+    The confidence is 90 %, one-sided (Clopper and Pearson, The use of confidence or fiducial limits, 1934).
     """
     return 100 * (1 - (1 - CONFIDENCE) ** (1 / images))

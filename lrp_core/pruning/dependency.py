@@ -1,9 +1,9 @@
 """Coupled filters: those that can only be removed together.
 
-Filters whose channels meet are coupled: partners in a residual sum, a depthwise filter and the channel that it reads,
-the channels of a grouped convolution that have the same index within their groups, the channels of a gate and those
-that it scales, the channels that a group normalisation normalises together. A set of coupled filters is called a group;
-in a chain of convolutions each group is one filter.
+Filters are coupled if their channels meet: partners in a residual sum; a depthwise filter and the channel that it
+reads; channels with the same index in the groups of a grouped convolution; channels of a gate and those that it scales;
+channels that a group normalisation normalises together. A set of coupled filters is called a group. In a plain chain of
+convolutions each group is one filter.
 """
 
 from collections.abc import Collection
@@ -167,7 +167,7 @@ def _outputs(layer: Layer, inputs: list[np.ndarray], positions: int, joined: _Jo
         return np.repeat(first, positions)
     if isinstance(module, nn.Linear):
         return np.zeros(module.out_features, dtype=int)
-    # Less channels would change the mean and the variance of the others, unless all of these go.
+    # Fewer channels would change the mean and the variance of the others, unless all of them are removed.
     if isinstance(module, ChannelNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1):
         joined.join(first, 0)
     elif isinstance(module, nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""A network that loses filters step by step, and the layers of each smaller network."""
+"""A network from which filters are removed step by step, and the layers of each smaller network."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ class Compensation(Protocol):
     """Compensates for pruned filters (:mod:`lrp_core.repair.reconstruction`, :mod:`lrp_core.repair.refit`)."""
 
     def compensation(self, coupling: Coupling, kept_groups: np.ndarray) -> _Visit:
-        """Return what updates the layers of a smaller network, in place, each right before it is run on the images.
+        """Return a visitor that updates each layer of a smaller network, in place, right before it runs on the images.
 
         Args:
             coupling: of the unpruned network.
@@ -36,10 +36,10 @@ class Compensation(Protocol):
 
 
 class PrunedNetwork:
-    """A network that loses filters step by step, numbered 0..n_filters-1 from input to output.
+    """A network from which filters are removed step by step; they are numbered 0..n_filters-1 from input to output.
 
-    Coupled filters (:class:`lrp_core.pruning.dependency.Coupling`) count as one; where no two are coupled, as in VGG, a
-    number is one filter. A layer, here, is the set of convolutions that a group has filters in.
+    Coupled filters (:class:`lrp_core.pruning.dependency.Coupling`) form a group and count as one. Without coupling, as
+    in VGG, each number is one filter. A layer here is the set of convolutions that contain the filters of a group.
 
     Attributes:
         model: the network as it is now.
@@ -60,9 +60,9 @@ class PrunedNetwork:
         """Take a network.
 
         Args:
-            model: made of supported layers; untouched, and expected not to change.
-            images: inputs (N, C, H, W), one or more; with compensations, those that they were made with.
-            compensations: are applied to every smaller network, in this order.
+            model: made of supported layers; not changed here, and must not change later.
+            images: inputs (N, C, H, W), one or more; with compensations, the images that these were made with.
+            compensations: applied to every smaller network, in this order.
             ignored: convolutions that keep all of their filters.
         """
         self.model = self._full = model = with_modules(model)
@@ -85,15 +85,15 @@ class PrunedNetwork:
         return len(self.active)
 
     def without(self, filters: np.ndarray) -> nn.Module:
-        """Return the present network without these filters (by number); the present one is untouched.
+        """Return the current network without these filters (by number); the current one is not changed.
 
         Raises:
-            ValueError: a filter is removed already, or a layer would lose its last one.
+            ValueError: a filter is already removed, or a layer would lose its last one.
         """
         return self.compensated_without(filters)[0] if self._compensations else self._sliced(self._kept_groups(filters))
 
     def compensated_without(self, filters: np.ndarray) -> tuple[nn.Module, list[torch.Tensor]]:
-        """Return the present network without these filters (by number), and what it gives for the images, by batch.
+        """Return the current network without these filters (by number), and its outputs for the images, by batch.
 
         Raises:
             ValueError: as :meth:`without`.
@@ -114,14 +114,14 @@ class PrunedNetwork:
         values: list[dict[str, torch.Tensor]],
         visit: _Visit | None = None,
     ) -> tuple[nn.Module, list[torch.Tensor]]:
-        """Return the present network without these filters (by number), and what it gives, batch by batch.
+        """Return the current network without these filters (by number), and its outputs, batch by batch.
 
-        Only what lies behind the first convolution that loses filters is run. The network is that of :meth:`without`.
+        Only the layers after the first convolution that loses filters are run. The network is that of :meth:`without`.
 
         Args:
             filters: one or more active ones.
-            values: by batch, what the layers behind that convolution read of the present network; with
-                compensations, for the images that they were made with.
+            values: by batch, the values of the current network that the layers after that convolution read; with
+                compensations, for the images that these were made with.
             visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is compensated.
 
         Raises:
@@ -134,7 +134,7 @@ class PrunedNetwork:
         groups = self.coupling.filters[first]
         kept = torch.from_numpy(~np.isin(groups[(groups < 0) | self.active[groups]], filters))
         values = [live | {first: _channels(live[first], kept)} for live in values]
-        if self._compensations:  # the layers before have compensated already, in the present network
+        if self._compensations:  # the layers before were already compensated, in the current network
             for layer, present in zip(layers[:behind], self.layers(self.model), strict=False):
                 if isinstance(layer.module, WEIGHTED):
                     copy_weights(layer.module, present.module, kept if layer.name == first else slice(None))
@@ -142,7 +142,7 @@ class PrunedNetwork:
             return smaller, run_together(layers[behind:], values, self._compensating(kept_groups, visit))
 
     def _compensating(self, kept_groups: np.ndarray, first: _Visit | None = None) -> _Visit:
-        """Return the visit that applies ``first``, then all compensations, to a layer of a smaller network."""
+        """Return a visitor that applies ``first``, then all compensations, to a layer of a smaller network."""
         visits = [first] if first is not None else []
         visits += [each.compensation(self.coupling, kept_groups) for each in self._compensations]
 
@@ -153,7 +153,7 @@ class PrunedNetwork:
         return visit
 
     def _kept_groups(self, filters: np.ndarray) -> np.ndarray:
-        """Return which groups are kept once these filters (by number) are removed, too, (n_filters,), boolean."""
+        """Return which groups remain when these filters (by number) are removed too, (n_filters,), boolean."""
         filters = np.asarray(filters, dtype=int)
         if len(pruned := filters[~self.active[filters]]):
             names = sorted({self.layer_names[self.layer_of[filter_]] for filter_ in pruned})
@@ -166,21 +166,21 @@ class PrunedNetwork:
         return kept_groups
 
     def _sliced(self, kept_groups: np.ndarray) -> nn.Module:
-        """Return the unpruned network with these groups only."""
+        """Return the unpruned network with only these groups."""
         smaller = shallow_copy(self._full)  # a deep copy would take longer than an evaluation of a small network
         slice_channels(smaller, self.coupling, kept_groups)
         return smaller
 
     def layers(self, model: nn.Module) -> list[Layer]:
-        """Return the layers of a network that was made of this one, without tracing it anew."""
+        """Return the layers of a network that was made from this one, without tracing it again."""
         return rebind(self._layers, model)
 
     def remove(self, filters: np.ndarray, smaller: nn.Module | None = None) -> None:
-        """Remove these filters (by number) from the present network.
+        """Remove these filters (by number) from the current network.
 
         Args:
             filters: active ones.
-            smaller: the present network without them, if it has been made already.
+            smaller: the current network without them, if it was already made.
 
         Raises:
             ValueError: as :meth:`without`.
@@ -189,11 +189,11 @@ class PrunedNetwork:
         self.active[filters] = False
 
     def smaller(self, filters: np.ndarray, model: nn.Module | None = None) -> "PrunedNetwork":
-        """Return this network without these filters (by number), ready to lose more; the present one is untouched.
+        """Return this network without these filters (by number), ready for more removals; this one is not changed.
 
         Args:
             filters: active ones.
-            model: the present network without them, if it has been made already.
+            model: the current network without them, if it was already made.
         """
         other = copy.copy(self)
         other.active = self.active.copy()
@@ -201,7 +201,7 @@ class PrunedNetwork:
         return other
 
     def flat(self, by_layer: Mapping[str, torch.Tensor]) -> np.ndarray:
-        """Lay values (..., C) of the present convolutions out by filter number, summed over coupled filters.
+        """Arrange values (..., C) of the current convolutions by filter number, summed over coupled filters.
 
         Returns:
             (..., n_filters), float64; NaN for pruned filters.
@@ -216,12 +216,12 @@ class PrunedNetwork:
         return result
 
     def kept(self) -> dict[str, list[int]]:
-        """Return the kept filters of each convolution, by their numbers in the unpruned network."""
+        """Return the remaining filters of each convolution, by their indices in the unpruned network."""
         groups = self.coupling.filters
         return {name: np.flatnonzero((of < 0) | self.active[of]).tolist() for name, of in groups.items()}
 
 
 def _channels(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Return these channels, boolean (C,), of feature maps (N, C, H, W), laid out as they were."""
+    """Return these channels, boolean (C,), of feature maps (N, C, H, W), in the same memory layout."""
     last = maps.is_contiguous(memory_format=torch.channels_last)
     return maps[:, kept].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -13,14 +13,14 @@ from lrp_core.pruning.dependency import Coupling, couple
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
-    """Return a copy of the network without some filters, and without those that are coupled to them.
+    """Return a copy of the network without some filters and the filters that are coupled to them.
 
-    Whatever reads their channels shrinks too: convolutions, normalisations, dense layers, slices.
+    All layers that read their channels shrink too: convolutions, normalisations, dense layers, slices.
 
     Args:
-        model: made of supported layers; untouched.
-        filters: by name of a convolution, the indices of its output channels to remove.
-        example_input: one input (1, C, H, W); its size tells how many positions a flattened channel has.
+        model: made of supported layers; not changed.
+        filters: maps the name of a convolution to the indices of its output channels to remove.
+        example_input: one input (1, C, H, W); its size determines how many positions a flattened channel has.
 
     Raises:
         ValueError: an unknown layer, an index out of range, a filter that cannot be removed (its channel is the
@@ -68,7 +68,7 @@ def slice_channels(model: nn.Module, coupling: Coupling, kept_groups: np.ndarray
 
 
 def copy_weights(module: nn.Module, other: nn.Module, outputs: torch.Tensor | slice) -> None:
-    """Give a layer the weights of these outputs of another one."""
+    """Copy the weights of these outputs of another layer."""
     replace_tensor(module, "weight", other.weight.detach()[outputs], other.weight)
     module.bias = None if other.bias is None else nn.Parameter(other.bias.detach()[outputs], requires_grad=False)
 
@@ -86,7 +86,7 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
     else:
         for name in _TENSORS:
             tensor = getattr(module, name, None)
-            if tensor is not None and len(tensor) == len(inputs):  # not if one number serves all channels
+            if tensor is not None and len(tensor) == len(inputs):  # not if one value is shared by all channels
                 replace_tensor(module, name, tensor.detach()[inputs])
         if isinstance(module, nn.GroupNorm):
             per_group = module.num_channels // module.num_groups
@@ -99,7 +99,7 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
 
 
 def _renumbered(index: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Return indices of channels with the places that these have among the kept ones, boolean (C,); -1 for the rest."""
+    """Renumber indices of channels among the kept ones, boolean (C,); -1 for channels that are not kept."""
     places = (kept.cumsum(0) - 1).masked_fill(~kept, -1)
     return torch.cat([places, places.new_tensor([-1])]).to(index.device)[index]
 
@@ -124,14 +124,14 @@ def _keep_weights(module: nn.Module, outputs: torch.Tensor | None, inputs: torch
 
 
 def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor, like: torch.Tensor | None = None) -> None:
-    """Replace a parameter or buffer by a new tensor, frozen and laid out as the old one was, or as ``like`` is.
+    """Replace a parameter or buffer, with the gradient flag of the old one and the memory layout of it or of ``like``.
 
-    The layout of a kernel with one input channel cannot be told from its strides: give the unpruned network's tensor.
+    The strides of a kernel with one input channel do not reveal its layout: then give the unpruned network's tensor.
     """
     old = getattr(module, name)
     like = old if like is None else like
     last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    # A clone sets all strides, of 1 x 1 kernels too, as they will be when the tensor comes back from a file.
+    # A clone sets all strides, also of 1 x 1 kernels, as they will be when the tensor is loaded from a file.
     tensor = tensor.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
     is_parameter = isinstance(old, nn.Parameter)
     setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)

@@ -2,9 +2,9 @@
 
 Which file answers what:
 
-- :mod:`.lrp`: how does relevance go back through a whole network, and what comes of it?
-- :mod:`.rules`: how does one layer share relevance among its inputs?
-- :mod:`.products`: who takes the relevance where a gate scales a signal?
-- :mod:`.composites`: which rule goes to which layer?
+- :mod:`.lrp`: how is relevance propagated back through a whole network, and what is the result?
+- :mod:`.rules`: how does one layer distribute relevance over its inputs?
+- :mod:`.products`: which factor gets the relevance if a gate scales a signal?
+- :mod:`.composites`: which layer uses which rule?
 - :mod:`.linear_map`: how do rules see a convolution or dense layer?
 """

@@ -1,4 +1,4 @@
-"""Composites: which rule of LRP goes to which layer.
+"""Composites: which layer uses which rule of LRP.
 
 Source: Montavon et al., in Explainable AI, LNCS 11700, 2019 (rules by depth).
 """
@@ -14,12 +14,12 @@ from lrp_core.utils.errors import check_choice
 
 @dataclass(frozen=True)
 class Composite:
-    """Which rule goes to which layer: to dense layers, to the low, middle and high third of the convolutions.
+    """The rule of each layer: of dense layers, and of the low, middle and high third of the convolutions.
 
     Attributes:
-        low, mid, high: for convolutions, the low third being next to the pixels.
+        low, mid, high: for convolutions; the low third is next to the pixels.
         dense: for dense layers.
-        first: for the first convolution, instead of ``low``; only the relevance of pixels depends on it.
+        first: for the first convolution, instead of ``low``; affects only the relevance of pixels.
     """
 
     low: Rule
@@ -46,7 +46,7 @@ COMPOSITES: dict[str, Callable[[Box | None], Composite]] = {
 
 
 class _NoBox(Rule):
-    """Stands for the z-box rule as long as nobody asks for pixels."""
+    """Replaces the z-box rule if no bounds are given; relevance of filters does not need it."""
 
     def __call__(self, layer, a, output, relevance):
         raise ValueError("this composite ends with the z-box rule: give box=(low, high), the bounds of the pixels")
@@ -61,7 +61,7 @@ def composite(choice: str | Mapping[str, str | Rule] | Composite, box: Box | Non
 
     Args:
         choice: a name (``"epsilon-zplus"``, ``"epsilon-alpha2-beta1"``, ``"epsilon-gamma-box"``), a composite, or a
-            rule, itself or by name, for each of ``low``, ``mid`` and ``high``, and if wanted ``dense`` and ``first``.
+            rule (an object or a name) for each of ``low``, ``mid``, ``high`` and optionally ``dense`` and ``first``.
         box: bounds of the normalised pixels, for the z-box rule.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers as the rules of LRP see them: linear maps, forward and transposed."""
+"""Convolutions and dense layers as linear maps, forward and transposed, for the rules of LRP."""
 
 from functools import cached_property
 
@@ -10,13 +10,13 @@ from lrp_core.graph.padding import padding
 
 
 class LinearMap:
-    """A convolution or dense layer as rules see it: without its bias, and with the signs of what passes through it.
+    """A convolution or dense layer without its bias, and with the possible signs of its inputs and outputs.
 
     Attributes:
-        weight, positive, negative: the weight, its positive and its negative part; the parts are made once, when asked.
+        weight, positive, negative: the weight, its positive and its negative part; parts are computed on first use.
         bias: (C_out,) or None.
         signed: whether inputs can be negative.
-        rectified: whether an activation follows, behind which negative outputs carry no relevance.
+        rectified: whether an activation follows, so that negative outputs carry no relevance.
     """
 
     def __init__(self, layer: nn.Module, signed: bool, rectified: bool):
@@ -27,12 +27,12 @@ class LinearMap:
 
     @cached_property
     def positive(self) -> torch.Tensor:
-        """Its positive part."""
+        """The positive part of the weight."""
         return self.weight.clamp(min=0)
 
     @cached_property
     def negative(self) -> torch.Tensor:
-        """Its negative part."""
+        """The negative part of the weight."""
         return self.weight.clamp(max=0)
 
     def __call__(self, weight: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ class LinearMap:
             return s @ weight
         alike, (left, right, top, bottom) = padding(self._layer, a)
         height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
-        # Rows and columns at the end that no stride reached: F.conv_transpose2d does not know of them by itself.
+        # Rows and columns at the end that no stride reached: F.conv_transpose2d has to be told about them.
         rest = [
             size + 2 * pad - dilation * (kernel - 1) - 1 - (outputs - 1) * stride
             for size, pad, dilation, kernel, outputs, stride in zip(
@@ -65,7 +65,7 @@ class LinearMap:
         return back[:, :, top : height - bottom, left : width - right]
 
     def unbiased(self, output: torch.Tensor) -> torch.Tensor:
-        """Take the bias off the layer's output again; always a new tensor."""
+        """Subtract the bias from the layer's output; always a new tensor."""
         if self.bias is None:
             return output.clone()
         return output - (self.bias if output.dim() == 2 else self.bias.view(-1, 1, 1))

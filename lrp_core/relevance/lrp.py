@@ -1,17 +1,17 @@
 """Layer-wise Relevance Propagation (LRP): how much each filter of a network contributes to a class.
 
-One pass forward keeps what the rules will read. One pass backward carries relevance from the logit to the filters, and
-to the pixels if asked. Rules for convolutions and dense layers are in :mod:`lrp_core.relevance.rules`. Of the other
-layers,
+A forward pass stores the values that the rules need. A backward pass carries relevance from the logit to the filters,
+and to the pixels if requested. Rules for convolutions and dense layers are in :mod:`lrp_core.relevance.rules`. For the
+other layers:
 
-- activations, scales by channel and normalisations pass relevance on (the pass rule). Normalisations over channels are
-  the affine map that they are at this input, mean and standard deviation held constant (the identity rule of Achtibat
-  et al., AttnLRP, ICML 2024), as batch normalisations are in a network that predicts. To hold the deviation alone
-  constant (Ali et al., XAI for Transformers, ICML 2022) divides by values near the mean: relevance has no bound then;
-- max pooling gives all to the winner;
-- sums, average pooling and convolutions along the channels share by contribution (the norm rule);
-- a product gives all to the signal, nothing to its gate (:mod:`lrp_core.relevance.products`);
-- what moves values moves their relevance back.
+- Activations, scaling by channel and normalisations pass relevance on (the pass rule). Mean and standard deviation of a
+  normalisation over channels count as constants (the identity rule of Achtibat et al., AttnLRP, ICML 2024), as those of
+  a batch normalisation in eval mode. Keeping only the deviation constant (Ali et al., XAI for Transformers, ICML 2022)
+  divides by values near the mean, so that relevance would be unbounded.
+- Max pooling gives all relevance to the largest input.
+- Sums, average pooling and convolutions along the channels distribute it by contribution (the norm rule).
+- A product gives all of it to the signal and none to its gate (:mod:`lrp_core.relevance.products`).
+- Layers that move values move the relevance back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,25 +47,25 @@ from lrp_core.utils.devices import device_of
 
 _PASSING = (*ACTIVATIONS, ChannelAffine, ChannelScale, ChannelNorm, nn.GroupNorm)
 _MOVING = (*REARRANGED, *PADDING, Subsample)
-_NO_VALUES = (*_PASSING, *_MOVING, nn.Flatten, Concat, Product)  # their way back reads shapes at most
+_NO_VALUES = (*_PASSING, *_MOVING, nn.Flatten, Concat, Product)  # their backward pass needs shapes at most
 
 
 def _winner_takes_all(layer: nn.Module, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-    """Send the relevance of a maximum to where it came from."""
+    """Send the relevance of a maximum back to where it came from."""
     with torch.enable_grad():
         a = a.detach().requires_grad_()
         return torch.autograd.grad(layer(a), a, relevance)[0]
 
 
 def _moved_back(layer: nn.Module, shape: torch.Size, relevance: torch.Tensor) -> torch.Tensor:
-    """Move relevance to where the values came from; that of values that were copied adds up."""
+    """Move relevance back to where the values came from; relevance of copied values adds up."""
     with torch.enable_grad():
         a = relevance.new_zeros(()).expand(shape).requires_grad_()
         return torch.autograd.grad(layer(a), a, relevance)[0]
 
 
 def _norm(layer: nn.Module, inputs: list[torch.Tensor], relevance: torch.Tensor) -> list[torch.Tensor]:
-    """Share the relevance of a sum or an average in proportion to each input's part in it."""
+    """Distribute the relevance of a sum or an average in proportion to each input's share of it."""
     with torch.enable_grad():
         inputs = [a.detach().requires_grad_() for a in inputs]
         z = layer(*inputs)
@@ -78,16 +78,16 @@ def _norm(layer: nn.Module, inputs: list[torch.Tensor], relevance: torch.Tensor)
 
 @dataclass
 class Explanation:
-    """What one backward pass of relevance gives.
+    """The result of one backward pass of relevance.
 
     Attributes:
-        filters: by convolution, the relevance of its output channels, summed over positions, (N, C); 0 where it does
-            nothing but make a gate.
-        totals: by convolution, the sum of all relevance at its output, (N,); in a chain of layers equal to
-            ``initial`` where nothing is lost.
-        initial: the relevance at the target output that was propagated, (N,).
+        filters: by convolution, the relevance of its output channels, summed over positions, (N, C); 0 if the
+            convolution feeds only a gate.
+        totals: by convolution, the sum of all relevance at its output, (N,); in a chain of layers it equals
+            ``initial`` if nothing is lost.
+        initial: the relevance at the target output, where propagation starts, (N,).
         logits: the network's output, before a softmax at its end, (N, K).
-        pixels: relevance at the input, (N, 3, H, W), if asked for.
+        pixels: relevance at the input, (N, 3, H, W), if requested.
     """
 
     filters: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -97,9 +97,9 @@ class Explanation:
     pixels: torch.Tensor | None = None
 
     def conservation_gap(self) -> dict[str, float]:
-        """By convolution, the mean over samples of |total - initial| / |initial|: 0 where nothing was lost.
+        """Return, by convolution, the mean over samples of |total - initial| / |initial|: 0 if nothing was lost.
 
-        In a network with branches the gap is that part of the relevance which takes another way.
+        In a network with branches, the gap of a branch is the share of the relevance that takes another branch.
         """
         gaps = {name: (total - self.initial).abs() / self.initial.abs() for name, total in self.totals.items()}
         return {name: gap.mean().item() for name, gap in gaps.items()}
@@ -116,22 +116,22 @@ def explain(
     box: rules.Box | None = None,
     batch_size: int = 24,
 ) -> Explanation:
-    """Propagate relevance from each sample's target class to every convolution's output, and to the pixels if asked.
+    """Propagate relevance from each sample's target class to every convolution, and optionally to the pixels.
 
-    The initial relevance is one-hot at the target (1, whatever the logit). The network is explained as it predicts:
-    batch normalisation with its running statistics, folded into the convolution before it; no dropout. Where it ends in
-    a softmax, the logit before that is explained.
+    Relevance starts as 1 at the target class, whatever the logit. The network is explained in eval mode: batch
+    normalisation uses its running statistics and is folded into the convolution before it, and dropout is off. If the
+    network ends in a softmax, relevance starts at the logit before it.
 
     Args:
-        model: a classifier made of supported layers, images (N, C, H, W) to logits (N, K); left as it is.
-        images: (N, C, H, W), in the dtype of the model's parameters; results come back to their device.
-        targets: the class to explain, by sample, (N,), int64.
-        composite: which rule goes to which layer: a name, or a rule for each depth
+        model: a classifier made of supported layers, from images (N, C, H, W) to logits (N, K); not changed.
+        images: (N, C, H, W), in the dtype of the model's parameters; results are on the images' device.
+        targets: the class to explain for each sample, (N,), int64.
+        composite: the rule of each layer: a name, or a rule for each depth
             (:func:`lrp_core.relevance.composites.composite`).
         absolute: sum |R| over positions instead of R.
-        pixels: also go through the first convolution, to the input.
-        box: least and greatest normalised pixel, numbers or (C,), for composites that end with the z-box rule.
-        batch_size: samples at a time; bounds the memory.
+        pixels: also propagate through the first convolution, to the input.
+        box: smallest and largest normalised pixel, numbers or (C,), for composites that end with the z-box rule.
+        batch_size: samples per batch; limits the memory.
 
     Raises:
         ValueError: an unknown composite, an unsupported layer, or targets that do not fit the model's output.
@@ -161,7 +161,7 @@ def explain(
 
 
 class _Propagation:
-    """A network made ready: traced, folded, its rules assigned, the parts of its weights made when first needed."""
+    """A prepared network: traced, batch normalisation folded, rules assigned."""
 
     def __init__(self, model: nn.Module, composite: composites.Composite, absolute: bool, pixels: bool):
         self.layers = fold_batchnorm(up_to_logits(trace(model)))
@@ -175,7 +175,7 @@ class _Propagation:
             if layer.name in weighted
         }
         self.sigmoids = products.sigmoids(self.layers)
-        # Relevance goes on to a layer only if a convolution or the pixels are there or behind it.
+        # Relevance is propagated to a layer only if a convolution or the pixels are there or before it.
         self.wanted = {INPUT} if pixels else set()
         for layer in self.layers:
             if isinstance(layer.module, nn.Conv2d) or self.wanted.intersection(layer.inputs):
@@ -184,7 +184,7 @@ class _Propagation:
         self.kept = {name for layer in self.layers for name in self._reads(layer)}
 
     def _reads(self, layer: Layer) -> list[str]:
-        """Name the values that this layer's way back reads."""
+        """Name the values that the backward pass of this layer needs."""
         if self.wanted.isdisjoint(layer.inputs) or isinstance(layer.module, _NO_VALUES):
             return []
         if layer.name in self.maps and self.rules[layer.name].uses_output:
@@ -211,7 +211,7 @@ class _Propagation:
         for layer in reversed(self.layers):
             relevance = arrived.pop(layer.name, None)
             if relevance is None:
-                if isinstance(layer.module, nn.Conv2d):  # of a gate
+                if isinstance(layer.module, nn.Conv2d):  # feeds only a gate
                     result.filters[layer.name] = logits.new_zeros(len(logits), layer.module.out_channels)
                     result.totals[layer.name] = logits.new_zeros(len(logits))
                 continue
@@ -231,7 +231,7 @@ class _Propagation:
     def _backward(
         self, layer: Layer, kept: dict, shapes: dict, relevance: torch.Tensor
     ) -> Sequence[torch.Tensor | None]:
-        """Return the relevance of each of the layer's inputs; None for one that takes none."""
+        """Return the relevance of each of the layer's inputs; None for an input that gets none."""
         module, inputs = layer.module, [kept.get(name) for name in layer.inputs]
         if layer.name in self.maps:
             output = kept.get(layer.name)
@@ -263,10 +263,10 @@ def filter_relevance(
     absolute: bool = False,
     batch_size: int = 24,
 ) -> dict[str, torch.Tensor]:
-    """Return the relevance of every filter to every sample's target class.
+    """Return the relevance of every filter for every sample's target class.
 
-    Relevance is taken at a convolution's output, after the batch normalisation that follows it, and summed over
-    positions. Arguments and errors as in :func:`explain`.
+    Relevance is taken at a convolution's output, after any batch normalisation that follows, and summed over positions.
+    Arguments and errors are as in :func:`explain`.
 
     Returns:
         By convolution, in the order of the network's layers from the output back, a tensor (N, C_layer).

@@ -1,11 +1,11 @@
-"""Products: which of the two factors takes the relevance.
+"""Products: which of the two factors gets the relevance.
 
-A gate decides how much of a signal passes, and the signal takes all of the relevance (signal-take-all, Arras et al.,
-Explaining and Interpreting LSTMs, in Explainable AI, LNCS 11700, 2019). Two signals that are multiplied by each other
-share it half and half (the uniform rule for bilinear terms, Achtibat et al., AttnLRP, ICML 2024).
+A gate controls how much of a signal passes. The signal gets all relevance (signal-take-all, Arras et al., Explaining
+and Interpreting LSTMs, in Explainable AI, LNCS 11700, 2019). The product of two signals gives half to each (the uniform
+rule for bilinear terms, Achtibat et al., AttnLRP, ICML 2024).
 
-A factor is a gate if it ends in a sigmoid, or if it has one position where the other one has several. That the second
-kind of factor is a gate whatever it ends in is our reading.
+A factor is a gate if it ends in a sigmoid, or if it has one position where the other factor has several. Treating the
+second kind as a gate, whatever it ends in, is our reading.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SIGMOIDS = (nn.Sigmoid, nn.Hardsigmoid)
 
 
 def sigmoids(layers: list[Layer]) -> set[str]:
-    """Return the names of the layers that end in a sigmoid, maybe scaled or rearranged."""
+    """Return the names of the layers that end in a sigmoid, possibly scaled or rearranged."""
     names: set[str] = set()
     for layer in layers:
         keeps = isinstance(layer.module, (ChannelScale, *REARRANGED)) and names.issuperset(layer.inputs)
@@ -29,7 +29,7 @@ def sigmoids(layers: list[Layer]) -> set[str]:
 
 
 def shared(relevance: torch.Tensor, shapes: Sequence[torch.Size], gates: Sequence[bool]) -> list[torch.Tensor | None]:
-    """Return the relevance of each factor of a product; None for a gate, which takes none.
+    """Return the relevance of each factor of a product; None for a gate, which gets none.
 
     Args:
         relevance: of the product, (N, C, H, W) or (N, C).

@@ -1,9 +1,9 @@
 """The rules of Layer-wise Relevance Propagation (LRP).
 
-A rule redistributes the relevance R_k of a layer's outputs to its inputs a_j. With z_k the denominator that the rule
-sums its contributions to, R_j = a_j * sum_k w'_jk R_k / z_k for some weights w'. Biases take no relevance and stay out
-of z, so that relevance is conserved. Each rule takes as few convolutions as its arithmetic needs: what the forward pass
-computed is not computed again, and behind a ReLU, where no input is negative, half of the terms are absent.
+A rule distributes the relevance R_k of a layer's outputs over its inputs a_j: R_j = a_j * sum_k w'_jk R_k / z_k for
+some weights w', where z_k is the sum of the contributions. Biases get no relevance and are left out of z, so that
+relevance is conserved. Each rule takes as few convolutions as possible: it reuses results of the forward pass, and
+after a ReLU, where no input is negative, it skips half of the terms.
 
 Sources: Bach et al., PLOS ONE 2015 (epsilon, alpha-beta); Montavon et al., Pattern Recognition 2017 (z+, w^2, z-box);
 Lapuschkin et al., Nature Communications 2019 (flat); Montavon et al., in Explainable AI, LNCS 11700, 2019 (gamma);
@@ -18,20 +18,20 @@ import torch
 from lrp_core.relevance.linear_map import LinearMap
 
 Box = tuple[float | torch.Tensor, float | torch.Tensor]
-EPSILON = 1e-6  # keeps a denominator from 0; small beside any pre-activation that carries relevance
+EPSILON = 1e-6  # keeps a denominator away from 0; small next to any pre-activation that carries relevance
 
 
 def share(relevance: torch.Tensor, z: torch.Tensor, sign: int = 0) -> torch.Tensor:
-    """Return R / z, with z kept away from 0 on its own side (``sign`` says which it is, if known); overwrites z."""
+    """Return R / z, with z moved away from 0 without changing its sign (``sign``, if known); overwrites z."""
     z.add_(sign * EPSILON if sign else torch.copysign(z.new_tensor(EPSILON), z))
     return torch.div(relevance, z, out=z)
 
 
 class Rule:
-    """How the relevance of a layer's outputs goes to its inputs.
+    """How the relevance of a layer's outputs is distributed over its inputs.
 
     Attributes:
-        uses_output: the rule reads the layer's output (bias included).
+        uses_output: whether the rule needs the layer's output (including the bias).
     """
 
     uses_output = False
@@ -51,7 +51,7 @@ class Rule:
 
 
 def _split(layer: LinearMap, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the inputs' positive part, and the negative one if there can be one."""
+    """Return the positive part of the inputs, and their negative part if inputs can be negative."""
     return (a.clamp(min=0), a.clamp(max=0)) if layer.signed else (a, None)
 
 
@@ -76,12 +76,12 @@ def _gather(
 
 @dataclass(frozen=True)
 class Epsilon(Rule):
-    """Epsilon rule (Bach et al. 2015, eq. 58): every contribution a_j w_jk; LRP-0 but for the stabiliser."""
+    """Epsilon rule (Bach et al. 2015, eq. 58): all contributions a_j w_jk; LRP-0 except for the stabiliser."""
 
     uses_output = True
 
     def __call__(self, layer, a, output, relevance):
-        """Two passes with the forward one: z is the output without its bias."""
+        """Two passes, including the forward one: z is the output without its bias."""
         return layer.transposed(layer.weight, share(relevance, layer.unbiased(output)), a).mul_(a)
 
 
@@ -90,7 +90,7 @@ class ZPlus(Rule):
     """z+ rule (Montavon et al. 2017, sec. 4.1): positive contributions only, which for a < 0 are those of w < 0."""
 
     def __call__(self, layer, a, output, relevance):
-        """Three passes with the forward one behind a ReLU."""
+        """Three passes after a ReLU, including the forward one."""
         up, down = _split(layer, a)
         ratio = share(relevance, _positive_terms(layer, up, down), 1)
         return _gather(layer, ratio, layer.positive, layer.negative, up, down)
@@ -105,12 +105,12 @@ class AlphaBeta(Rule):
     uses_output = True
 
     def __post_init__(self):
-        """Refuse parameters that do not conserve relevance."""
+        """Raise an error for parameters that do not conserve relevance."""
         if self.beta < 0 or not math.isclose(self.alpha - self.beta, 1):
             raise ValueError(f"alpha - beta must be 1 and beta not negative, got alpha={self.alpha}, beta={self.beta}")
 
     def __call__(self, layer, a, output, relevance):
-        """Four passes with the forward one behind a ReLU: the negative part of z is z less the positive part."""
+        """Four passes after a ReLU, including the forward one: the negative part of z is z minus the positive one."""
         up, down = _split(layer, a)
         positive = _positive_terms(layer, up, down)
         negative = layer.unbiased(output).sub_(positive).clamp_(max=0)
@@ -122,17 +122,17 @@ class AlphaBeta(Rule):
 
 @dataclass(frozen=True)
 class Gamma(Rule):
-    """Gamma rule (Montavon et al. 2019, table 1.1): contributions that agree with the output's sign count 1 + gamma.
+    """Gamma rule (Montavon et al. 2019, table 1.1): contributions with the output's sign have the weight 1 + gamma.
 
-    The form for signed inputs and outputs is that of Andeol et al. 2021. Outputs that an activation cuts off at 0 carry
-    no relevance.
+    The form for signed inputs and outputs is from Andeol et al. 2021. Outputs that an activation cuts off at 0 carry no
+    relevance.
     """
 
     gamma: float = 0.25
     uses_output = True
 
     def __call__(self, layer, a, output, relevance):
-        """Three passes with the forward one between activations, four if negative outputs carry relevance too."""
+        """Three passes between activations, including the forward one; four if negative outputs carry relevance."""
         up, down = _split(layer, a)
         raised = torch.add(layer.weight, layer.positive, alpha=self.gamma)
         lowered = torch.add(layer.weight, layer.negative, alpha=self.gamma)
@@ -140,7 +140,7 @@ class Gamma(Rule):
         if not layer.rectified:
             below = z.mul(1 + self.gamma).sub_(
                 positive, alpha=self.gamma
-            )  # negative terms are z less the positive ones
+            )  # negative terms are z minus the positive ones
         ratio = share(relevance, z.add_(positive, alpha=self.gamma)).mul_(output > 0)
         result = _gather(layer, ratio, raised, lowered, up, down)
         if layer.rectified:
@@ -151,7 +151,7 @@ class Gamma(Rule):
 
 @dataclass(frozen=True)
 class WSquare(Rule):
-    """w^2 rule (Montavon et al. 2017, sec. 4.1): by squared weight, whatever the input; for unbounded pixels."""
+    """w^2 rule (Montavon et al. 2017, sec. 4.1): by squared weight, independent of the input; for unbounded pixels."""
 
     def __call__(self, layer, a, output, relevance):
         """Share by squared weight."""
@@ -160,7 +160,7 @@ class WSquare(Rule):
 
 @dataclass(frozen=True)
 class Flat(Rule):
-    """Flat rule (Lapuschkin et al. 2019): evenly over all inputs that an output reads."""
+    """Flat rule (Lapuschkin et al. 2019): evenly over all inputs of an output."""
 
     def __call__(self, layer, a, output, relevance):
         """Share evenly."""
@@ -174,17 +174,17 @@ def _by_weight(layer: LinearMap, weight: torch.Tensor, a: torch.Tensor, relevanc
 
 @dataclass(frozen=True, eq=False)
 class ZBox(Rule):
-    """z-box rule (Montavon et al. 2017, sec. 4.1): for pixels that lie between bounds.
+    """z-box rule (Montavon et al. 2017, sec. 4.1): for pixels between two bounds.
 
     Attributes:
-        bounds: the least and the greatest possible pixel, normalised like the images; numbers or (C,).
+        bounds: the smallest and the largest possible pixel, normalised like the images; numbers or (C,).
     """
 
     bounds: Box
     uses_output = True
 
     def __call__(self, layer, a, output, relevance):
-        """Contributions a w less those of the bounds that would lower the output."""
+        """Use the contributions a w minus those of the bounds that would lower the output."""
         low, high = (torch.as_tensor(bound).to(a).reshape(-1, 1, 1).expand(a[:1].shape) for bound in self.bounds)
         z = layer.unbiased(output) - layer(layer.positive, low) - layer(layer.negative, high)
         ratio = share(relevance, z)

@@ -1,7 +1,7 @@
-"""Distillation: a pruned network learns what the unpruned one gives, on the calibration images, without labels.
+"""Distillation: a pruned network learns the logits of the unpruned one, on the calibration images, without labels.
 
-A few small steps of Adam on the squared distance of the logits (Kim et al., Comparing Kullback-Leibler Divergence and
-Mean Squared Error Loss in Knowledge Distillation, IJCAI 2021). This is training, if little: the one repair that is.
+It takes a few small steps of Adam on the squared distance of the logits (Kim et al., Comparing Kullback-Leibler
+Divergence and Mean Squared Error Loss in Knowledge Distillation, IJCAI 2021). This is the only repair that trains.
 """
 
 import torch
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 from lrp_core.utils.devices import device_of
 
-STEPS, RATE, BATCH = 30, 1e-4, 64  # a few small steps: larger ones destroy what reconstruction has left
+STEPS, RATE, BATCH = 30, 1e-4, 64  # few and small: larger steps destroy the gains of reconstruction
 
 
 def distil(model: nn.Module, teacher: nn.Module, images: torch.Tensor, seed: int) -> None:
-    """Train a pruned network, in place, towards the logits of the unpruned one; batch normalisation stays as it is.
+    """Train a pruned network, in place, towards the logits of the unpruned one, with batch normalisation in eval mode.
 
     Args:
         model: the pruned network, in eval mode.
-        teacher: the unpruned one.
+        teacher: the unpruned network.
         images: (N, C, H, W), normalised; each batch is shifted by up to an eighth of a side, and mirrored or not.
         seed: draws batches, shifts and mirrors.
     """

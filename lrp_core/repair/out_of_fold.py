@@ -1,7 +1,7 @@
-"""Out-of-fold heads: for every fold of the calibration images a head that has not seen it, so that it can judge it.
+"""Out-of-fold heads: for every fold of the calibration images, a head that has not seen it and can evaluate it.
 
-They stand beside the head that has seen all images, in one wide last layer, so that one forward pass gives the logits
-of all. "Cross-fitted" is what out-of-fold heads have judged.
+One wide last layer holds them next to the head that has seen all images, so that one forward pass gives the logits of
+all heads. A "cross-fitted" value was measured by out-of-fold heads.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class OutOfFoldHeads:
 
     Attributes:
         weight: (k, n_classes, C); head fold[i] has not seen image i.
-        fold: by calibration image, the fold that holds it, (N,), in 0..k-1.
+        fold: the fold of each calibration image, (N,), in 0..k-1.
         bias: (k, n_classes); None for heads without one.
     """
 
@@ -29,7 +29,7 @@ class OutOfFoldHeads:
     bias: torch.Tensor | None = None
 
     def judge(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the outputs for the calibration images, each by the head that has not seen it, (N, n_classes).
+        """Return the output for each calibration image, by the head that has not seen it, (N, n_classes).
 
         Args:
             features: of the calibration images, (N, C).
@@ -44,14 +44,14 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
 
     Args:
         labels: (N,), in 0..n_classes-1, each class present.
-        blocks: of the images, (N,); those of a block share a fold.
+        blocks: of the images, (N,); images of one block share a fold.
         n_folds: k; two or more.
         seed: draws the folds.
 
     Raises:
         ValueError: fewer blocks than folds, or a class that is in one fold only.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # here, for it imports pandas where that is installed
+    from sklearn.model_selection import StratifiedGroupKFold  # here, because it imports pandas if installed
 
     if (n_blocks := len(np.unique(blocks))) < n_folds:
         raise ValueError(
@@ -70,15 +70,15 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
 
 
 def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module:
-    """Return a classifier that gives the logits of out-of-fold heads beside its own.
+    """Return a classifier that gives the logits of out-of-fold heads after its own.
 
     Args:
-        model: ends with a dense layer; untouched, its other tensors are shared.
+        model: ends with a dense layer; not changed, its other tensors are shared.
         weight: of the out-of-fold heads, (k, n_classes, C).
-        bias: of theirs, (k, n_classes), for a model whose last layer has one; None: 0.
+        bias: of the out-of-fold heads, (k, n_classes), if the model's last layer has one; None: 0.
 
     Returns:
-        Images to logits (N, n_outputs + k * n_classes), the model's own first.
+        A network from images to logits (N, n_outputs + k * n_classes), the model's own first.
     """
     last, out_of_fold = model.get_submodule(trace(model)[-1].name), weight.flatten(0, 1)
     wide, biases = torch.cat([last.weight.detach(), out_of_fold.to(last.weight)]), None
@@ -89,7 +89,7 @@ def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.T
 
 
 def without_out_of_fold_heads(model: nn.Module, n_outputs: int) -> nn.Module:
-    """Return the classifier that :func:`with_out_of_fold_heads` was given, of ``n_outputs`` logits; shares tensors."""
+    """Undo :func:`with_out_of_fold_heads`: return the classifier with ``n_outputs`` logits; shares tensors."""
     wide = model.get_submodule(trace(model)[-1].name)
     bias = None if wide.bias is None else wide.bias.detach()[:n_outputs]
     return with_last_layer(model, wide.weight.detach()[:n_outputs], bias)
@@ -99,7 +99,7 @@ def with_last_layer(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor |
     """Return a classifier with another last layer; its other tensors are those of the given one.
 
     Args:
-        model: ends with a dense layer; untouched.
+        model: ends with a dense layer; not changed.
         weight: (n_outputs, C).
         bias: (n_outputs,); None for a layer without one.
     """
@@ -117,8 +117,8 @@ def out_of_fold_logits(logits: torch.Tensor, fold: torch.Tensor, n_classes: int)
     """Return each image's logits by the head that has not seen it, (N, n_classes).
 
     Args:
-        logits: of the k out-of-fold heads, side by side, (N, k * n_classes).
+        logits: of the k out-of-fold heads, concatenated, (N, k * n_classes).
         fold: (N,), in 0..k-1.
-        n_classes: logits of one head.
+        n_classes: the number of logits of one head.
     """
     return logits.unflatten(1, (-1, n_classes))[torch.arange(len(fold)), fold]

@@ -1,22 +1,22 @@
-"""Reconstruction without training: the weights of every layer are fitted so that it gives what it gave before pruning.
+"""Reconstruction without training: fit the weights of every layer so that its output stays close to the original one.
 
-A layer of the unpruned network gives z. In the pruned network the same layer reads x: fewer channels, and not what they
-were, since the layers before it are pruned too. Its weights W, all taps of the kernel at once, become
+A layer of the unpruned network outputs z. In the pruned network the same layer reads x: fewer channels, with changed
+values, because earlier layers are pruned too. Its weights W, with all taps of the kernel, become
 
     W' = W + D,    D = R X^T (X X^T + penalty * I)^-1
 
-where W holds the taps of the channels that are kept, X the samples of what the kernel covers (positions of the
-calibration images) less their mean, and R those of z - W x less their mean. The bias is what makes the means equal, and
-is not penalised. The penalty is ``strength`` times the mean of the eigenvalues of X X^T that can differ from 0. So
-neither the scale of the activations nor a constant added to them changes what the pruned network computes.
+W holds the original weights of the remaining channels, X the centred samples of the inputs that the kernel covers
+(positions of the calibration images), and R the centred samples of z - W x. The bias makes the means equal and is not
+penalised. The penalty is ``strength`` times the mean of the eigenvalues of X X^T that can differ from 0. So scaling or
+shifting the activations does not change what the pruned network computes.
 
-Where the layer ends the branch of a residual block, it also makes up for what pruning has changed in the shortcut: the
-difference is added to z, through the batch normalisation between them. Layers are fitted from input to output, each on
-what the fitted ones before it give. No label is read.
+If the layer ends the branch of a residual block, it also compensates for changes in the shortcut: their difference is
+added to z, through the batch normalisation in between. Layers are fitted from input to output, each on the outputs of
+the layers already fitted. No labels are used.
 
 Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, sec. 3.1 to 3.3 (least
-squares on sampled outputs, asymmetric, branches towards the sum). The ridge towards the weights that were there, and
-all of it again for whatever set of filters is removed, are ours.
+squares on sampled outputs, asymmetric, branches towards the sum). The ridge towards the original weights, and refitting
+for every set of removed filters, are ours.
 """
 
 import math
@@ -39,17 +39,17 @@ from lrp_core.utils.draws import generators
 from lrp_core.utils.sites import AllReduce, single_site
 
 STRENGTH = 0.1  # chosen on development seeds, which no result uses
-SAMPLES = 3072  # of a layer: positions of all images, drawn once
-_WIDEST = 8192  # inputs of a layer whose second moments several sites add up
+SAMPLES = 3072  # positions per layer, over all images, drawn once
+_WIDEST = 8192  # with several sites, layers with more inputs keep their weights
 
 
 @dataclass(frozen=True)
 class _Shortcut:
-    """What is added to the output of a layer.
+    """The shortcut that is added to the output of a layer.
 
     Attributes:
         norm: the batch normalisation in between; None if there is none.
-        name: of the layer that gives the shortcut.
+        name: of the layer that outputs the shortcut.
         samples: of the shortcut in the unpruned network, (S, C).
     """
 
@@ -60,13 +60,13 @@ class _Shortcut:
 
 @dataclass(frozen=True)
 class _Target:
-    """What a layer gives in the unpruned network.
+    """The output of a layer in the unpruned network.
 
     Attributes:
-        positions: by image, those of the output maps that are looked at, (N, P); None for a dense layer.
+        positions: the sampled positions of the output maps, by image, (N, P); None for a dense layer.
         width: of the output maps.
         samples: outputs at these positions, (S, C).
-        shortcut: that is added to them, if any.
+        shortcut: the shortcut that is added to them, if any.
     """
 
     positions: torch.Tensor | None
@@ -76,10 +76,10 @@ class _Target:
 
 
 class Reconstruction:
-    """What the layers of an unpruned network give, and the weights that this asks of a smaller one.
+    """Stores the layer outputs of an unpruned network, and fits the weights of smaller networks to them.
 
-    Convolutions with groups, depthwise ones among them, stay as they are: measured, to fit them gains nothing. A
-    convolution without a bias gets one. A dense layer without a bias gets none: there, nothing is centred.
+    Grouped convolutions, including depthwise ones, stay unchanged: in our measurements, fitting them gained nothing. A
+    convolution without a bias gets one. A dense layer without a bias gets none, and its samples are not centred.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Reconstruction:
         """Run the unpruned network over the calibration images.
 
         Args:
-            model: made of supported layers; untouched, and expected not to change.
+            model: made of supported layers; not changed here, and must not change later.
             images: (N, C, H, W), normalised.
-            strength: of the ridge, relative to the mean eigenvalue of the second moments of what a layer reads.
+            strength: of the ridge, relative to the mean eigenvalue of the second moments of a layer's inputs.
             all_reduce: sums over images, over all sites.
 
         Raises:
@@ -113,7 +113,7 @@ class Reconstruction:
     def compensation(
         self, coupling: Coupling, kept_groups: np.ndarray
     ) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
-        """Return what fits the weights of a smaller network's layers when they are about to be run.
+        """Return a visitor that fits the weights of each layer of a smaller network right before it is run.
 
         Args:
             coupling: of the unpruned network, or of a part of it (:func:`lrp_core.graph.truncation.truncated`).
@@ -122,7 +122,7 @@ class Reconstruction:
         kept_groups, names = np.append(kept_groups, True), list(self._targets)  # group -1
         changes = (name not in coupling.channels or not kept_groups[coupling.channels[name]].all() for name in names)
         first = next((i for i, changed in enumerate(changes) if changed), len(names))
-        changed = set(names[first:])  # all that comes after the first layer that lost inputs, or was lost itself
+        changed = set(names[first:])  # all layers from the first one that lost inputs, or was itself removed
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name in changed:
@@ -133,7 +133,7 @@ class Reconstruction:
         return visit
 
     def _fit(self, layer: Layer, lives: list[dict[str, torch.Tensor]], outputs: torch.Tensor | slice) -> None:
-        """Fit a layer, in place, to what it gave at these outputs."""
+        """Fit a layer, in place, to its original values at these outputs."""
         target, module = self._targets[layer.name], layer.module
         z = target.samples[:, outputs]
         if target.shortcut is not None and target.shortcut.name in lives[0]:
@@ -141,7 +141,7 @@ class Reconstruction:
         x = _patches(layer, lives, target.positions, target.width)
         centred = module.bias is not None or isinstance(module, nn.Conv2d)
         weight, bias = self._ridge(x, z, module.weight.detach().flatten(1), centred)
-        laid_out = torch.empty_like(module.weight)  # as the unpruned network's weight is
+        laid_out = torch.empty_like(module.weight)  # same memory layout as the unpruned weight
         module.weight = nn.Parameter(laid_out.copy_(weight.view_as(laid_out)), requires_grad=False)
         if centred:
             module.bias = nn.Parameter(bias.to(module.weight), requires_grad=False)
@@ -149,9 +149,9 @@ class Reconstruction:
     def _ridge(
         self, x: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, centred: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weights (O, I) nearest to the given ones that map x (S, I) to z (S, O), and the bias (O,).
+        """Return the weights (O, I) near the given ones that map x (S, I) to z (S, O), and the bias (O,).
 
-        Products are taken in the dtype of the network, what is solved is float64.
+        Products are computed in the dtype of the network, and the linear system is solved in float64.
         """
         several = self._all_reduce is not single_site
         n = self._summed(x.new_tensor([len(x)])).item()
@@ -164,7 +164,7 @@ class Reconstruction:
             moments, right = self._summed(x.T @ x), self._summed(x.T @ rest)
         else:  # the same solution, in the span of the samples
             moments, right = (x @ x.T).double(), rest.double()
-        # Rounding leaves a variance in channels that are constant; to it nothing is to be fitted.
+        # Rounding gives constant channels a small variance; the second term keeps the fit from using it.
         penalty = self._strength * moments.diagonal().sum() / min(n, x.shape[1])
         moments.diagonal().add_(penalty + torch.finfo(x.dtype).eps ** 2 * n * x_mean.square().mean() + 1e-30)
         solution = torch.cholesky_solve(right, torch.linalg.cholesky(moments))
@@ -181,9 +181,9 @@ def _is_fitted(module: nn.Module) -> bool:
 
 
 def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | None, str]]:
-    """Return, by layer that ends a branch, the batch normalisation behind it and the shortcut that is added to it.
+    """Return, for each layer that ends a branch, the batch normalisation after it and the shortcut that is added.
 
-    Of the branches that meet in a sum, it is the one that is run last: only then the other is known.
+    Of two branches that meet in a sum, the one that is run last compensates: only then is the other one known.
     """
     found, read_by, order = {}, readers(layers), {layer.name: i for i, layer in enumerate(layers)}
     for layer in layers:
@@ -206,7 +206,7 @@ def _target(
     images: torch.Tensor,
     per_image: int,
 ) -> _Target:
-    """Return what a layer gives, at so many positions of each image, drawn once."""
+    """Return the output of a layer at so many random positions of each image, drawn once."""
     outputs = [layer.module(live[layer.inputs[0]]) for live in lives]
     if outputs[0].dim() == 2:
         return _Target(None, 0, torch.cat(outputs), None)
@@ -224,7 +224,7 @@ def _target(
 
 
 def _at(maps: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-    """Return what maps, (N, C, H, W) by batch, hold at positions (N, P) of each image, (N * P, C)."""
+    """Return the values of maps, (N, C, H, W) by batch, at positions (N, P) of each image, (N * P, C)."""
     chosen = positions.split([len(part) for part in maps])
     parts = [
         part.flatten(2).gather(2, index[:, None].expand(-1, part.shape[1], -1)).transpose(1, 2).flatten(0, 1)
@@ -236,7 +236,7 @@ def _at(maps: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
 def _patches(
     layer: Layer, lives: list[dict[str, torch.Tensor]], positions: torch.Tensor | None, width: int
 ) -> torch.Tensor:
-    """Return what a layer's kernel covers at positions of its output, (S, inputs * taps)."""
+    """Return the inputs that a layer's kernel covers at positions of its output, (S, inputs * taps)."""
     maps, module = [live[layer.inputs[0]] for live in lives], layer.module
     if positions is None:
         return torch.cat(maps)
@@ -261,7 +261,7 @@ def _patches(
 def _change_of_shortcut(
     target: _Target, lives: list[dict[str, torch.Tensor]], outputs: torch.Tensor | slice
 ) -> torch.Tensor:
-    """Return what a layer has to give more, (S, O), so that its sum with the shortcut is what it was."""
+    """Return what the layer's output must gain, (S, O), to offset the change of the shortcut."""
     shortcut = target.shortcut
     change = shortcut.samples[:, outputs] - _at([live[shortcut.name] for live in lives], target.positions)
     if shortcut.norm is None:

@@ -1,4 +1,4 @@
-"""A head that is fitted anew: whatever a smaller network's features are, its last layer is the best for them."""
+"""Refitted heads: the last layer of a smaller network is fitted to its remaining features."""
 
 from collections.abc import Callable
 
@@ -11,19 +11,19 @@ from lrp_core.utils.sites import AllReduce, single_site
 
 
 class Refit:
-    """Fits the last layer of every smaller network to the calibration images, and out-of-fold heads where it has some.
+    """Fits the last layer of every smaller network to the calibration images, and its out-of-fold heads if it has some.
 
-    The plainest of all repairs, and no pruning method should be judged without it: most of what looks like features
-    that are lost is a head that no longer fits them (``03_baseline_lrp_pruning.ipynb``).
+    This is the simplest repair, and no pruning method should be evaluated without it: most of what looks like lost
+    features is a head that no longer fits them (``03_baseline_lrp_pruning.ipynb``).
 
-    A last layer that has a bias keeps one, fitted without a penalty; one without a bias gets none. The outputs are a
-    regression's (:func:`lrp_core.repair.ridge_head.fit_heads`): they rank the classes, but their softmax is no
-    probability. :func:`lrp_core.repair.temperature.scale_head` makes it one: :func:`lrp_core.prune` calls it once, at
-    the end. The study never does, since it reads outputs as a regression's.
+    If the last layer has a bias, the new one has a bias too, fitted without a penalty. The outputs are those of a
+    regression (:func:`lrp_core.repair.ridge_head.fit_heads`): they rank the classes, but their softmax is not a
+    probability. At the end, :func:`lrp_core.prune` scales them by :func:`lrp_core.repair.temperature.scale_head`, so
+    that it is. The study does not, because it uses the regression outputs.
     """
 
     def __init__(self, head: str, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce = single_site):
-        """Take what a head is fitted to.
+        """Store the targets of the fit.
 
         Args:
             head: name of the last layer, a dense one.
@@ -34,7 +34,7 @@ class Refit:
         self._head, self._labels, self._fold, self._all_reduce = head, labels, fold, all_reduce
 
     def compensation(self, *_: object) -> Callable[[Layer, list[dict[str, torch.Tensor]]], None]:
-        """Return what fits the head when it is about to be run (see :class:`lrp_core.pruning.network.Compensation`)."""
+        """Return a visitor that fits the head right before it runs (:class:`lrp_core.pruning.network.Compensation`)."""
 
         def visit(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
             if layer.name == self._head:

@@ -1,12 +1,12 @@
 """The linear head, fitted in closed form: regularised least squares to the classes.
 
 One eigendecomposition solves the ridge regression (Rifkin and Lippert, Notes on Regularized Least Squares, 2007) for
-all strengths at once, so that a head can be fitted anew after every step of pruning, and in every evaluation. Its
-outputs, plus one over the number of classes, estimate the probabilities of the classes.
+all strengths at once. So a head can be refitted after every step of pruning, and in every evaluation. Its outputs, plus
+one over the number of classes, estimate the probabilities of the classes.
 
-The study's own heads have no bias: features are not centred, so they need none, and relevance starts from a logit that
-is the sum of its contributions (``02_head_training.ipynb`` measures what a bias would do). A user's head that has a
-bias keeps one (:mod:`lrp_core.repair.refit`).
+The study's own heads have no bias. Features are not centred, so heads need none, and the logit from which relevance
+starts is the sum of its contributions (``02_head_training.ipynb`` measures the effect of a bias). If a user's head has
+a bias, the refitted one has a bias too (:mod:`lrp_core.repair.refit`).
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from lrp_core.metrics.accuracy import predict
 from lrp_core.repair.out_of_fold import OutOfFoldHeads
 from lrp_core.utils.sites import AllReduce, single_site
 
-STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 to 10; the cross-fitted error chooses
+STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 to 10; chosen by the cross-fitted error
 
 
 @dataclass(frozen=True)
 class Heads:
-    """A head that is fitted to all calibration images, and the out-of-fold heads beside it.
+    """A head fitted to all calibration images, and the out-of-fold heads.
 
     Attributes:
         weight: (n_classes, C).
-        out_of_fold: without one fold each.
-        strength: of the ridge, chosen for all of them; relative to the mean squared norm of an image's features (with a
-            bias: of the features less their mean).
+        out_of_fold: heads that are each fitted without one fold.
+        strength: of the ridge, the same for all heads; relative to the mean squared norm of an image's features (with a
+            bias: of the centred features).
         bias: (n_classes,); None for a head without one.
     """
 
@@ -43,7 +43,7 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the backbone's feature maps averaged over positions, (N, C).
 
     Raises:
-        ValueError: the backbone makes something else than feature maps.
+        ValueError: the backbone does not return feature maps.
     """
     maps = predict(backbone, images[:1])
     if maps.dim() != 4:
@@ -52,7 +52,7 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def read_by(model: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
-    """Return what a layer reads of all images, (N, ...), on the host."""
+    """Return the inputs of a layer for all images, (N, ...), on the host."""
     read = []
     with model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].cpu())):
         predict(model, images)
@@ -66,32 +66,33 @@ def fit_heads(
     all_reduce: AllReduce = single_site,
     bias: bool = False,
 ) -> Heads:
-    """Fit a head to all images, and one without each fold, with the strength that is best for folds not seen.
+    """Fit a head to all images, and one without each fold, with the strength that is best on held-out folds.
 
-    With features x, and y one-hot classes less their mean 1/K, weights and bias minimise
-    sum |W x + b - y|^2 + strength * mean |x|^2 * |W|^2. Heads without a bias have b = 0. With one, x in the penalty is
-    less its mean: the bias is not penalised, so that a constant added to the features changes no output.
+    With features x, and y one-hot classes minus their mean 1/K, weights and bias minimise
+    sum |W x + b - y|^2 + strength * mean |x|^2 * |W|^2. Heads without a bias have b = 0. With a bias, x is centred in
+    the penalty and the bias is not penalised, so that a constant added to the features changes no output.
 
     Args:
-        features: what the head reads, (N, C).
+        features: inputs of the head, (N, C).
         labels: (N,), in 0..n_classes-1, each class present.
-        fold: of the images, (N,), as :func:`lrp_core.repair.out_of_fold.draw_folds` gives it.
+        fold: of the images, (N,), as returned by :func:`lrp_core.repair.out_of_fold.draw_folds`.
         all_reduce: sums over images, over all sites, each of which has images of every class and of every fold. With
-            several, heads come from second moments of the features, (k, C, C): the same to the last digits.
-        bias: whether the heads have one.
+            several sites, heads are computed from second moments of the features, (k, C, C): the same up to the last
+            digits.
+        bias: whether the heads have a bias.
     """
     if all_reduce is not single_site:
         return _fit_together(features, labels, fold, all_reduce, bias)
     x = features.double().cpu()
     centre = x.mean(dim=0) if bias else torch.zeros_like(x[0])
-    # The weights lie in the span of the images: there are no more coordinates to fit than images.
+    # The weights lie in the span of the images, so there are at most as many coordinates to fit as images.
     basis, coordinates = torch.linalg.qr((x - centre).T)
     z, y = coordinates.T, nn.functional.one_hot(labels).double()
     y -= 1 / y.shape[1]
     ridges = torch.tensor(STRENGTHS, dtype=torch.float64) * (z.square().sum(dim=1).mean() + 1e-300)
 
     def fitted(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return by strength weights on the coordinates, (strengths, coordinates, K), and biases, (strengths, 1, K)."""
+        """Return, by strength, weights (strengths, coordinates, K) and biases (strengths, 1, K)."""
         z_mean, y_mean = (part[seen].mean(dim=0) if bias else torch.zeros_like(part[0]) for part in (z, y))
         known, wanted = z[seen] - z_mean, y[seen] - y_mean
         values, vectors = torch.linalg.eigh(known.T @ known)
@@ -114,12 +115,12 @@ def fit_heads(
 def _fit_together(
     features: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, all_reduce: AllReduce, bias: bool
 ) -> Heads:
-    """Fit heads as :func:`fit_heads` does, to sums over images alone."""
+    """Fit heads as :func:`fit_heads` does, from sums over images only."""
     x, y = features.double().cpu(), nn.functional.one_hot(labels).double()
     y -= 1 / y.shape[1]
     n_images = all_reduce(torch.tensor([float(len(x))])).item()
     penalised = torch.ones(x.shape[1], dtype=torch.float64)
-    if bias:  # one feature more, a constant that is not penalised
+    if bias:  # an extra constant feature, which is not penalised
         centre = all_reduce(x.sum(dim=0)) / n_images
         x, penalised = nn.functional.pad(x - centre, (0, 1), value=1.0), nn.functional.pad(penalised, (0, 1))
     folds = [fold == k for k in range(int(fold.max()) + 1)]
@@ -134,7 +135,7 @@ def _fit_together(
         gram.diagonal().add_(strength * mean_norm * penalised)
         return torch.cholesky_solve(right, torch.linalg.cholesky(gram))  # (C, n_classes)
 
-    def error(strength: float) -> float:  # of the out-of-fold heads on the folds not seen, but for a constant
+    def error(strength: float) -> float:  # of the out-of-fold heads on held-out folds, up to a constant
         out_of_fold = [weights(strength, k) for k in range(len(folds))]
         return sum(
             ((gram @ w - 2 * right) * w).sum().item()
@@ -149,16 +150,17 @@ def _fit_together(
 
 
 def _heads(weight: torch.Tensor, bias: torch.Tensor | None, fold: torch.Tensor, strength: float) -> Heads:
-    """Return heads of weights, (1 + k, n_classes, C), and biases, (1 + k, n_classes), that of all images first."""
+    """Return heads from weights (1 + k, n_classes, C) and biases (1 + k, n_classes), that for all images first."""
     weight, biases = weight.float(), (None, None) if bias is None else (bias[0].float(), bias[1:].float())
     return Heads(weight[0], OutOfFoldHeads(weight[1:], fold, biases[1]), strength, biases[0])
 
 
 def squared_error(outputs: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the squared error of a head's outputs, which is what it was fitted by, averaged over images, then classes.
+    """Return the squared error of a head's outputs, averaged over the images of each class, then over classes.
 
-    Of outputs on images that the head has not seen (:mod:`lrp_core.repair.out_of_fold`) it tells how good the
-    features are. On a few images it can tell two networks apart where accuracy, which counts whole images, cannot.
+    Heads are fitted by this error. On images that the head has not seen (:mod:`lrp_core.repair.out_of_fold`) it
+    measures the quality of the features. On few images it can distinguish two networks where accuracy, which counts
+    whole images, cannot.
 
     Args:
         outputs: (N, n_classes).

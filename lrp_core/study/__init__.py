@@ -1,5 +1,5 @@
-"""The artifact around the method: its data, its runs, their analysis, and what is shown of it.
+"""The study around the library: data, runs, their analysis, figures and tables.
 
-It works in a clone of the repository, which :mod:`lrp_core.study.paths` knows. Commands:
+It works in a clone of the repository (:mod:`lrp_core.study.paths`). Commands:
 ``python -m lrp_core.study.runs.pipeline``, ``lrp_core.study.show.report`` and ``lrp_core.study.show.export``.
 """

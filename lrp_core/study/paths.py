@@ -1,4 +1,4 @@
-"""Where files lie: under the repository root, wherever a notebook or a command is started."""
+"""Paths of files: relative to the repository root, wherever a notebook or a command is started."""
 
 from pathlib import Path
 

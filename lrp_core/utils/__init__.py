@@ -1,11 +1,11 @@
-"""What several packages need.
+"""Helpers for several packages.
 
 Which file answers what:
 
-- :mod:`.devices`: where does a network compute?
-- :mod:`.draws`: what is drawn at random for an image?
-- :mod:`.errors`: how is a wrong choice refused?
-- :mod:`.files`: how is a file written whole or not at all?
-- :mod:`.sites`: how are sums over images taken where the images lie at several sites?
-- :mod:`.torchvision`: how does torchvision import beside a CPU build of torch?
+- :mod:`.devices`: on which device does a network compute?
+- :mod:`.draws`: how are random numbers drawn for an image?
+- :mod:`.errors`: how is an invalid choice reported?
+- :mod:`.files`: how are files written without leaving partial ones?
+- :mod:`.sites`: how are sums over images computed if the images are at several sites?
+- :mod:`.torchvision`: how can torchvision be imported next to a CPU build of torch?
 """

@@ -1,4 +1,4 @@
-"""The device on which a network computes. Images stay on the host and go there batch by batch."""
+"""The device on which a network computes. Images stay on the host and are copied there batch by batch."""
 
 import os
 
@@ -10,11 +10,11 @@ def choose_device(name: str) -> torch.device:
     """Return a device by name; ``"auto"`` is the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: torch knows no such device, or cannot use it here.
+        ValueError: torch does not know the device, or cannot use it here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    # cuBLAS repeats its results only with a workspace of fixed size, which it reads when it starts.
+    # cuBLAS is deterministic only with a workspace of fixed size, which it reads when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         return torch.empty(0, device=name).device
@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def nth_device(device: torch.device, n: int) -> torch.device:
-    """Return the n-th GPU, counted round, if it is a GPU that is asked for and there are several; else the device."""
+    """Return the n-th GPU, modulo their number, if the device is a GPU and there are several; else the device."""
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     return torch.device("cuda", n % count) if count > 1 else device
 

@@ -1,6 +1,6 @@
-"""Random draws for images, each from a generator of its own, that the image's pixels and a seed start.
+"""Random draws for images, each from its own generator, which is seeded by the image's pixels and a seed.
 
-So neither the order of the images nor the site where one lies changes what is drawn for it.
+So the draws for an image depend neither on the order of the images nor on the image's site.
 """
 
 import zlib

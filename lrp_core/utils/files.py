@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Writing files without leaving partial ones."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; its file replaces that at ``path`` only when the block ends well."""
+    """Yield a temporary path next to ``path``; its file replaces ``path`` only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -17,7 +17,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it readable by its owner alone
+        temporary.chmod(0o644)  # mkstemp makes it readable only by its owner
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

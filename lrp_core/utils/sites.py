@@ -1,9 +1,9 @@
-"""Calibration images at several sites: pruning needs sums over all of them, and never an image of another site.
+"""Calibration images at several sites: pruning needs only sums over all images, never an image of another site.
 
-Relevance by class, right answers by class, the second moments that heads and reconstruction are fitted to: everything
-that pruning asks of images is a sum over images. Each site runs the same program on its own images. Wherever a sum is
-taken, an all-reduce adds up the sums of all sites (``torch.distributed.all_reduce``, say). All sites see the same sums,
-so all take the same decisions. See ``docs/several_sites.md``.
+Everything that pruning computes from images is a sum over images: relevance by class, correct predictions by class, and
+the second moments for heads and reconstruction. Each site runs the same program on its own images. An all-reduce, such
+as ``torch.distributed.all_reduce``, adds up the sums of all sites. All sites see the same sums, so they make the same
+decisions. See ``docs/several_sites.md``.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-# From a site's own sum to the sum over all sites, of the same shape and dtype; may overwrite what it is given.
+# Maps a site's own sum to the sum over all sites, of the same shape and dtype; may overwrite its input.
 AllReduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 def single_site(part: torch.Tensor) -> torch.Tensor:
-    """Return the sum over the one site that there is: its own."""
+    """Return the sum unchanged: there is only one site."""
     return part
 
 

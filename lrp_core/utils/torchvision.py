@@ -1,6 +1,6 @@
-"""Makes torchvision importable next to a CPU build of torch.
+"""Make torchvision importable next to a CPU build of torch.
 
-torchvision's registry wheel is compiled against CUDA libraries. Beside a CPU torch its extension cannot be loaded,
+torchvision's registry wheel is compiled against CUDA libraries. With a CPU torch its extension cannot be loaded,
 the operators that it would define are missing, and ``import torchvision`` stops at ``operator torchvision::nms does
 not exist``. Models and transforms need none of these operators, only their names.
 """
@@ -17,10 +17,10 @@ _library = None  # the registrations live as long as this object
 
 
 def declare_missing_operators() -> list[str]:
-    """Declare the operators without which torchvision does not import; a no-op where torch has CUDA, or without it.
+    """Declare the operators that torchvision needs for import; a no-op if torch has CUDA or torchvision is missing.
 
     Returns:
-        The names that were declared now.
+        The names that this call has declared.
     """
     global _library
     if torch.version.cuda is not None or _library is not None:
@@ -29,7 +29,7 @@ def declare_missing_operators() -> list[str]:
         version = importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
         return []
-    if version.endswith("+cpu"):  # this build brings its own
+    if version.endswith("+cpu"):  # this build has its own operators
         return []
     _library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS.values():

@@ -1,4 +1,4 @@
-"""What each part of a method is worth: pairs of methods that differ in nothing else."""
+"""The effect of each part of a method: pairs of methods that differ only in that part."""
 
 from dataclasses import asdict
 from itertools import permutations
@@ -11,17 +11,17 @@ from lrp_core.study.analysis.comparisons import compared
 
 
 def ablation_table(areas: pd.DataFrame) -> pd.DataFrame:
-    """Return the differences between methods that differ in one part only, each pair on the seeds of both.
+    """Return the differences between methods that differ in only one part, each pair on the seeds of both.
 
     Args:
-        areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them. A pair is compared by the measures that
-            both methods have.
+        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`. A pair is compared by the measures
+            that both methods have.
 
     Returns:
-        One row a dataset, backbone, measure and pair of methods: dataset, backbone, measure, ablation (an attribute of
-        :class:`lrp_core.control.methods.Method` that has another value than its default, or more actions; "controller"
-        for its order and rate together), value (of actions those that are added), without, with_ablation (the two
-        methods), difference (of the area, mean over seeds), low, high (its 95 % interval), seeds, verdict.
+        One row per dataset, backbone, measure and pair of methods: dataset, backbone, measure, ablation (an attribute
+        of :class:`lrp_core.control.methods.Method` that has another value than its default, or more actions;
+        "controller" for its order and rate together), value (of actions those that are added), without, with_ablation
+        (the two methods), difference (of the area, mean over seeds), low, high (its 95 % interval), seeds, verdict.
     """
     rows = []
     for (dataset, backbone), group in areas.groupby(TASK, sort=False):
@@ -43,7 +43,7 @@ def ablation_table(areas: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ablation(without: Method, other: Method) -> dict[str, object] | None:
-    """Return the one thing that a method has more than another, with its value; None if it is not one thing."""
+    """Return the one part that a method has in addition to another, with its value; None if it is not one part."""
     old, new, default = asdict(without), asdict(other), asdict(Method())
     changed = [name for name in default if old[name] != new[name]]
     # Methods that rank once also sum over images in a way of their own; early exits alone score nothing.

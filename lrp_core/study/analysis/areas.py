@@ -15,7 +15,7 @@ _RUN = [*TASK, "method", "seed"]
 
 
 def unpruned(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return the whole networks, a row a task, backbone and seed, whatever methods were run."""
+    """Return the whole networks, one row per task, backbone and seed, whatever methods were run."""
     return networks[networks["rate"] == 0].drop_duplicates([*TASK, "seed"])
 
 
@@ -56,7 +56,7 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
             harmonic_mean, accuracy_<class>, multiply_adds.
 
     Returns:
-        A row a run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
+        One row per run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
         multiply-adds), multiply_adds (of the budget), accuracy and harmonic_mean (on the test images), guess (whether
         there is no network that small).
 
@@ -83,7 +83,7 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
-    """Return the areas of each run, a row a run.
+    """Return the areas of each run, one row per run.
 
     Methods that choose among networks (:func:`lrp_core.study.runs.measuring.chooses`) have no area over filters: what
     they chose at 0 % would have lost far more than 0 % of them.
@@ -115,7 +115,7 @@ def class_table(areas: pd.DataFrame) -> pd.DataFrame:
     """Return the AUC by backbone, method and class, in the order of the methods' class-averaged AUC.
 
     Args:
-        areas: as :func:`area_table` returns them; methods without an area over filters are left out.
+        areas: as returned by :func:`area_table`; methods without an area over filters are left out.
 
     Returns:
         Columns backbone, method, seeds, and one a class; means over the seeds that all these methods were run on.
@@ -133,8 +133,8 @@ def metrics(areas: pd.DataFrame, auc: pd.DataFrame) -> dict[str, dict[str, dict[
     """Return the numbers for ``dvc metrics``, by backbone and method.
 
     Args:
-        areas: as :func:`area_table` returns them.
-        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it.
+        areas: as returned by :func:`area_table`.
+        auc: as returned by :func:`lrp_core.study.analysis.comparisons.auc_table`.
 
     Returns:
         Of each method area_over_multiply_adds, and auc and retention where it has them; means over the seeds that all

@@ -1,7 +1,7 @@
-"""Methods compared with their alternatives, paired over seeds.
+"""Comparisons of methods with their alternatives, paired over seeds.
 
-Where means of several methods stand side by side, they are of the seeds that all of them were run on. A difference of
-two methods is of the seeds of both.
+Means of several methods next to each other use the seeds that all of them were run on. A difference of two methods uses
+the seeds of both.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -47,13 +47,13 @@ def auc_table(areas: pd.DataFrame, networks: pd.DataFrame, baselines: Collection
     one with the highest mean area on the same test curves that it is compared on, which favours the baseline.
 
     Args:
-        areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them; methods without an area over filters
+        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`; methods without an area over filters
             are left out.
         networks: what they are the areas of.
         baselines: names of the conventional methods.
 
     Returns:
-        One row a backbone and method, best first: backbone, method, auc (mean over seeds), auc_sd, auc_harmonic_mean,
+        One row per backbone and method, best first: backbone, method, auc (mean over seeds), auc_sd, auc_harmonic_mean,
         retention (auc divided by the unpruned accuracy of the same seeds), gain (relative to the best baseline's mean),
         difference (mean), low, high (its 95 % interval), seeds, verdict (in words; of the best baseline itself there
         is no difference).
@@ -83,17 +83,17 @@ def auc_table(areas: pd.DataFrame, networks: pd.DataFrame, baselines: Collection
 
 
 def comparison_table(areas: pd.DataFrame, proposed: str, against: Sequence[str]) -> pd.DataFrame:
-    """Compare one method with its plainest alternatives, on each task and network, by every measure that both have.
+    """Compare one method with its simplest alternatives, on each task and network, by every measure that both have.
 
     All rows of a task and measure are of the same seeds, those that all of these methods were run on.
 
     Args:
-        areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them.
+        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`.
         proposed: the method.
         against: the others.
 
     Returns:
-        One row a dataset, backbone, measure and other method: dataset, backbone, measure, other, area, other_area,
+        One row per dataset, backbone, measure and other method: dataset, backbone, measure, other, area, other_area,
         difference (mean over the seeds), low, high (its 95 % interval), seeds, p, p_holm (Holm's, for all rows
         together), verdict: better or worse where p_holm is below 5 %, else undecided.
     """
@@ -119,12 +119,12 @@ def where_both_have_networks(budgets: pd.DataFrame, proposed: str, against: Sequ
     """Compare one method with others on the budgets for which both have a network in every seed.
 
     Args:
-        budgets: as :func:`lrp_core.study.analysis.areas.budget_table` returns them.
+        budgets: as returned by :func:`lrp_core.study.analysis.areas.budget_table`.
         proposed: the method.
         against: the others.
 
     Returns:
-        One row a dataset, backbone and other method: dataset, backbone, other, down_to (the smallest such budget),
+        One row per dataset, backbone and other method: dataset, backbone, other, down_to (the smallest such budget),
         difference (of the accuracy, mean over these budgets and the seeds of both), low, high (its 95 % interval),
         seeds.
     """
@@ -145,7 +145,7 @@ def where_both_have_networks(budgets: pd.DataFrame, proposed: str, against: Sequ
 def collapse_table(
     networks: pd.DataFrame, method: str = "px-iterative-abs", rates: Sequence[float] = (0.25, 0.5, 0.75, 0.95)
 ) -> pd.DataFrame:
-    """Return what a method loses by rate, and how much of it a head that is fitted anew gets back.
+    """Return what a method loses at each rate, and how much of it a refitted head recovers.
 
     Args:
         networks: as for :func:`lrp_core.study.analysis.areas.budget_table`; tasks without the method, or without the
@@ -154,7 +154,7 @@ def collapse_table(
         rates: of the grid.
 
     Returns:
-        One row a dataset, backbone and rate: dataset, backbone, rate, lost, lost_refitted (accuracy, mean over the
+        One row per dataset, backbone and rate: dataset, backbone, rate, lost, lost_refitted (accuracy, mean over the
         seeds of both), head_share (of the loss; NaN where less than five points are lost), seeds.
     """
     rows, both = [], [method, f"{method}+refit"]
@@ -172,10 +172,10 @@ def collapse_table(
 
 
 def claim(comparisons: pd.DataFrame, proposed: str) -> str:
-    """Say in words, Markdown, what a method is worth against its alternatives, by multiply-adds.
+    """Describe in Markdown how a method compares with its alternatives, by multiply-adds.
 
     Args:
-        comparisons: as :func:`comparison_table` returns them.
+        comparisons: as returned by :func:`comparison_table`.
         proposed: the method.
     """
     lines = [f"`{proposed}`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:", ""]
@@ -193,7 +193,7 @@ def claim(comparisons: pd.DataFrame, proposed: str) -> str:
 
 
 def chance_note(heads: Mapping[str, pd.DataFrame]) -> str:
-    """Say in words, Markdown, where the unpruned network is no better than chance; empty where it is.
+    """Describe in Markdown where the unpruned network is no better than chance; empty if it is better everywhere.
 
     Args:
         heads: by backbone, what notebook 2 leaves: columns seed, measured on, average, above chance.

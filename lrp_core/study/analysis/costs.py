@@ -1,4 +1,4 @@
-"""What methods cost, and the smallest networks that they find."""
+"""Costs of methods, and the smallest networks that they find."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from lrp_core.study.runs.measuring import chooses, measured_once
 
 
 def smallest_network(networks: pd.DataFrame, max_accuracy_drop: float) -> pd.Series:
-    """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned one's.
+    """Return the network with the fewest multiply-adds whose cross-fitted accuracy is near the unpruned network's.
 
     Args:
         networks: of one run (:func:`lrp_core.study.runs.finished.networks_of`).
@@ -28,19 +28,19 @@ def smallest_networks(
 ) -> pd.DataFrame:
     """Return the smallest network that each method finds within so many points of the best unpruned one.
 
-    The cross-fitted accuracy on the calibration images says which unpruned network is the best, and which pruned one is
-    within the points of it; the test images judge what came of it. All rows of a data set are of the seeds that every
-    method was run on, with every backbone: give it the methods that are to be compared, and no others.
+    The cross-fitted accuracy on the calibration images chooses the best unpruned network, and the pruned networks
+    within the points of it. The test images evaluate the choice. All rows of a data set use the seeds that every method
+    was run on, with every backbone: so pass only the methods that are to be compared.
 
     Args:
         networks: as for :func:`lrp_core.study.analysis.areas.budget_table`, with parameters.
         max_accuracy_drop: by how much the accuracy may be lower, as fractions.
 
     Returns:
-        One row a dataset, method and allowed drop: dataset, method, max_accuracy_drop, found (number of seeds with such
-        a network), seeds, backbone (the most frequent), multiply_adds and parameters (medians over the seeds where one
-        was found), accuracy (mean over these, on the test images), difference from the best unpruned network's on the
-        same seeds, low, high (its 95 % interval). Method "unpruned" is the best unpruned network itself.
+        One row per dataset, method and allowed drop: dataset, method, max_accuracy_drop, found (number of seeds with
+        such a network), seeds, backbone (the most frequent), multiply_adds and parameters (medians over the seeds where
+        one was found), accuracy (mean over these, on the test images), difference from the best unpruned network's on
+        the same seeds, low, high (its 95 % interval). Method "unpruned" is the best unpruned network itself.
     """
     rows = []
     for dataset, group in on_common_seeds(measured_once(networks), ["dataset"]).groupby("dataset", sort=False):
@@ -75,12 +75,12 @@ def cost_table(traces: pd.DataFrame, auc: pd.DataFrame) -> pd.DataFrame:
     """Return what each method that is read at a rate spends on a run, beside what it gains.
 
     Args:
-        traces: of all methods, a row a step: dataset, backbone, method, seed, evaluations (measured so far).
-        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it, of the same methods.
+        traces: of all methods, one row per step: dataset, backbone, method, seed, evaluations (measured so far).
+        auc: as returned by :func:`lrp_core.study.analysis.comparisons.auc_table`, of the same methods.
 
     Returns:
-        One row a backbone and method: backbone, method, steps and evaluations (means over the seeds of the AUC), seeds,
-        auc, gain, difference, low, high; the gains are over the best baseline, whose own are 0.
+        One row per backbone and method: backbone, method, steps and evaluations (means over the seeds of the AUC),
+        seeds, auc, gain, difference, low, high; the gains are over the best baseline, whose own are 0.
     """
     each, gains = ["backbone", "method"], ["gain", "difference", "low", "high"]
     read = traces[~traces["method"].isin([name for name in traces["method"].unique() if chooses(name)])]

@@ -1,4 +1,4 @@
-"""How well what can be watched while pruning foretells the test accuracy: monitored accuracies along finished runs."""
+"""How well monitored accuracies predict the test accuracy, along finished runs."""
 
 from collections.abc import Callable, Iterable
 
@@ -36,8 +36,8 @@ def monitored_along(
             (:mod:`lrp_core.control.unlabelled`).
 
     Returns:
-        One row a seed, rate of the grid and monitored accuracy: seed, rate_requested, monitored (its name), value (the
-        harmonic mean of the class accuracies).
+        One row per seed, rate of the grid and monitored accuracy: seed, rate_requested, monitored (its name), value
+        (the harmonic mean of the class accuracies).
     """
     seeds, sizes = list(seeds), list(unlabelled)
     with side_by_side(experiment.jobs) as parallel:

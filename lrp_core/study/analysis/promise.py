@@ -1,4 +1,4 @@
-"""Does the call keep its word? From the rows of benchmarks/promise.py to what was promised and what came."""
+"""Does the call keep its word? Compare its estimates with test results, from the rows of benchmarks/promise.py."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ DRAW = ["task", "network", "seed"]
 
 
 def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
-    """Return what ``max_accuracy_drop`` chooses in each draw, and what unseen images say of it.
+    """Return what ``max_accuracy_drop`` chooses in each draw, and the results on unseen images.
 
     Args:
         rows: of benchmarks/promise.py, one a draw, method and size.
@@ -52,8 +52,8 @@ def at_size(rows: pd.DataFrame, multiply_adds: float) -> pd.DataFrame:
     """Return each method's largest network within a fraction of the multiply-adds, by draw: its test accuracy.
 
     Returns:
-        A row a draw, a column a method, and the unpruned network's; NaN where a method has none that uses four fifths
-        of the fraction.
+        One row per draw, one column per method, and the unpruned network's; NaN where a method has none that uses four
+        fifths of the fraction.
     """
     within = rows[rows["multiply_adds"].between(0.8 * multiply_adds, multiply_adds + 0.005)]
     within = within.sort_values("multiply_adds", ascending=False)

@@ -105,7 +105,7 @@ def robustness(
         budgets: of multiply-adds, as fractions of the unpruned network's.
 
     Returns:
-        One row a seed, network and kind of images: backbone, method ("unpruned" for the whole network), seed, budget,
+        One row per seed, network and kind of images: backbone, method ("unpruned" for the whole network), seed, budget,
         images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean. A method
         without a network that small has no row.
     """
@@ -146,16 +146,16 @@ def robustness_summary(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.D
     Every loss is against the unpruned network on the same images of the same seeds.
 
     Args:
-        rows: as :func:`robustness` returns them, of one or more backbones.
+        rows: as returned by :func:`robustness`, of one or more backbones.
         corruptions: kinds of images that are averaged; each of the others stands for itself.
 
     Returns:
-        One row a backbone, kind of images ("corrupted" for the average), method and budget, the unpruned network first:
-        backbone, images, method, budget, clean and corrupted (class-averaged accuracies on clean images and on those of
-        this kind, means over seeds), harmonic_mean (on those of this kind), clean_lost and corrupted_lost (against the
-        unpruned network), more_lost (corrupted_lost less clean_lost: the robustness that is lost besides the
-        accuracy), low, high (its 95 % interval; none of one seed), seeds (in which there is a network that small). A
-        network at chance has nothing to lose, whatever the images.
+        One row per backbone, kind of images ("corrupted" for the average), method and budget, the unpruned network
+        first: backbone, images, method, budget, clean and corrupted (class-averaged accuracies on clean images and on
+        those of this kind, means over seeds), harmonic_mean (on those of this kind), clean_lost and corrupted_lost
+        (against the unpruned network), more_lost (corrupted_lost less clean_lost: the robustness that is lost besides
+        the accuracy), low, high (its 95 % interval; none of one seed), seeds (in which there is a network that small).
+        A network at chance has nothing to lose, whatever the images.
     """
     kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
     network = ["backbone", "method", "budget", "seed"]

@@ -25,7 +25,7 @@ def size_table(experiment: Experiment, name: str, seed: int, budgets: Iterable[f
         budgets: of multiply-adds, as fractions of the unpruned network's.
 
     Returns:
-        One row a budget for which there is a network: budget, filters, parameters, multiply_adds, latency (seconds).
+        One row per budget for which there is a network: budget, filters, parameters, multiply_adds, latency (seconds).
     """
     example = experiment.samples(seed, "test").images[:1]
     rows = [
@@ -47,7 +47,7 @@ def latency_table(
         drops: of the cross-fitted accuracy, as fractions.
 
     Returns:
-        One row a method and drop: backbone, method, max_accuracy_drop, multiply_adds, latency (of one image, as a
+        One row per method and drop: backbone, method, max_accuracy_drop, multiply_adds, latency (of one image, as a
         fraction of the unpruned network's).
     """
     example, rows = experiment.samples(seed, "test").images[:1], []

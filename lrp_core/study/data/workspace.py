@@ -1,4 +1,4 @@
-"""The files that the stages hand to one another: prepared images, splits, heads.
+"""The files that the stages pass on: prepared images, splits, heads.
 
 A workspace is a folder under data/. It is not in git.
 """
@@ -33,7 +33,7 @@ class Samples:
 
 
 class Workspace:
-    """Prepared images with a frozen backbone, computing alike on every run."""
+    """Prepared images with a frozen backbone; every run computes the same."""
 
     def __init__(self, workspace: str, backbone: str, weights: str, threads: int = 1, device: str = "auto"):
         """Open a workspace for a backbone.
@@ -42,7 +42,7 @@ class Workspace:
             workspace: folder with the images and splits, a path from the repository root.
             backbone: name of the backbone; its heads are in a folder of that name.
             weights: of the backbone.
-            threads: of torch; pinned, since results depend on them.
+            threads: of torch; fixed, because results depend on them.
             device: see :func:`lrp_core.utils.devices.choose_device`.
         """
         self.device = choose_device(device)

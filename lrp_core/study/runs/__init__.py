@@ -2,12 +2,12 @@
 
 Which file answers what:
 
-- :mod:`.experiment`: what do they start from?
-- :mod:`.runner`: how are methods run, and written?
-- :mod:`.processes`: how side by side?
-- :mod:`.cache`: which finished run is still what it would be?
-- :mod:`.measuring`: what is measured of a network?
-- :mod:`.finished`: how is a network of a finished run made again?
+- :mod:`.experiment`: what do runs start from?
+- :mod:`.runner`: how are methods run, and results written?
+- :mod:`.processes`: how do runs share a machine or a cluster?
+- :mod:`.cache`: which finished runs are still valid?
+- :mod:`.measuring`: what is measured for each network?
+- :mod:`.finished`: how is a network of a finished run rebuilt?
 - :mod:`.pipeline`: how do notebooks run as stages?
-- :mod:`.inputs`: how does a notebook of a fresh clone run by itself?
+- :mod:`.inputs`: how does a single notebook run in a fresh clone?
 """

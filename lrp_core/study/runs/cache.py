@@ -1,4 +1,4 @@
-"""Finished runs are kept, under a key of all that their result depends on, and read back when they are asked for."""
+"""Store of finished runs: each is saved under a key of everything that its result depends on, and reused."""
 
 import ast
 import hashlib
@@ -34,8 +34,8 @@ class Run:
     Attributes:
         orders: filter numbers, first to be removed first, by the truncation of the backbone that they were removed
             from; "" for the whole one.
-        trace: one row a step of the method.
-        curve: one row a network that was measured (:mod:`lrp_core.study.runs.measuring`).
+        trace: one row per step of the method.
+        curve: one row per network that was measured (:mod:`lrp_core.study.runs.measuring`).
         seconds: that finding the orders took.
     """
 
@@ -46,9 +46,9 @@ class Run:
 
 
 def meaning(paths: Iterable[Path]) -> str:
-    """Return what Python files compute, as text: their top-level statements, whichever file each stands in.
+    """Return the top-level statements of Python files as text, regardless of the file that each is in.
 
-    Without imports, comments, layout and docstrings, and sorted: what moves to another module computes the same.
+    They are sorted, and imports, comments, layout and docstrings are left out: moving code changes no result.
     """
     statements = set()
     for path in paths:
@@ -64,7 +64,7 @@ def meaning(paths: Iterable[Path]) -> str:
 
 
 def path_of(experiment: Experiment, name: str, seed: int, how: Method, settings: Settings) -> Path:
-    """Return where a run is kept; the file's name holds the key of code, settings, images, heads and torch."""
+    """Return the path of a run; the file's name holds the key of code, settings, images, heads and torch."""
     of = experiment
     backbone = [of.backbone_name, of.weights, of.dataset_name, of.class_names]
     what = [asdict(how), seed, asdict(settings), backbone, torch.__version__, of.threads, of.device.type]
@@ -88,7 +88,7 @@ def read_run(path: Path) -> Run | None:
 
 
 def write_run(path: Path, run: Run) -> None:
-    """Keep a finished run, whole or not at all."""
+    """Save a finished run; no partial file is left."""
     orders = {truncation: order.tolist() for truncation, order in run.orders.items()}
     parts = {"trace": run.trace.to_dict("list"), "curve": run.curve.to_dict("list")}
     with atomic(path) as temporary:

@@ -1,4 +1,4 @@
-"""What methods start from: a prepared workspace with its classifiers, whole or truncated."""
+"""The start of all runs: a prepared workspace with its classifiers, whole or truncated."""
 
 import copy
 
@@ -47,7 +47,7 @@ class Experiment(Workspace):
         return classifier(part, heads.weight), heads.out_of_fold
 
     def budget_search(self, seed: int, how: Method) -> BudgetSearch:
-        """Return the search down a schedule of budgets, with the actions of a method."""
+        """Return the search over a descending schedule of budgets, with the actions of a method."""
         calibration, fold = self.samples(seed, "calibration"), self.out_of_fold_heads(seed).fold
         score = criterion(how.criterion, len(self.class_names), seed)
         return BudgetSearch(self.backbone, calibration.images, calibration.labels, fold, score, how.actions, how.blocks)
@@ -55,7 +55,7 @@ class Experiment(Workspace):
     def network(
         self, seed: int, how: Method = Method(), truncation: str = "", out_of_fold: bool = False
     ) -> PrunedNetwork:
-        """Return a seed's unpruned classifier, ready to be pruned as a method does.
+        """Return a seed's unpruned classifier, ready to be pruned by a method.
 
         Args:
             seed: of the split.

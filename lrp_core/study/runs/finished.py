@@ -1,4 +1,4 @@
-"""Networks of finished runs: what is known of them without test images, and the networks themselves, made again."""
+"""Networks of finished runs: their records without test images, and the networks themselves, rebuilt."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ COLUMNS = [
 
 
 def networks_of(experiment: Experiment, name: str, seed: int) -> pd.DataFrame:
-    """Return what is known of a finished run's networks without test images: a row a network, of these COLUMNS.
+    """Return the records of a finished run's networks without test images: one row per network, with these COLUMNS.
 
     Raises:
         FileNotFoundError: the stages have not been run.
@@ -38,7 +38,7 @@ def networks_of(experiment: Experiment, name: str, seed: int) -> pd.DataFrame:
 def rebuilt(
     experiment: Experiment, name: str, seed: int, networks: Iterable[tuple[str, int]], compensate: bool = True
 ) -> Iterator[PrunedNetwork]:
-    """Yield networks of a finished run again.
+    """Rebuild networks of a finished run and yield them.
 
     Args:
         experiment: where the run was made.
@@ -62,7 +62,7 @@ def rebuilt(
 def within(
     experiment: Experiment, name: str, seed: int, budgets: Iterable[float]
 ) -> Iterator[tuple[float, PrunedNetwork]]:
-    """Yield the budgets for which a finished run has a network, each with the best that the calibration images know.
+    """Yield each budget for which a finished run has a network, with the best one by the calibration images.
 
     Args:
         experiment: where the run was made.

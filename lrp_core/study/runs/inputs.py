@@ -1,6 +1,6 @@
-"""What lets a notebook of a fresh clone run by itself: the notebooks before it are run first, at their small defaults.
+"""Lets a single notebook run in a fresh clone: runs the notebooks before it first, at their small defaults.
 
-Apart from :mod:`lrp_core.study.runs.pipeline`, so that a notebook with its inputs need not wait for papermill to load.
+This is separate from :mod:`lrp_core.study.runs.pipeline`, so that a notebook with its inputs need not load papermill.
 """
 
 import ast
@@ -10,9 +10,9 @@ from lrp_core.study.paths import ROOT, SMALL
 
 
 def ensure_inputs(notebook: str, workspace: str) -> None:
-    """Run the notebooks before this one at their defaults where what they leave is missing.
+    """Run the notebooks before this one, at their defaults, if their outputs are missing.
 
-    Only in the small workspace: the stages of dvc.yaml bring their own inputs.
+    This applies only to the small workspace: the stages of dvc.yaml make their own inputs.
 
     Args:
         notebook: its name without suffix.

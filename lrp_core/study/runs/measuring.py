@@ -1,9 +1,9 @@
-"""What is measured of pruned networks, and which of them stands for a pruning rate or for so many multiply-adds.
+"""Measures of pruned networks, and which network represents a pruning rate or a budget of multiply-adds.
 
-Methods are read in one of two ways. Most of them remove filters in one order, so that there is one network at each
-rate: they are read at the rate. Early exits and the budget search (:func:`chooses`) have several networks of about one
-size and choose among them without test images. What they would choose at a rate has often lost far more filters than
-that; they are read by multiply-adds alone, for which every method chooses.
+Methods are read in one of two ways. Most of them remove filters in one order, so there is one network at each rate:
+they are read at the rate. Early exits and the budget search (:func:`chooses`) have several networks of similar size and
+choose among them without test images. Their choice at a rate has often lost far more filters than that, so they are
+read only by multiply-adds, for which every method chooses.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Judge:
         fold: of the calibration images, (N,).
         calibration: what the out-of-fold heads are judged on.
         test: images that nothing has seen yet.
-        class_names: one name a class.
+        class_names: one name per class.
     """
 
     n_filters: int
@@ -123,9 +123,9 @@ class Judge:
 
 
 def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> pd.Series | None:
-    """Return the best row among the networks that are small enough, as the calibration images have it; None if none is.
+    """Return the best row among the networks that are small enough, by the calibration images; None if there is none.
 
-    Of equal ones the smallest, by multiply-adds.
+    Among equally good networks it is the one with the fewest multiply-adds.
 
     Args:
         networks: as :class:`Judge` measures them, or what is known of them.
@@ -142,7 +142,7 @@ def choose(networks: pd.DataFrame, small_enough: pd.Series, refitted: bool) -> p
 
 
 def chooses(name: str) -> bool:
-    """Tell whether a method has more than one network of a size to choose from, so that it cannot be read at a rate.
+    """Return whether a method has several networks of a size to choose from, so that it cannot be read at a rate.
 
     Raises:
         ValueError: unknown name.

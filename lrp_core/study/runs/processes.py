@@ -1,4 +1,4 @@
-"""Work side by side, in processes that do not outlive the one that they work for."""
+"""Parallel work in processes that do not outlive the process that they work for."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from joblib import Parallel, parallel_config
 
 
 def end_with(pid: int) -> None:
-    """Let this process end as soon as another one has: it is looked after twice a second, whatever is computed here.
+    """End this process soon after another one ends: a check runs twice a second, even while this process is busy.
 
-    Who is killed cannot tell its children, and a child that is busy does not ask. Linux and macOS alike.
+    A killed process cannot notify its children, and a busy child does not ask. Works on Linux and macOS.
 
     Args:
         pid: of the other process.
@@ -32,7 +32,7 @@ def end_with(pid: int) -> None:
 
 
 def starter() -> int | None:
-    """Return the process that this one was started by and works for: a make or a DVC; None if a person started it.
+    """Return the make or DVC process that started this one; None if a person started it.
 
     Our Makefile names its make to what it runs. DVC tells only that it is there: it is above, perhaps behind a shell.
     """

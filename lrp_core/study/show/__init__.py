@@ -1,4 +1,4 @@
-"""Figures, a module a subject; the report; the export of a pruned network."""
+"""Figures (one module per subject), the report, and the export of a pruned network."""
 
 from lrp_core.study.show.backbone import backbone_figures
 from lrp_core.study.show.comparisons import ablations, areas_by_method, cost

@@ -1,4 +1,4 @@
-"""The figures of one backbone, drawn from the tables that notebooks 2 and 4 have written of it."""
+"""The figures of one backbone, drawn from the tables that notebooks 2 and 4 have written."""
 
 from pathlib import Path
 

@@ -14,13 +14,13 @@ from lrp_core.study.show.style import draw_point, legend_below, looks
 
 
 def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
-    """Show every method's areas, best first: a panel a backbone.
+    """Show every method's areas, best first: one panel per backbone.
 
-    Mean, with its 95 % interval, over the seeds that all methods were run on; of fewer than four seeds each. What has
-    no value (the area over filters of a method that chooses among networks) is not drawn.
+    Mean, with its 95 % interval, over the seeds that all methods were run on; with fewer than four seeds, each seed.
+    What has no value (the area over filters of a method that chooses among networks) is not drawn.
 
     Args:
-        areas: as :func:`lrp_core.study.analysis.areas.area_table` returns them; a measure may lack.
+        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`; a measure may lack.
         unpruned: the unpruned accuracy by backbone; a dashed line.
     """
     areas = on_common_seeds(areas)
@@ -61,12 +61,12 @@ def _values(areas: pd.DataFrame, measures: Sequence[str]) -> dict[tuple[str, str
 def ablations(
     table: pd.DataFrame, areas: pd.DataFrame, backbones: Sequence[str], measure: str = "multiply_adds"
 ) -> Figure:
-    """Show what each ablation is worth: differences of an area, paired by seed, a panel a backbone.
+    """Show the effect of each ablation: differences of an area, paired by seed, one panel per backbone.
 
-    Mean with its 95 % interval; of fewer than four seeds each.
+    Mean with its 95 % interval; with fewer than four seeds, each seed.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.ablations.ablation_table` returns it.
+        table: as returned by :func:`lrp_core.study.analysis.ablations.ablation_table`.
         areas: that it was made from.
         backbones: in the order of the panels.
         measure: which area.
@@ -105,12 +105,12 @@ def _difference(areas: pd.DataFrame, method: str, other: str, measure: str) -> p
 
 
 def cost(table: pd.DataFrame, areas: pd.DataFrame) -> Figure:
-    """Show what methods gain over the best baseline against the evaluations that they make: a panel a backbone.
+    """Show the gain of methods over the best baseline against their evaluations: one panel per backbone.
 
-    Mean over seeds with its 95 % interval; of fewer than four seeds each.
+    Mean over seeds with its 95 % interval; with fewer than four seeds, each seed.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.costs.cost_table` returns it.
+        table: as returned by :func:`lrp_core.study.analysis.costs.cost_table`.
         areas: that its gains are differences of, of one data set.
     """
     backbones, styles = table["backbone"].unique(), looks(table["method"].unique())

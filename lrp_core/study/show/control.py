@@ -96,7 +96,7 @@ def budget_search(trace: pd.DataFrame) -> Figure:
     """Show one run of the budget search: the error of each action's candidate at each budget, and the depth kept.
 
     Args:
-        trace: of one run, a row a budget: budget, action, truncation, error, candidate_<action>.
+        trace: of one run, one row per budget: budget, action, truncation, error, candidate_<action>.
     """
     figure, (errors, depth) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, layout="constrained")
     colours = sns.color_palette("colorblind")

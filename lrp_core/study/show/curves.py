@@ -16,12 +16,13 @@ from lrp_core.study.show.style import draw_line, legend_below, looks
 def pruning_curves(
     curves: pd.DataFrame, methods: Sequence[str], measures: Sequence[str] = ("accuracy", "harmonic_mean")
 ) -> Figure:
-    """Show test measures against the share of filters removed: a column a measure, a row a backbone, a line a method.
+    """Show test measures against the share of filters removed: a column per measure, a row per backbone.
 
-    Mean, with its 95 % interval, over the seeds that all of these methods were run on; of fewer than four seeds each.
+    Mean, with its 95 % interval, over the seeds that all of these methods were run on; with fewer than four seeds, each
+    seed.
 
     Args:
-        curves: networks on the grid of rates, as :func:`lrp_core.study.runs.measuring.on_grid` returns them.
+        curves: networks on the grid of rates, as returned by :func:`lrp_core.study.runs.measuring.on_grid`.
         methods: a colour each; those that a backbone was not pruned with are left out there.
         measures: columns of ``curves``.
     """
@@ -51,13 +52,13 @@ def pruning_curves(
 
 
 def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show test accuracy against multiply-adds: a panel a task, all networks and methods in it, means over seeds.
+    """Show test accuracy against multiply-adds: one panel per task, all networks and methods in it, means over seeds.
 
     The seeds are those of a network that all of these methods were run on.
 
     Args:
-        by_budget: as :func:`lrp_core.study.analysis.areas.budget_table` returns it.
-        unpruned: the whole networks, as :func:`lrp_core.study.analysis.areas.unpruned` returns them; points.
+        by_budget: as returned by :func:`lrp_core.study.analysis.areas.budget_table`.
+        unpruned: the whole networks, as returned by :func:`lrp_core.study.analysis.areas.unpruned`; points.
         methods: a colour each; a backbone has its dashes.
     """
     by_budget = on_common_seeds(by_budget[by_budget["method"].isin(methods)])
@@ -85,7 +86,7 @@ def budgets(by_budget: pd.DataFrame, unpruned: pd.DataFrame, methods: Sequence[s
 
 
 def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show each class's test accuracy over the filters removed: a row a method, a column a seed, a line a class."""
+    """Show each class's accuracy over the filters removed: rows are methods, columns seeds, lines classes."""
     names = [column for column in curves if column.startswith("accuracy_")]
     seeds, classes = curves["seed"].unique(), looks(name.removeprefix("accuracy_") for name in names)
     figure, axes = plt.subplots(
@@ -115,7 +116,7 @@ def class_small_multiples(curves: pd.DataFrame, methods: Sequence[str]) -> Figur
 
 
 def filters_by_layer(curves: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Show the share of filters that each layer of a backbone keeps, by rate, averaged over seeds: a panel a method."""
+    """Show the share of filters that each layer of a backbone keeps, by rate, mean over seeds: a panel per method."""
     curves = on_common_seeds(curves[curves["method"].isin(methods)])
     curves = curves.dropna(axis="columns", how="all")  # another backbone has other layers
     columns = [column for column in curves if column.startswith("kept_")]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], n: int = 6) -> Figure:
-    """Show the first ``n`` images of each class, a row a class; images (N, H, W, 3) uint8, labels (N,)."""
+    """Show the first ``n`` images of each class, one row per class; images (N, H, W, 3) uint8, labels (N,)."""
     figure, axes = plt.subplots(
         len(class_names), n, figsize=(1.3 * n, 1.4 * len(class_names)), layout="constrained", squeeze=False
     )
@@ -24,7 +24,7 @@ def image_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str
 
 
 def split_map(positions: np.ndarray, splits: pd.DataFrame) -> Figure:
-    """Show where the images of one seed lie in the source's order; positions (N,) of the whole data set."""
+    """Show the positions of one seed's images in the source's order; positions (N,) of the whole data set."""
     rows = splits.assign(position=positions[splits["index"]])
     rows = rows.sort_values("label", key=lambda label: label < 0, kind="stable")  # unlabelled ones last
     grid = sns.relplot(

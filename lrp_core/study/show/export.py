@@ -1,7 +1,7 @@
-"""Hands a pruned network over: as safetensors, ONNX and torch.export, with a model card. One command: make export.
+"""Export a pruned network as safetensors, ONNX and torch.export, with a model card. One command: make export.
 
-Of a finished run's networks it takes the one with the fewest multiply-adds whose cross-fitted accuracy is within so
-many points of the unpruned network's. The calibration images decide; test images only fill the card's table.
+Of a finished run's networks it takes the one with the fewest multiply-adds whose cross-fitted accuracy is within a
+given number of points of the unpruned network's. The calibration images decide; test images only fill the card's table.
 """
 
 import argparse
@@ -37,7 +37,7 @@ TOLERANCE = 1e-4  # of an exported network's logits, relative to the largest
 
 
 class Deployed(nn.Module):
-    """A network that takes pixels as they are: RGB, uint8, (N, 3, H, W), to logits (N, n_classes)."""
+    """A network from raw pixels, RGB, uint8, (N, 3, H, W), to logits (N, n_classes)."""
 
     def __init__(self, network: nn.Module, backbone: str, weights: str):
         """Put the normalisation that a backbone's weights expect in front of a network."""
@@ -100,7 +100,7 @@ def export_network(
 def load_exported(path: str | Path) -> nn.Module:
     """Read the network.safetensors of an export, in eval mode and frozen.
 
-    It takes images (N, 3, H, W) as :func:`lrp_core.study.data.pretrained.normalise` returns them, and returns logits
+    It takes images (N, 3, H, W) as returned by :func:`lrp_core.study.data.pretrained.normalise`, and returns logits
     (N, n_classes), the same as those of the network that was exported, bit by bit.
 
     Raises:

@@ -27,9 +27,9 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def accuracy_by_exit(table: pd.DataFrame) -> Figure:
-    """Show the accuracy of a head behind each exit, and the multiply-adds up to there: a column a backbone.
+    """Show the accuracy of a head behind each exit, and the multiply-adds up to there: one column per backbone.
 
-    Mean over seeds with its 95 % interval; of fewer than four seeds each.
+    Mean over seeds with its 95 % interval; with fewer than four seeds, each seed.
 
     Args:
         table: columns backbone, seed, exit, multiply_adds, cross-fitted, test; exits from the input to the output.

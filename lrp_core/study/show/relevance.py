@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 def relevance_maps(
     images: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], rows: Sequence[str]
 ) -> Figure:
-    """Show images beside their relevance maps: red for, blue against the class, each map scaled by its own maximum.
+    """Show images next to their relevance maps: red for, blue against the class, each map scaled by its own maximum.
 
     Args:
         images: (N, H, W, 3), uint8.
-        maps: a column each, relevance summed over colours, (N, H, W).
-        titles: one a map.
-        rows: one an image.
+        maps: one per column, relevance summed over colours, (N, H, W).
+        titles: one per map.
+        rows: one per image.
     """
     figure, axes = plt.subplots(
         len(images),

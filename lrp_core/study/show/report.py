@@ -1,7 +1,7 @@
-"""The end of ``make repro``: one page of what the executed notebooks show, and the AUC table in the terminal.
+"""The end of ``make repro``: one page with the results of the executed notebooks, and the AUC table in the terminal.
 
-The page is self-contained: it can be sent by mail, read on a telephone, printed. nbconvert makes it, from the outputs
-and the text of the notebooks, without their code.
+The page is self-contained: it can be mailed, read on a phone, or printed. nbconvert makes it from the outputs and the
+text of the notebooks, without their code.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def page(chapters: list[tuple[Path, str | None]]) -> str:
 
 
 def _belongs(output: dict) -> bool:
-    """Tell whether an output means something on paper: no progress bars, no widgets."""
+    """Return whether an output is useful on paper: no progress bars, no widgets."""
     return output.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in output.get("data", ())
 
 
@@ -87,10 +87,10 @@ def _fitting(output: dict) -> dict:
 
 
 def auc_text(auc: pd.DataFrame) -> str:
-    """Return the AUC table for a terminal of 120 columns: a part a backbone, a line a method.
+    """Return the AUC table for a terminal of 120 columns: one part per backbone, one line per method.
 
     Args:
-        auc: as :func:`lrp_core.study.analysis.comparisons.auc_table` returns it.
+        auc: as returned by :func:`lrp_core.study.analysis.comparisons.auc_table`.
     """
     parts = []
     for backbone, rows in auc.groupby("backbone", sort=False):
@@ -105,10 +105,10 @@ def auc_text(auc: pd.DataFrame) -> str:
 
 
 def comparisons_text(compared: pd.DataFrame) -> str:
-    """Return the comparisons of one method with others for a terminal of 120 columns: a part a task and backbone.
+    """Return the comparisons of one method with others for a terminal of 120 columns: one part per task and backbone.
 
     Args:
-        compared: as :func:`lrp_core.study.analysis.comparisons.comparison_table` returns it, of one measure.
+        compared: as returned by :func:`lrp_core.study.analysis.comparisons.comparison_table`, of one measure.
     """
     parts = []
     for (dataset, backbone), rows in compared.groupby(["dataset", "backbone"], sort=False):

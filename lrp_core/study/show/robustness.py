@@ -10,12 +10,12 @@ from lrp_core.study.show.style import MARKERS, draw_point, legend_below, looks
 
 
 def robustness(table: pd.DataFrame, networks: pd.DataFrame) -> Figure:
-    """Show accuracy on corrupted test images against that on clean ones: a row a backbone, a panel a kind of images.
+    """Show accuracy on corrupted against clean test images: one row per backbone, one panel per kind of images.
 
-    Bars: 95 % intervals of the distance from the dashed line; of fewer than four seeds a dot for each.
+    Bars are 95 % intervals of the distance from the dashed line; with fewer than four seeds, one dot per seed.
 
     Args:
-        table: as :func:`lrp_core.study.analysis.robustness.robustness_summary` returns it.
+        table: as returned by :func:`lrp_core.study.analysis.robustness.robustness_summary`.
         networks: the rows that it was made from.
     """
     backbones, kinds = table["backbone"].unique(), table["images"].unique()
@@ -54,7 +54,7 @@ def robustness(table: pd.DataFrame, networks: pd.DataFrame) -> Figure:
 
 
 def _more_lost(networks: pd.DataFrame, kinds: list[str]) -> pd.Series:
-    """Return what each seed's network loses more than the unpruned one does, on corrupted images than on clean ones.
+    """Return how much more each seed's network loses on corrupted than on clean images, beyond the unpruned network.
 
     Indexed by backbone, method, budget, kind of images, seed.
     """

@@ -1,4 +1,4 @@
-"""The look of all figures, how they show several seeds, and how they are written."""
+"""The style of all figures, how they show several seeds, and how they are written."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ COLOURS = [*_PALETTE[:6], _BLACK, _PALETTE[9], _PALETTE[6], _PALETTE[7]]  # pale
 
 
 def set_theme() -> None:
-    """Set the look of all figures."""
+    """Set the style of all figures."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
     plt.rcParams["figure.max_open_warning"] = 0  # a profile has many, which are open until they are written
 
@@ -35,13 +35,13 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def close(figures: Iterable[Figure]) -> None:
-    """Show these figures no more."""
+    """Close these figures."""
     for figure in figures:
         plt.close(figure)
 
 
 def looks(names: Iterable[Hashable]) -> dict[Hashable, dict]:
-    """Return a look for each name: color, ls (dashes) and marker, so that nobody has to tell colours apart."""
+    """Return a style for each name: color, ls (dashes) and marker, so that colours are not the only distinction."""
     found = {}
     for i, name in enumerate(names):
         turn = i + i // len(COLOURS)  # other dashes and markers when the colours begin again
@@ -59,11 +59,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
 
 
 def draw_line(axis: Axes, values: pd.DataFrame, **look: object) -> Artist:
-    """Draw a mean over seeds as a line, with its 95 % interval; of fewer than four seeds each as a thin line.
+    """Draw a mean over seeds as a line, with its 95 % interval; with fewer than four seeds, each seed as a thin line.
 
     Args:
         axis: to draw on.
-        values: an x a row, a seed a column.
+        values: one x per row, one seed per column.
         look: as :meth:`matplotlib.axes.Axes.plot` takes it.
 
     Returns:
@@ -86,7 +86,7 @@ def draw_point(
     horizontal: bool = False,
     **look: object,
 ) -> None:
-    """Draw a mean over seeds as a point, with its 95 % interval; of fewer than four seeds each as a small dot.
+    """Draw a mean over seeds as a point, with its 95 % interval; with fewer than four seeds, each seed as a small dot.
 
     Args:
         axis: to draw on.

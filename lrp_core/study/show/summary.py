@@ -1,7 +1,7 @@
-"""All tables and figures of a profile, from the rows that its runs have left: the end of the pipeline.
+"""All tables and figures of a profile, from the rows that its runs have stored: the end of the pipeline.
 
-No network is run for them: ``python -m lrp_core.study.show.summary --profile full`` makes them anew, in a minute, after
-a change of the analysis or of a figure. Notebook 5 shows them.
+This runs no network: ``python -m lrp_core.study.show.summary --profile full`` makes them again, in a minute, after a
+change of the analysis or of a figure. Notebook 5 shows them.
 """
 
 import argparse
@@ -46,10 +46,10 @@ class Rows:
     Attributes:
         folder: of the results.
         backbones: in the order in which they are shown; the first one is drawn where one has to do.
-        networks: a row a network that was measured, without columns by layer.
+        networks: one row per network that was measured, without columns by layer.
         everywhere: the same, with those of other tasks.
-        traces: a row a step of the methods that are read at a rate.
-        robustness: a row a network and kind of test images.
+        traces: one row per step of the methods that are read at a rate.
+        robustness: one row per network and kind of test images.
     """
 
     folder: Path
@@ -94,7 +94,8 @@ def read_rows(
         folder: of the results.
         backbones: that were pruned.
         beside: curves.csv of other tasks, paths from the repository root.
-        robustness: as :func:`lrp_core.study.analysis.robustness.robustness` returns it; if None, what is in the folder.
+        robustness: as returned by :func:`lrp_core.study.analysis.robustness.robustness`; if None, what is in the
+        folder.
 
     Raises:
         FileNotFoundError: a stage has not been run.
