@@ -8,17 +8,12 @@ from lrp_core.control.methods import method
 from lrp_core.study.paths import ROOT
 from lrp_core.study.runs.measuring import at_rates, choose, chooses, measured_once
 
-PROFILES = ["default", "full", "cifar10", "vgg16"]
-
-
-@pytest.fixture(scope="module", params=PROFILES)
-def folder(request):
-    return ROOT / "results" / request.param
+FOLDER = ROOT / "results" / "default"
 
 
 @pytest.fixture(scope="module")
-def networks(folder):
-    return pd.read_csv(folder / "tables" / "curves.csv", low_memory=False)
+def networks():
+    return pd.read_csv(FOLDER / "tables" / "curves.csv", low_memory=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +37,9 @@ def test_achieved_rates_are_those_asked_for_and_networks_shrink(curves):
             assert run[size].is_monotonic_decreasing
 
 
-def test_corrupted_networks_are_those_of_the_curves(folder, networks):
+def test_corrupted_networks_are_those_of_the_curves(networks):
     """Made again, on clean images, they are exactly as accurate as they were."""
-    clean = pd.read_csv(folder / "tables" / "robustness.csv").query("images == 'clean' and method != 'unpruned'")
+    clean = pd.read_csv(FOLDER / "tables" / "robustness.csv").query("images == 'clean' and method != 'unpruned'")
     runs = measured_once(networks).set_index(["backbone", "method", "seed"]).sort_index()
     for row in clean.itertuples():
         run = runs.loc[(row.backbone, row.method, row.seed)]
@@ -61,33 +56,33 @@ def test_accuracies_are_those_of_their_classes(networks):
     assert (measured["harmonic_mean"] <= measured["accuracy"] + 1e-9).all()
 
 
-def test_no_accepted_step_breaks_its_bound(folder, curves):
+def test_no_accepted_step_breaks_its_bound(curves):
     for backbone in curves["backbone"].unique():
-        trace = pd.read_csv(folder / "runs" / backbone / "dynamic" / "trace.csv")
+        trace = pd.read_csv(FOLDER / "runs" / backbone / "dynamic" / "trace.csv")
         watched = trace[trace["method"].map(lambda name: method(name).rate)]
         assert (watched["after"] >= watched["bound"] - 1e-12).all()
         assert trace.groupby(["method", "seed"])["rate"].max().min() >= 0.95
 
 
-def test_means_side_by_side_are_of_the_same_seeds_and_of_the_same_kind(folder):
-    auc = pd.read_csv(folder / "tables" / "auc.csv")
+def test_means_side_by_side_are_of_the_same_seeds_and_of_the_same_kind():
+    auc = pd.read_csv(FOLDER / "tables" / "auc.csv")
     assert auc["seeds"].notna().all()
     assert (auc.groupby("backbone")["seeds"].nunique() == 1).all()
     assert not any(map(chooses, auc["method"]))
-    compared = pd.read_csv(folder / "tables" / "comparisons.csv")
+    compared = pd.read_csv(FOLDER / "tables" / "comparisons.csv")
     assert (compared.groupby(["dataset", "backbone", "measure"])["seeds"].nunique() == 1).all()
 
 
-def test_the_class_averaged_auc_is_the_mean_of_the_classes(folder):
+def test_the_class_averaged_auc_is_the_mean_of_the_classes():
     keys = ["backbone", "method"]
-    by_class = pd.read_csv(folder / "tables" / "auc_by_class.csv").set_index(keys)
+    by_class = pd.read_csv(FOLDER / "tables" / "auc_by_class.csv").set_index(keys)
     mean = by_class.drop(columns="seeds", errors="ignore").mean(axis=1)
-    auc = pd.read_csv(folder / "tables" / "auc.csv").set_index(keys)["auc"]
+    auc = pd.read_csv(FOLDER / "tables" / "auc.csv").set_index(keys)["auc"]
     assert np.allclose(mean[auc.index], auc, atol=1e-9)
 
 
-def test_heads_are_far_above_chance(folder, curves):
+def test_heads_are_far_above_chance(curves):
     for backbone in curves["backbone"].unique():
-        heads = pd.read_csv(folder / "runs" / backbone / "heads" / "accuracy.csv")
+        heads = pd.read_csv(FOLDER / "runs" / backbone / "heads" / "accuracy.csv")
         n_classes = sum(name.startswith("accuracy_") and curves[name].notna().any() for name in curves)
         assert heads.query("`measured on` == 'test'")["average"].min() > 1.2 / n_classes
