@@ -59,10 +59,8 @@ def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
             seconds = time.perf_counter() - began
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
-    groups, folds = (
-        None if one.groups is None else torch.from_numpy(one.groups),
-        4 if method == DEFAULT and network == ESTIMATED else 0,
-    )
+    groups = None if one.groups is None else torch.from_numpy(one.groups)
+    folds = 4 if method == DEFAULT and network == ESTIMATED else 0
     pruned = lrp_core.prune(
         one.model, one.images, one.labels, method=method, groups=groups, multiply_adds=0.5, folds=folds, progress=False
     )
