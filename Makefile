@@ -1,5 +1,5 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
-# make export: the pruned network for use elsewhere.  make tables: the tables in README.md and docs/.
+# make export: the pruned network for use elsewhere.  make tables: the tables in README.md and docs/, and their figure.
 # PROFILE=full chooses a profile of params.yaml, DATA=folder other images (then without DVC).
 PYTHON ?= python3
 BIN := .venv/bin
@@ -53,6 +53,7 @@ zoo: $(TESTED)
 	python -m lrp_core.study.show.markdown_tables
 
 tables: $(READY)
+	python -m lrp_core.study.show.real_size
 	python -m lrp_core.study.show.markdown_tables
 
 docs: $(TESTED)

@@ -1,0 +1,72 @@
+"""The figure of methods on real networks, from results/benchmarks/real_size.csv: ``make tables``."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, LRP, ONE_SHOT, PAIR, accuracies, means
+from lrp_core.study.paths import ROOT
+from lrp_core.study.show.names import METHODS, at_real_size
+from lrp_core.study.show.style import close, legend_below, looks, save_figure, set_theme
+
+DRAWN = (DEFAULT, LAYER_BY_LAYER, LRP, ONE_SHOT)
+SIZES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
+TICKS = (1.0, 0.5, 0.25, 0.1, 0.05)
+
+
+def real_size(rows: pd.DataFrame) -> Figure:
+    """Show test accuracy against the multiply-adds left: a panel a task and network, a line a method.
+
+    Mean over draws, with a band of one standard deviation to either side; nothing where a method does not get so small
+    in every draw. Unpruned networks are dashed.
+
+    Args:
+        rows: of benchmarks/real_size.py.
+    """
+    by_size = {size: means(rows, size) for size in SIZES}
+    spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
+    pairs, styles = by_size[1.0].index, looks(METHODS[method] for method in DRAWN)
+    columns = min(3, len(pairs))
+    lines = math.ceil(len(pairs) / columns)
+    size = (3.6 * columns + 0.6, 2.7 * lines + 0.7)
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    for number, (axis, pair) in enumerate(zip(axes.flat, pairs, strict=False)):
+        axis.axhline(by_size[1.0].loc[pair].mean(), ls="--", color="0.4", lw=1)
+        for method in rows[(rows[PAIR] == list(pair)).all(axis=1)]["method"].unique():
+            if method in DRAWN:
+                look = styles[METHODS[method]] | {"ms": 4}
+                mean = pd.Series({size: table.loc[pair, method] for size, table in by_size.items()}).dropna()
+                sd = pd.Series({size: spread[size].loc[pair, method] for size in mean.index})
+                axis.plot(mean.index, mean, **look)
+                axis.fill_between(mean.index, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0)
+        axis.set(title=at_real_size(*pair), xscale="log", xlim=(1.05, 0.048), ylim=(0, 1))
+        axis.xaxis.set_major_locator(FixedLocator(TICKS))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.title.set_fontsize("medium")
+        axis.set_ylabel("" if number % columns else "test accuracy")
+        axis.set_xlabel("" if number + columns < len(pairs) else "multiply-adds left")
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_axis_off()
+    shown = [METHODS[method] for method in DRAWN if method in set(rows["method"])]
+    handles = [Line2D([], [], **styles[name] | {"ms": 4}, label=name) for name in shown]
+    legend_below(figure, [*handles, Line2D([], [], ls="--", color="0.4", lw=1, label="unpruned")])
+    return figure
+
+
+def main() -> None:
+    """Write results/benchmarks/real_size.png, and .pdf."""
+    path = ROOT / "results" / "benchmarks" / "real_size.csv"
+    set_theme()
+    figure = real_size(pd.read_csv(path))
+    save_figure(figure, path)
+    close([figure])
+
+
+if __name__ == "__main__":
+    main()
