@@ -8,40 +8,32 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from statistics import fmean
-from typing import NamedTuple
 
 import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
-from lrp_core.study.analysis.areas import unpruned
 from lrp_core.study.analysis.promise import DEFAULT as CALL
 from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
+from lrp_core.study.analysis.real_size import (
+    CONTROLLED,
+    LRP,
+    NAMES,
+    ONE_SHOT,
+    PAIR,
+    differences,
+    draws,
+    estimates,
+    means,
+)
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
+from lrp_core.study.show.names import METHODS, NETWORKS, at_real_size, pair
 from lrp_core.utils.errors import check_choice
 from lrp_core.utils.files import atomic
 
-
-class Task(NamedTuple):
-    """A network on a data set, and the profile whose results they are."""
-
-    profile: str
-    dataset: str
-    backbone: str
-
-
-TASKS = (
-    Task("full", "elpv", "efficientnet-lite0"),
-    Task("full", "elpv", "squeezenet1_1"),
-    Task("vgg16", "elpv", "vgg16"),
-    Task("cifar10", "cifar10", "efficientnet-lite0"),
-    Task("cifar10", "cifar10", "squeezenet1_1"),
-)
-DEFAULT = (Task("default", "elpv", "efficientnet-lite0"), Task("default", "elpv", "squeezenet1_1"))
-P = "px-iterative-abs"
-REFITTED, RECONSTRUCTED = f"{P}+refit", f"{P}+reconstruction+refit"
-EXIT, EXIT_PRUNED, SEARCH = "early-exit", f"early-exit+{RECONSTRUCTED}", "budget-search"
+BACKBONES = ("efficientnet-lite0", "squeezenet1_1")  # of the default profile
+REFITTED, EXIT, SEARCH = f"{LRP}+refit", "early-exit", "budget-search"
+EXIT_PRUNED = f"{EXIT}+{LRP}+reconstruction+refit"
 
 
 def _read(path: str, **options) -> pd.DataFrame:
@@ -53,125 +45,61 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _name(method: str) -> str:
-    return f"`{method.replace(P, 'P')}`"
-
-
-def _names(tasks: Iterable[Task]) -> list[str]:
-    return [f"{task.dataset}, {task.backbone}" for task in tasks]
-
-
-def _doubt(low: float, high: float) -> str:
-    return " (?)" if low <= 0 <= high else ""
-
-
-def _auc(task: Task, measure: str, methods: Sequence[str]) -> pd.DataFrame:
-    """Return areas over the filters removed: a row a seed, a column for each of the methods that was run."""
-    curves = _read(f"{task.profile}/tables/curves.csv")
-    curves = curves[(curves["backbone"] == task.backbone) & curves["rate_requested"].notna()]
-    runs = curves[curves["method"].isin(methods)].groupby(["method", "seed"])
-    return pd.Series({run: pruning_auc(rows["rate_requested"], rows[measure]) for run, rows in runs}).unstack(0)
-
-
-def _more(areas: pd.DataFrame, method: str, other: str) -> tuple[float, float, float, float]:
-    """Return by how much one column exceeds another on their common seeds: mean, interval, share of the other."""
-    both = areas[[method, other]].dropna()
-    differences = both[method] - both[other]
-    low, high, *_ = paired_interval(differences)
-    return differences.mean(), low, high, differences.mean() / both[other].mean()
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3f}"
 
 
 def _interval(difference: float, low: float, high: float) -> str:
     return f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def areas_over_filters(tasks: Sequence[Task]) -> str:
-    """Return AUC with the head as it was and with a refitted one, and gains over ``P``, on common seeds."""
-    methods = [P, "dynamic", "joint", "dynamic-joint", REFITTED]
-    rows = []
-    for task in tasks:
-        areas = _auc(task, "accuracy", methods).dropna()
-        cells = [task.dataset, task.backbone, str(len(areas))]
-        for method in methods:
-            cells.append(f"{fmean(areas[method]):.3f}" if method in areas else "")
-            if method in areas and method not in (P, REFITTED):
-                _, low, high, share = _more(areas, method, P)
-                cells[-1] += f", {share:+.0%} ({low:+.3f} to {high:+.3f})" + _doubt(low, high)
-        rows.append(cells)
-    return _markdown(["task", "network", "seeds", *map(_name, methods)], rows)
-
-
-def areas_over_multiply_adds(tasks: Sequence[Task]) -> str:
-    """Return areas over multiply-adds on common seeds, and what ``budget-search`` has more than three others."""
-    methods, others = [P, REFITTED, RECONSTRUCTED, EXIT, EXIT_PRUNED, SEARCH], [RECONSTRUCTED, EXIT, EXIT_PRUNED]
-    folder = f"{tasks[0].profile}/tables"
-    every = (
-        _read(f"{folder}/areas.csv").set_index(["dataset", "backbone", "method", "seed"])["multiply_adds"].sort_index()
-    )
-    compared = _read(f"{folder}/comparisons.csv").query("measure == 'multiply_adds'")
-    compared = compared.set_index(["dataset", "backbone", "other"])
-    rows = []
-    for task in tasks:
-        areas = every[task.dataset, task.backbone].unstack("method").filter(methods).dropna()
-        curves = _read(f"{task.profile}/tables/curves.csv")
-        whole = unpruned(curves[curves["backbone"] == task.backbone])["accuracy"].mean()
-        cells = [task.dataset, task.backbone, f"{whole:.3f}"]
-        cells += [f"{fmean(areas[method]):.3f}" if method in areas else "" for method in methods]
-        for other in others:
-            if (key := (task.dataset, task.backbone, other)) in compared.index:
-                row = compared.loc[key]
-                doubt = " (?)" if row["verdict"] == "undecided" else ""
-                cells.append(_interval(row["difference"], row["low"], row["high"]) + doubt)
-            else:
-                cells.append("")
-        rows.append(cells)
-    against = [f"{_name(SEARCH)} against {_name(other)}" for other in others]
-    return _markdown(["task", "network", "unpruned", *map(_name, methods), *against], rows)
-
-
 def collapse() -> str:
     """Return what pruning loses with the head as it was and refitted, and how much of the loss is the head's."""
-    table = _read("full/tables/collapse.csv")
-    header = ["task", "network", *(f"{rate:.0%} of the filters pruned" for rate in table["rate"].unique())]
     rows = []
-    for (dataset, backbone), losses in table.groupby(["dataset", "backbone"], sort=False):
-        shares = ["" if pd.isna(share) else f" ({share:.0%})" for share in losses["head_share"]]
-        lost = zip(losses["lost"], losses["lost_refitted"], shares, strict=True)
-        rows.append([dataset, backbone, *(f"{before:.2f} to {after:.2f}{share}" for before, after, share in lost)])
-    return _markdown(header, rows)
+    for row in _read("default/tables/collapse.csv").itertuples():
+        share = "" if pd.isna(row.head_share) else f"{row.head_share:.0%}"
+        rows.append([NETWORKS[row.backbone], f"{row.rate:.0%}", f"{row.lost:.3f}", f"{row.lost_refitted:.3f}", share])
+    header = ["network", "filters pruned", "accuracy lost, old head", "accuracy lost, refitted head"]
+    return _markdown([*header, "share of the loss that a refitted head regains"], rows)
 
 
 ABLATIONS = {  # what changes: without it, with it
-    "the head is refitted": (P, REFITTED),
-    "the network is reconstructed": (REFITTED, RECONSTRUCTED),
-    "the backbone exits early": (RECONSTRUCTED, EXIT_PRUNED),
-    "the controller chooses among three actions": (RECONSTRUCTED, SEARCH),
-    "the third action, skipping blocks": (f"{SEARCH}-filters-exit", SEARCH),
-    "blocks are skipped in the order of CKA": (SEARCH, f"{SEARCH}-cka"),
-    "the controller, head as it was": (P, "dynamic"),
-    "the head is refitted, filters chosen jointly": ("joint", "joint+refit"),
-    "the controller, filters chosen jointly": ("joint", "dynamic-joint"),
+    "the head is refitted": (LRP, REFITTED),
+    "the controller is added": ("joint", "dynamic-joint"),
 }
 
 
 def ablations() -> str:
-    """Return what each change is worth by the area over multiply-adds."""
-    keys = ["backbone", "without", "with_ablation"]
-    tables = {
-        task.profile: _read(f"{task.profile}/tables/ablations.csv").query("measure == 'multiply_adds'").set_index(keys)
-        for task in TASKS
-    }
+    """Return what each change is worth by both areas."""
+    keys = ["backbone", "without", "with_ablation", "measure"]
+    table = _read("default/tables/ablations.csv").set_index(keys).sort_index()
     rows = []
     for what, (without, changed) in ABLATIONS.items():
-        cells = []
-        for task in TASKS:
-            if (key := (task.backbone, without, changed)) in tables[task.profile].index:
-                row = tables[task.profile].loc[key]
-                cells.append(f"{row['difference']:+.3f}" + _doubt(row["low"], row["high"]))
-            else:
-                cells.append("")
-        rows.append([what, _name(without), *cells])
-    return _markdown(["what changes", "from", *_names(TASKS)], rows)
+        for backbone in BACKBONES:
+            cells = [what, METHODS[without], NETWORKS[backbone]]
+            for measure in ("accuracy", "multiply_adds"):
+                row = table.loc[(backbone, without, changed, measure)]
+                cells.append(_interval(row["difference"], row["low"], row["high"]))
+            rows.append(cells)
+    return _markdown(["what changes", "on", "network", "area over filters", "area over multiply-adds"], rows)
+
+
+def areas_over_multiply_adds() -> str:
+    """Return areas over multiply-adds, and what budget search has more than the methods that it is compared with."""
+    areas = _read("default/tables/areas.csv").groupby(["backbone", "method"])["multiply_adds"].mean()
+    compared = _read("default/tables/comparisons.csv").query("measure == 'multiply_adds'")
+    compared = compared.set_index(["backbone", "other"])
+    rows = []
+    for backbone in BACKBONES:
+        for method, area in areas[backbone].sort_values(ascending=False).items():
+            rows.append([NETWORKS[backbone], METHODS[method], f"{area:.3f}"])
+            if (key := (backbone, method)) in compared.index:
+                row = compared.loc[key]
+                verdict = (
+                    "no difference detected" if row["verdict"] == "undecided" else f"budget search {row['verdict']}"
+                )
+                rows[-1] += [_interval(row["difference"], row["low"], row["high"]), verdict]
+    return _markdown(["network", "method", "area", "budget search minus this method", "Holm's test"], rows)
 
 
 ACTIONS = {"filters": "filters pruned", "block": "a block skipped", "exit": "an earlier exit", "start": "a new start"}
@@ -180,150 +108,81 @@ ACTIONS = {"filters": "filters pruned", "block": "a block skipped", "exit": "an 
 def actions() -> str:
     """Return how often the budget search took which action."""
     rows = []
-    for task in TASKS:
-        trace = _read(f"{task.profile}/runs/{task.backbone}/budget_search/trace.csv").query("method == @SEARCH")
-        counts = [str((trace["action"] == action).sum()) for action in ACTIONS]
-        rows.append([task.dataset, task.backbone, str(trace["seed"].nunique()), *counts])
-    return _markdown(["task", "network", "seeds", *ACTIONS.values()], rows)
+    for backbone in BACKBONES:
+        trace = _read(f"default/runs/{backbone}/budget_search/trace.csv").query("method == @SEARCH")
+        rows.append([NETWORKS[backbone], *(str((trace["action"] == action).sum()) for action in ACTIONS)])
+    return _markdown(["network", *ACTIONS.values()], rows)
 
 
 def robustness() -> str:
     """Return accuracy on clean and on corrupted or attacked images, and how much more is lost on the latter."""
-    methods = [REFITTED, RECONSTRUCTED, EXIT, EXIT_PRUNED, SEARCH]
-    rows = []
-    for task in TASKS:
-        table = _read(f"{task.profile}/tables/robustness_summary.csv").query("backbone == @task.backbone")
-        for (images, budget), some in table[table["budget"] < 1].groupby(["images", "budget"], sort=False):
-            whole = table[(table["method"] == "unpruned") & (table["images"] == images)].iloc[0]
-            cells = [
-                task.dataset,
-                task.backbone,
-                images,
-                f"{budget:.0%}",
-                f"{whole.clean:.2f} to {whole.corrupted:.2f}",
-            ]
-            some = some.set_index("method")
-            for method in methods:
-                cells.append("")
-                if method in some.index:
-                    row = some.loc[method]
-                    more = f"{row.more_lost:+.2f}{_doubt(row.low, row.high)}"
-                    cells[-1] = f"{row.clean:.2f} to {row.corrupted:.2f}, {more}"
-            rows.append(cells)
-    return _markdown(["task", "network", "images", "multiply-adds", "unpruned", *map(_name, methods)], rows)
+    table, rows = _read("default/tables/robustness_summary.csv"), []
+    for (backbone, images), some in table.groupby(["backbone", "images"], sort=False):
+        some = some[some["method"] != LRP].sort_values("budget", ascending=False, kind="stable")
+        for row in some.itertuples():
+            cells = [NETWORKS[backbone], images.replace("fgsm", "attacked"), f"{row.budget:.0%}"]
+            cells += [METHODS.get(row.method, row.method), f"{row.clean:.3f}", f"{row.corrupted:.3f}"]
+            rows.append([*cells, *([_interval(row.more_lost, row.low, row.high)] if row.budget < 1 else [])])
+    header = ["network", "images", "multiply-adds left", "method", "clean accuracy", "accuracy on these images"]
+    return _markdown([*header, "more lost than on clean images"], rows)
 
 
 def monitored_errors() -> str:
     """Return how far a monitored accuracy is from the test accuracy, and how the two rank networks."""
     tables = [
-        _read(f"{task.profile}/runs/{task.backbone}/dynamic/monitored_errors.csv").set_index("monitored")
-        for task in TASKS
+        _read(f"default/runs/{backbone}/dynamic/monitored_errors.csv").set_index("monitored") for backbone in BACKBONES
     ]
-    rows = []
-    for name in tables[0].index:
-        found = [table.loc[name] if name in table.index else None for table in tables]
-        cells = (
-            "" if row is None else f"{row['mean absolute error']:.3f} ({row['rank correlation']:.2f})" for row in found
-        )
-        rows.append([name, *cells])
-    return _markdown(["monitored accuracy", *_names(TASKS)], rows)
-
-
-def _development(rows: pd.DataFrame, usual: pd.DataFrame, measure: str) -> str:
-    """Return the mean of development runs and, of other runs than the usual ones, what they have more than those."""
-    text = f"{fmean(rows[measure]):.3f}"
-    if rows.index.equals(usual.index):
-        return text
-    areas = pd.DataFrame({"it": rows.set_index("seed")[measure], "usual": usual.set_index("seed")[measure]})
-    return f"{text}, {_interval(*_more(areas, 'it', 'usual')[:3])}"
-
-
-def controllers_by_monitored() -> str:
-    """Return what the controller makes of each monitored accuracy, on development seeds."""
-    table = _read("benchmarks/monitored.csv", keep_default_na=False)
-    usual = table[table["monitored"] == "cross-fitted"]
+    measures = {"mean absolute error": 3, "rank correlation": 2}  # and decimals
     rows = [
-        [_name(method), monitored, f"{some['evaluations'].mean():.0f}"]
-        + [_development(some, usual, measure) for measure in ("auc", "auc_harmonic_mean")]
-        for (method, monitored), some in table.groupby(["method", "monitored"], sort=False)
+        [name, *(f"{table.loc[name, measure]:.{places}f}" for measure, places in measures.items() for table in tables)]
+        for name in tables[0].index
     ]
-    return _markdown(["method", "monitored accuracy", "evaluations", "AUC", "AUC of the harmonic mean"], rows)
-
-
-def corrupted_copies() -> str:
-    """Return what copies of the calibration images are worth, by the images that are tested, on development seeds."""
-    table = _read("benchmarks/corrupted.csv", keep_default_na=False)
-    columns = ["dataset", "network", "method", "copies", "used for"]
-    rows = []
-    for (dataset, network, method, copies, use), some in table.groupby(columns, sort=False):
-        cells = [dataset, network, _name(method), copies, use]
-        cells.append(f"{some['evaluations'].mean():.0f}")
-        task = table[(table["dataset"] == dataset) & (table["network"] == network) & (table["method"] == method)]
-        usual = task[task["copies"] == ""]
-        for images, tested in some.groupby("images", sort=False):
-            cells.append(_development(tested, usual[usual["images"] == images], "auc"))
-        rows.append(cells)
-    header = ["task", "network", "method", "copies", "used for", "evaluations", "AUC, clean", "seen", "unseen"]
-    return _markdown(header, rows)
+    header = [f"{measure}, {NETWORKS[backbone]}" for measure in measures for backbone in BACKBONES]
+    return _markdown(["monitored accuracy", *header], rows)
 
 
 def auc() -> str:
     """Return AUC of every method that is read at a rate."""
     rows = []
-    for profile in dict.fromkeys(task.profile for task in TASKS):
-        for row in _read(f"{profile}/tables/auc.csv").itertuples():
-            cells = [profile, row.backbone, _name(row.method), f"{row.seeds:.0f}"]
-            cells += [f"{row.auc:.3f} ± {row.auc_sd:.3f}", f"{row.auc_harmonic_mean:.3f}", f"{row.retention:.3f}"]
-            if pd.isna(row.difference):
-                rows.append([*cells, "", "", row.verdict])
-            else:
-                interval = f"{row.low:+.3f} to {row.high:+.3f}"
-                rows.append([*cells, f"{row.gain:+.1%}", interval, row.verdict.split(":")[0]])
-    header = ["profile", "network", "method", "seeds", "AUC (mean ± sd)", "AUC of the harmonic mean", "retention"]
-    return _markdown([*header, "gain", "95 % interval of the difference", ""], rows)
+    for row in _read("default/tables/auc.csv").itertuples():
+        cells = [NETWORKS[row.backbone], METHODS[row.method], f"{row.auc:.3f}", f"{row.auc_sd:.3f}"]
+        cells += [f"{row.auc_harmonic_mean:.3f}", f"{row.retention:.3f}"]
+        rows.append([*cells, "" if pd.isna(row.difference) else _interval(row.difference, row.low, row.high)])
+    header = ["network", "method", "AUC", "sd", "AUC of the harmonic mean", "AUC / unpruned accuracy"]
+    return _markdown([*header, f"AUC minus that of {METHODS[LRP]}"], rows)
 
 
 def controllers() -> str:
     """Return what the controller adds to AUC and to that of the harmonic mean, paired by seed."""
-    rows = []
-    for task in TASKS:
-        methods = [P, "dynamic", "joint", "dynamic-joint"]
-        areas = [_auc(task, measure, methods) for measure in ("accuracy", "harmonic_mean")]
-        for method, without in (("dynamic", P), ("dynamic-joint", "joint")):
-            found = [_more(some, method, without) for some in areas]
-            cells = [f"{_interval(*numbers)}, {share:+.0%}" for *numbers, share in found]
-            seeds = areas[0][[method, without]].dropna()
-            rows.append([task.dataset, task.backbone, _name(method), _name(without), str(len(seeds)), *cells])
-    return _markdown(["task", "network", "method", "against", "seeds", "AUC", "AUC of the harmonic mean"], rows)
-
-
-def evaluations() -> str:
-    """Return what the controller gains by more evaluations, on development seeds."""
-    table = _read("benchmarks/evaluations.csv")
-    means = table.groupby(["network", "method", "settings"], sort=False)[["evaluations", "auc", "auc_harmonic_mean"]]
-    rows = []
-    for (network, method, settings), row in (means := means.mean()).iterrows():
-        gain = row["auc"] / means.loc[(network, P, "default"), "auc"] - 1
-        cells = [f"{row['evaluations']:.0f}", f"{row['auc']:.3f}", f"{gain:+.0%}", f"{row['auc_harmonic_mean']:.3f}"]
-        rows.append([network, _name(method), settings, *cells])
-    header = ["network", "method", "settings", "evaluations", "AUC", f"against {_name(P)}", "AUC of the harmonic mean"]
-    return _markdown(header, rows)
+    without, method = "joint", "dynamic-joint"
+    curves, rows = _read("default/tables/curves.csv", low_memory=False), []
+    curves = curves[curves["rate_requested"].notna() & curves["method"].isin([without, method])]
+    for backbone in BACKBONES:
+        cells = [NETWORKS[backbone]]
+        runs = curves[curves["backbone"] == backbone].groupby(["method", "seed"])
+        for measure in ("accuracy", "harmonic_mean"):
+            areas = pd.Series({run: pruning_auc(some["rate_requested"], some[measure]) for run, some in runs})
+            areas = areas.unstack(0).dropna()
+            difference = areas[method] - areas[without]
+            cells += [f"{areas[without].mean():.3f}", _interval(difference.mean(), *paired_interval(difference)[:2])]
+        rows.append(cells)
+    header = [f"AUC, {METHODS[without]}", "the controller adds", "AUC of the harmonic mean", "the controller adds"]
+    return _markdown(["network", *header], rows)
 
 
 def smallest() -> str:
     """Return the smallest networks within so many points, as the calibration images chose them."""
     rows = []
-    for row in _read("full/tables/smallest.csv").itertuples():
-        if row.method not in ("unpruned", P, REFITTED, RECONSTRUCTED, EXIT, EXIT_PRUNED, SEARCH):
-            continue
-        cells = [row.dataset, _name(row.method), f"{100 * row.max_accuracy_drop:.0f}", f"{row.found} of {row.seeds}"]
+    for row in _read("default/tables/smallest.csv").itertuples():
+        cells = [METHODS.get(row.method, row.method), f"{100 * row.max_accuracy_drop:.0f}"]
         if row.found:
-            cells += [row.backbone, f"{row.multiply_adds / 1e6:.2f} M", f"{row.parameters / 1e3:.0f} k"]
-            compared = row.method != "unpruned" and not pd.isna(row.low)
-            cells += [f"{row.accuracy:.3f}", _interval(row.difference, row.low, row.high) if compared else ""]
+            some = "" if row.found == row.seeds else f" ({row.found} of {row.seeds} seeds)"
+            cells += [f"{NETWORKS[row.backbone]}{some}", f"{row.multiply_adds / 1e6:.2f} M"]
+            cells += [f"{row.parameters / 1e3:.1f} k", f"{row.accuracy:.3f}"]
+            cells += [_interval(row.difference, row.low, row.high)] if row.method != "unpruned" else []
         rows.append(cells)
-    header = ["task", "method", "points", "found in", "network", "multiply-adds", "parameters", "test accuracy"]
-    return _markdown([*header, "difference"], rows)
+    header = ["method", "points allowed", "network", "multiply-adds", "parameters", "test accuracy"]
+    return _markdown([*header, "minus unpruned"], rows)
 
 
 COMPOSITES = {
@@ -335,94 +194,167 @@ COMPOSITES = {
 
 
 def relevance_cost() -> str:
-    """Return what relevance costs in forward passes and memory, ours and (zennit's)."""
+    """Return what relevance costs in forward passes and memory, ours and zennit's."""
     rows = []
     for (network, pixels), some in _read("benchmarks/relevance.csv").groupby(["network", "pixels"], sort=False):
         some = some.set_index("composite")
-        cells = [f"{some.ours[name]:.1f} ({some.zennit[name]:.1f})" for name in COMPOSITES]
-        memory = some.loc["epsilon-zplus"]
-        rows.append(
-            [network, str(pixels), *cells, f"{memory.memory_ours_MiB:.0f} ({memory.memory_zennit_MiB:.0f}) MiB"]
-        )
-    return _markdown(["network", "px", *COMPOSITES.values(), "memory (z+)"], rows)
+        for library, name in (("ours", "lrp_core"), ("zennit", "zennit")):
+            passes = [f"{some[library][composite]:.1f}" for composite in COMPOSITES]
+            memory = f"{some[f'memory_{library}_MiB']['epsilon-zplus']:.0f} MiB"
+            rows.append([f"{NETWORKS[network]}, {pixels} px", name, *passes, memory])
+    return _markdown(["network", "library", *COMPOSITES.values(), "memory, z+"], rows)
 
 
 def pruning_cost() -> str:
     """Return the controller's seconds, and how many times those of plain pruning they are."""
-    repairs = ["", "+reconstruction"]
     rows = []
     settings = ["network", "filters", "images", "px"]
     for (network, filters, images, pixels), some in _read("benchmarks/cost.csv").groupby(settings, sort=False):
-        cells = [network, f"{filters:,}", str(images), str(pixels)]
         seconds = some.set_index(["method", "steps"])["seconds"]
-        for repair in repairs:
-            ours = seconds[f"dynamic{repair}", "its own"]
-            plain = [seconds[P + repair, steps] for steps in ("its own", "the controller's")]
-            cells += [f"{ours:.0f} s", *(f"{ours / other:.1f}" for other in plain)]
-        rows.append(cells)
-    header = [name for repair in repairs for name in (f"`dynamic{repair}`", "times 5 % a step", "times as many steps")]
-    return _markdown([*settings, *header], rows)
+        for repair in ("", "+reconstruction"):
+            ours = seconds[f"{CONTROLLED}{repair}", "its own"]
+            times = [f"{ours / seconds[LRP + repair, steps]:.1f}" for steps in ("its own", "the controller's")]
+            cells = [f"{NETWORKS[network]}, {pixels} px", f"{filters:,}", str(images), METHODS[CONTROLLED + repair]]
+            rows.append([*cells, f"{ours:.0f}", *times])
+    header = ["network", "filters", "images", "method", "seconds", "times iterative LRP with 5 % a step"]
+    return _markdown([*header, "times iterative LRP with as many steps"], rows)
 
 
 def promise() -> str:
     """Compare what the call's default promises with what unseen images say."""
     chosen = choices(_read("benchmarks/promise.csv"))
-    header = [
-        "task",
-        "network",
-        "draws",
-        "multiply-adds left",
-        "layer by layer as good: left",
-        "estimated fall",
-        "fall on unseen images: mean",
-        "most",
-        "beyond 5 points",
-        "of the harmonic mean: mean",
-        "beyond 5",
-        "accuracy within its interval",
-        "harmonic mean within its",
-    ]
-    every = [(*names, some) for names, some in chosen.groupby(["task", "network"], sort=False)]
-    return _markdown(header, [_promised(*one) for one in [*every, ("all", "", chosen)]])
+    every = [(pair(*names), some) for names, some in chosen.groupby(PAIR, sort=False)]
+    rows = []
+    for name, some in [*every, ("all", chosen)]:
+        left = some["multiply_adds"]
+        cells = [name, f"{left.mean():.2f} ({left.min():.2f} to {left.max():.2f})"]
+        cells += [f"{some['layer_by_layer'].mean():.2f}", f"{some['estimated_loss'].mean():+.1f}"]
+        rows.append([*cells, *_kept(some["loss"], some["accuracy_holds"])])
+    harmonic_mean = _kept(chosen["harmonic_mean_loss"], chosen["harmonic_mean_holds"])
+    rows.append(["all, harmonic mean of the classes", "", "", "", *harmonic_mean])
+    header = ["task, network", "multiply-adds left", "layer by layer needs", "predicted drop"]
+    return _markdown([*header, "drop on unseen images", "drops above 5 points", "intervals that hold"], rows)
 
 
-def _promised(task: str, network: str, chosen: pd.DataFrame) -> list[str]:
-    n, left = len(chosen), chosen["multiply_adds"]
-    return [
-        task,
-        network,
-        str(n),
-        f"{left.mean():.2f} ({left.min():.2f} to {left.max():.2f})",
-        f"{chosen['layer_by_layer'].mean():.2f}",
-        f"{chosen['estimated_loss'].mean():+.1f}",
-        f"{chosen['loss'].mean():+.1f}",
-        f"{chosen['loss'].max():+.1f}",
-        f"{(chosen['loss'] > 5).sum()} of {n}",
-        f"{chosen['harmonic_mean_loss'].mean():+.1f}",
-        f"{(chosen['harmonic_mean_loss'] > 5).sum()} of {n}",
-        f"{chosen['accuracy_holds'].sum()} of {n}",
-        f"{chosen['harmonic_mean_holds'].sum()} of {n}",
-    ]
+def _kept(loss: pd.Series, holds: pd.Series) -> list[str]:
+    """Return the mean loss, and in how many draws it is beyond 5 points and the stated interval holds."""
+    return [f"{loss.mean():+.1f}", f"{(loss > 5).sum()} of {len(loss)}", f"{holds.sum()} of {len(holds)}"]
 
 
-PROMISED = {
-    CALL: f"`{CALL}`",
-    DISTILLED: f"`{DISTILLED}`",
-    LAYER_BY_LAYER: "layer by layer",
-    NEURON_MERGING: "Neuron Merging",
-}
+PROMISED = (CALL, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING)
 PROMISED_SIZES = (0.71, 0.5, 0.3, 0.125)
 
 
 def promised_sizes() -> str:
     """Compare test accuracies at some sizes: the call's default and its alternatives, means of draws."""
     rows, table = _read("benchmarks/promise.csv"), []
-    for (task, network), some in rows.groupby(["task", "network"], sort=False):
-        for method, name in PROMISED.items():
-            at = [at_size(some, size) for size in PROMISED_SIZES]
-            cells = [f"{one[method].mean():.3f}" if method in one and one[method].notna().all() else "" for one in at]
-            table.append([task, network, f"{at[0]['unpruned'].mean():.3f}", name, *cells])
-    return _markdown(["task", "network", "unpruned", "method", *(f"{size:.1%}" for size in PROMISED_SIZES)], table)
+    for names, some in rows.groupby(PAIR, sort=False):
+        at = [at_size(some, size) for size in PROMISED_SIZES]
+        for method in PROMISED:
+            cells = [_number(one[method].mean(skipna=False)) if method in one else "" for one in at]
+            table.append([pair(*names), _number(at[0]["unpruned"].mean()), METHODS[method], *cells])
+    return _markdown(["task, network", "unpruned", "method", *(f"{size:.1%}" for size in PROMISED_SIZES)], table)
+
+
+SIZES = (0.5, 0.25, 0.1)  # of the multiply-adds, at real size
+_LEFT = [f"{size:.0%} left" for size in SIZES]
+ALTERNATIVES = (LAYER_BY_LAYER, NEURON_MERGING, "weight", "taylor")  # the plain ones
+
+
+def _real_size() -> pd.DataFrame:
+    return _read("benchmarks/real_size.csv")
+
+
+def real_size() -> str:
+    """Compare ours with LRP and the best plain alternative at a quarter of the multiply-adds, on the same draws."""
+    rows = _real_size()
+    whole, measured, table = means(rows, 1.0), draws(rows), []
+    quarter = means(rows, 0.25).where(measured.ge(measured[CALL], axis=0)).reindex(columns=NAMES)
+    for names, at in quarter.iterrows():
+        plain = at[[*ALTERNATIVES]].dropna()
+        best = f"{plain.max():.3f} ({METHODS[plain.idxmax()]})" if len(plain) else ""
+        cells = [_number(whole.loc[names, CALL]), _number(at[ONE_SHOT]), _number(at[LRP]), best, _number(at[CALL])]
+        table.append([at_real_size(*names), *cells])
+    header = ["task, network, image size", "unpruned", METHODS[ONE_SHOT], METHODS[LRP], "best plain alternative"]
+    return _markdown([*header, METHODS[CALL]], table)
+
+
+def real_size_methods() -> str:
+    """Return the accuracy of every method at three sizes."""
+    rows = _real_size()
+    whole, measured, at = means(rows, 1.0), draws(rows), [means(rows, size) for size in SIZES]
+    table = []
+    for names, count in measured.reindex(columns=NAMES, fill_value=0).iterrows():
+        for method in count.index[count > 0]:
+            cells = [_number(one.loc[names, method]) for one in (whole, *at)]
+            table.append([at_real_size(*names), METHODS[method], str(count[method]), *cells])
+    return _markdown(["task, network, image size", "method", "draws", "unpruned", *_LEFT], table)
+
+
+def real_size_differences() -> str:
+    """Return what ours has more than other methods at three sizes."""
+    rows, table = _real_size(), []
+    others = (LAYER_BY_LAYER, ONE_SHOT, LRP, NEURON_MERGING, "weight", "taylor")
+    found = {(other, size): differences(rows, size, CALL, other) for other in others for size in SIZES}
+    for names, _ in rows.groupby(PAIR):
+        for other in others:
+            at = [found[other, size] for size in SIZES]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in at]
+            table += [[at_real_size(*names), METHODS[other], *cells]] if any(cells) else []
+    return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
+
+
+_MEAN = ["mean", "low", "high"]
+CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint", f"{LRP}+reconstruction": f"{CONTROLLED}+reconstruction"}
+
+
+def real_size_controller() -> str:
+    """Return what the controller adds to the accuracy and to the harmonic mean of the classes."""
+    rows, table = _real_size(), []
+    for names, some in rows.groupby(PAIR):
+        for without, method in CONTROLLERS.items():
+            for size in (0.5, 0.25):
+                cells = []
+                for measure in ("test_accuracy", "test_harmonic_mean"):
+                    for _, row in differences(some, size, method, without, measure).iterrows():
+                        cells += [f"{row['other']:.3f}", _interval(*row[_MEAN])]
+                table += [[at_real_size(*names), METHODS[without], f"{size:.0%}", *cells]] if cells else []
+    header = ["task, network, image size", "method", "multiply-adds left", "accuracy", "the controller adds"]
+    return _markdown([*header, "harmonic mean", "the controller adds"], table)
+
+
+def real_size_estimates() -> str:
+    """Compare the call's estimates with test accuracies."""
+    rows, table = _real_size(), []
+    for names, some in rows.groupby(PAIR):
+        for size in SIZES:
+            for _, row in estimates(some, size).iterrows():
+                cells = [
+                    f"{row['estimate']:.3f}",
+                    f"{row['test_accuracy']:.3f}",
+                    f"{row['holds']:.0f} of {row['draws']:.0f}",
+                ]
+                table.append([at_real_size(*names), f"{size:.0%}", *cells])
+    header = ["task, network, image size", "multiply-adds left", "estimated accuracy", "test accuracy"]
+    return _markdown([*header, "90 % intervals that hold"], table)
+
+
+TRAININGS = ("none", "fine-tuning", "fine-tuning, best rate by test", "distillation", "fine-tuning before")
+TRAINED = (("unpruned", 1.0), *((name, size) for name in ("ours", "layer by layer") for size in (0.5, 0.25)))
+
+
+def training() -> str:
+    """Return the accuracy that training gives on the same images, by network and training: means of draws."""
+    rows, table = _read("benchmarks/training.csv"), []
+    keys = [*PAIR, "pruning", "multiply_adds", "training"]
+    found = rows.groupby(keys)["test_accuracy"].mean().unstack("training").reindex(columns=TRAININGS)
+    for names, _ in rows.groupby(PAIR):
+        for pruning, size in TRAINED:
+            network = pruning if size == 1 else f"{pruning}, {size:.0%} left"
+            cells = found.loc[(*names, pruning, size)] if (*names, pruning, size) in found.index else []
+            table.append([pair(*names), network, *map(_number, cells)])
+    header = ["no training", "fine-tuning", "fine-tuning, best step size by test images", "distillation"]
+    return _markdown(["task, network", "pruned by", *header, "fine-tuning before pruning"], table)
 
 
 def zoo(source: str) -> str:
@@ -447,25 +379,25 @@ def refused() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "areas-over-filters": partial(areas_over_filters, TASKS),
-    "areas-over-multiply-adds": partial(areas_over_multiply_adds, TASKS),
-    "default-areas-over-filters": partial(areas_over_filters, DEFAULT),
-    "default-areas-over-multiply-adds": partial(areas_over_multiply_adds, DEFAULT),
+    "real-size": real_size,
+    "real-size-methods": real_size_methods,
+    "real-size-differences": real_size_differences,
+    "real-size-controller": real_size_controller,
+    "real-size-estimates": real_size_estimates,
+    "promise": promise,
+    "promised-sizes": promised_sizes,
+    "training": training,
+    "controllers": controllers,
+    "monitored-errors": monitored_errors,
     "collapse": collapse,
+    "areas-over-multiply-adds": areas_over_multiply_adds,
     "ablations": ablations,
     "actions": actions,
     "robustness": robustness,
-    "monitored-errors": monitored_errors,
-    "controllers-by-monitored": controllers_by_monitored,
-    "corrupted-copies": corrupted_copies,
-    "auc": auc,
-    "controllers": controllers,
-    "evaluations": evaluations,
     "smallest": smallest,
+    "auc": auc,
     "relevance-cost": relevance_cost,
     "pruning-cost": pruning_cost,
-    "promise": promise,
-    "promised-sizes": promised_sizes,
     "zoo-torchvision": partial(zoo, "torchvision"),
     "zoo-timm": partial(zoo, "timm"),
     "zoo-refused": refused,
