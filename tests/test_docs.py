@@ -151,20 +151,22 @@ def test_a_marker_that_is_unknown_or_unclosed_is_named_and_nothing_written(pages
     assert (pages / "docs" / "page.md").read_text() == text
 
 
-def test_means_side_by_side_are_of_common_seeds(tmp_path, monkeypatch):
-    """AUC of constant curves is their height: 0.50, 0.60, 0.70 of three seeds, of which ``joint`` has the last two."""
-    heights = {"px-iterative-abs": [0.50, 0.60, 0.70], "joint": [None, 0.72, 0.80]}
+def test_a_controllers_gain_is_of_common_seeds(tmp_path, monkeypatch):
+    """AUC of constant curves is their height. The controller has the last two of three seeds, and gains 0.1 and 0.2."""
+    heights = {"joint": [0.50, 0.60, 0.70], "dynamic-joint": [None, 0.70, 0.90]}
     curves = [
-        {"backbone": "net", "method": method, "seed": seed, "rate_requested": rate / 100, "accuracy": accuracy}
+        {"backbone": "squeezenet1_1", "method": method, "seed": seed, "rate_requested": rate / 100}
+        | {"accuracy": accuracy, "harmonic_mean": accuracy - 0.1}
         for method, accuracies in heights.items()
         for seed, accuracy in enumerate(accuracies)
         if accuracy is not None
         for rate in range(0, 100, 5)
     ]
-    (tmp_path / "results" / "run" / "tables").mkdir(parents=True)
-    pd.DataFrame(curves).to_csv(tmp_path / "results" / "run" / "tables" / "curves.csv", index=False)
+    (tmp_path / "results" / "default" / "tables").mkdir(parents=True)
+    pd.DataFrame(curves).to_csv(tmp_path / "results" / "default" / "tables" / "curves.csv", index=False)
     monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
-    table = markdown_tables.areas_over_filters([markdown_tables.Task("run", "data", "net")])
-    row = table.splitlines()[-1].split(" | ")
-    assert row[2:4] == ["2", "0.650"]
-    assert row[5].startswith("0.760, +17% (")
+    monkeypatch.setattr(markdown_tables, "BACKBONES", ["squeezenet1_1"])
+    row = markdown_tables.controllers().splitlines()[-1].split(" | ")
+    assert row[1] == "0.650"
+    assert row[2].startswith("+0.150 (")
+    assert row[3] == "0.550"

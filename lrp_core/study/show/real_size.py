@@ -29,13 +29,14 @@ def real_size(rows: pd.DataFrame) -> Figure:
     """
     by_size = {size: means(rows, size) for size in SIZES}
     spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
-    pairs, styles = by_size[1.0].index, looks(METHODS[method] for method in DRAWN)
+    unpruned = accuracies(rows, 1.0).mean(axis=1).groupby(PAIR).mean()
+    pairs, styles = unpruned.index, looks(METHODS[method] for method in DRAWN)
     columns = min(3, len(pairs))
     lines = math.ceil(len(pairs) / columns)
     size = (3.6 * columns + 0.6, 2.7 * lines + 0.7)
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     for number, (axis, pair) in enumerate(zip(axes.flat, pairs, strict=False)):
-        axis.axhline(by_size[1.0].loc[pair].mean(), ls="--", color="0.4", lw=1)
+        axis.axhline(unpruned[pair], ls="--", color="0.4", lw=1)
         for method in rows[(rows[PAIR] == list(pair)).all(axis=1)]["method"].unique():
             if method in DRAWN:
                 look = styles[METHODS[method]] | {"ms": 4}

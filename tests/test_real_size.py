@@ -1,0 +1,163 @@
+"""Methods at real size: accuracies, differences, estimates, tables and figure from rows whose results are known."""
+
+import pandas as pd
+import pytest
+
+from lrp_core.study.analysis.real_size import accuracies, differences, draws, estimates, means
+from lrp_core.study.show import markdown_tables
+from lrp_core.study.show.names import METHODS, at_real_size
+from lrp_core.study.show.real_size import real_size
+from lrp_core.study.show.style import close
+
+OURS, PAIR = "joint-cost+reconstruction", ("trashnet", "squeezenet1_1")
+# Method, seed: (multiply-adds left, test accuracy); of the harmonic mean, 0.1 less.
+FOUND = {
+    (OURS, 0): [(1.0, 0.9), (0.5, 0.8), (0.25, 0.7), (0.1, 0.6)],
+    (OURS, 1): [(1.0, 0.8), (0.48, 0.7), (0.24, 0.6), (0.1, 0.4)],
+    ("layer-by-layer", 0): [(1.0, 0.9), (0.5, 0.6), (0.25, 0.5)],
+    ("layer-by-layer", 1): [(1.0, 0.8), (0.5, 0.6), (0.25, 0.3)],
+    ("px-static", 0): [(1.0, 0.9), (0.5, 0.3), (0.25, 0.2)],
+    ("px-static", 1): [(1.0, 0.8), (0.3, 0.5), (0.1, 0.2)],  # nothing within 0.5 that uses four fifths of it
+    ("taylor", 0): [(1.0, 0.9), (0.5, 0.88), (0.25, 0.86)],  # one draw
+    ("px-iterative-abs", 0): [(1.0, 0.9), (0.5, 0.3), (0.25, 0.3)],
+    ("px-iterative-abs", 1): [(1.0, 0.8), (0.5, 0.2), (0.25, 0.2)],
+    ("dynamic", 0): [(1.0, 0.9), (0.5, 0.4), (0.25, 0.3)],
+    ("dynamic", 1): [(1.0, 0.8), (0.5, 0.3), (0.25, 0.2)],
+}
+
+
+@pytest.fixture
+def rows():
+    found = [
+        dict(zip(("task", "network"), PAIR, strict=True))
+        | {"method": method, "seed": seed, "overlap": 0.2, "multiply_adds": left}
+        | {"test_accuracy": accuracy, "test_harmonic_mean": accuracy - 0.1}
+        | ({"estimate": 0.65, "estimate_low": 0.6, "estimate_high": 0.75} if method == OURS and left < 1 else {})
+        for (method, seed), sizes in FOUND.items()
+        for left, accuracy in sizes
+    ]
+    return pd.DataFrame(found).sample(frac=1, random_state=0)  # in no order
+
+
+@pytest.fixture
+def written(rows, tmp_path, monkeypatch):
+    """A repository that has these rows."""
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    rows.to_csv(tmp_path / "results" / "benchmarks" / "real_size.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    return tmp_path
+
+
+def cells(table):
+    """Return a table's rows below its header, without the first cell of each."""
+    return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in table.splitlines()[2:]]
+
+
+def test_a_network_is_the_largest_within_a_limit_that_uses_four_fifths_of_it(rows):
+    half = accuracies(rows, 0.5).loc[PAIR]
+    assert half[OURS].tolist() == [0.8, 0.7]
+    assert half["px-static"].fillna(-1).tolist() == [0.3, -1]
+    assert half["taylor"].fillna(-1).tolist() == [0.88, -1]
+
+
+def test_a_mean_is_of_all_draws_of_a_method_or_missing(rows):
+    found = means(rows, 0.5).loc[PAIR]
+    assert found[[OURS, "layer-by-layer", "taylor"]].tolist() == pytest.approx([0.75, 0.6, 0.88])
+    assert pd.isna(found["px-static"])
+    assert means(rows, 0.1).loc[PAIR].dropna().to_dict() == {OURS: pytest.approx(0.5)}
+    assert draws(rows).loc[PAIR, ["px-static", "taylor"]].tolist() == [2, 1]
+
+
+def test_a_difference_has_the_interval_of_draws_from_one_pool(rows):
+    """Differences 0.2 and 0.1: sd 0.070711, times sqrt(1/2 + 0.2 / 0.8) = 0.061237; 12.706205 of these are 0.778093."""
+    row = differences(rows, 0.5, OURS, "layer-by-layer").loc[PAIR]
+    assert row.tolist()[:3] == pytest.approx([0.15, 0.15 - 0.778093, 0.15 + 0.778093], abs=1e-6)
+    assert row[["draws", "other"]].tolist() == [2, pytest.approx(0.6)]
+
+
+@pytest.mark.parametrize("other", ["taylor", "px-static", "neuron-merging"])
+def test_without_two_common_draws_there_is_no_difference(rows, other):
+    assert differences(rows, 0.5, OURS, other).empty
+
+
+def test_estimates_are_compared_where_there_are_some(rows):
+    """Of 0.8 and 0.7, the interval from 0.6 to 0.75 holds one."""
+    assert estimates(rows, 0.5).loc[PAIR].tolist() == pytest.approx([0.65, 0.75, 1, 2])
+    assert estimates(rows.assign(estimate=float("nan")), 0.5).empty
+
+
+def test_the_front_page_compares_methods_of_the_same_draws(written):
+    """Taylor is better, and has one draw."""
+    assert cells(markdown_tables.real_size()) == [["0.850", "", "0.250", "0.400 (layer by layer)", "0.650"]]
+
+
+def test_tables_have_what_was_measured(written):
+    methods = cells(markdown_tables.real_size_methods())
+    assert methods[0] == ["ours", "2", "0.850", "0.750", "0.650", "0.500"]
+    assert ["one-shot LRP", "2", "0.850", "", "", ""] in methods
+    assert ["Taylor, global", "1", "0.900", "0.880", "0.860", ""] in methods
+    against, half, quarter, tenth = cells(markdown_tables.real_size_differences())[0]
+    assert (against, half, tenth) == ("layer by layer", "+0.150 (-0.628 to +0.928)", "")
+    assert quarter.startswith("+0.250 (")
+    assert len(cells(markdown_tables.real_size_differences())) == 2  # the other: iterative LRP
+    assert cells(markdown_tables.real_size_estimates()) == [
+        ["50%", "0.650", "0.750", "1 of 2"],
+        ["25%", "0.650", "0.650", "2 of 2"],
+        ["10%", "0.650", "0.500", "1 of 2"],
+    ]
+
+
+def test_the_controllers_gain_is_over_the_method_without_it(written):
+    """At half 0.35 instead of 0.25 in both draws, at a quarter the same; the harmonic mean is 0.1 less."""
+    half, quarter = cells(markdown_tables.real_size_controller())
+    same = "+0.000 (+0.000 to +0.000)"
+    gain = "+0.100 (+0.100 to +0.100)"
+    assert half == ["iterative LRP", "50%", "0.250", gain, "0.150", gain]
+    assert quarter == ["iterative LRP", "25%", "0.250", same, "0.150", same]
+
+
+def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypatch):
+    keys = dict(zip(("task", "network"), PAIR, strict=True))
+    found = [
+        keys | {"seed": seed, "pruning": pruning, "multiply_adds": left, "training": training, "test_accuracy": value}
+        for seed, more in ((0, 0.0), (1, 0.1))
+        for pruning, left, training, value in (
+            ("unpruned", 1.0, "none", 0.6 + more),
+            ("unpruned", 1.0, "fine-tuning", 0.7 + more),
+            ("ours", 0.5, "fine-tuning before", 0.5 + more),
+        )
+    ]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "training.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    table = cells(markdown_tables.training())
+    assert table[:2] == [
+        ["unpruned", "0.650", "0.750", "", "", ""],
+        ["ours, 50% left", "", "", "", "", "0.550"],
+    ]
+
+
+def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
+    other = rows.assign(task="cifar10", network="resnet20")
+    figure = real_size(pd.concat([rows, other], ignore_index=True))
+    panels = [axis for axis in figure.axes if axis.get_title()]
+    assert [axis.get_title() for axis in panels] == [at_real_size("cifar10", "resnet20"), at_real_size(*PAIR)]
+    for axis in panels:
+        unpruned, *lines = axis.lines
+        assert unpruned.get_ydata()[0] == pytest.approx(0.85)
+        (ours,) = [line for line in lines if len(line.get_xdata()) == 4]
+        assert dict(zip(ours.get_xdata(), ours.get_ydata(), strict=True)) == pytest.approx(
+            {1.0: 0.85, 0.5: 0.75, 0.25: 0.65, 0.1: 0.5}
+        )
+        assert axis.get_xlim()[0] > axis.get_xlim()[1]  # smaller networks to the right
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [METHODS[name] for name in (OURS, "layer-by-layer", "px-iterative-abs", "px-static")] + ["unpruned"]
+    close([figure])
+
+
+def test_a_single_draw_has_a_figure_and_tables_without_differences(rows, written):
+    one = rows[rows["seed"] == 0]
+    one.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    assert cells(markdown_tables.real_size_differences()) == cells(markdown_tables.real_size_controller()) == []
+    assert cells(markdown_tables.real_size())[0][-1] == "0.700"
+    close([real_size(one)])
