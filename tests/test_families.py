@@ -7,6 +7,7 @@ logit loses, that a fit is no worse than none, that the pruned network is smalle
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from networks import settle, without_biases
@@ -21,6 +22,7 @@ from lrp_core.importance.contribution import Contribution
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.relevance import lrp
 from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.study.show.export import write_exported
 
 EPSILON = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"}
 FAMILIES = [
@@ -69,6 +71,21 @@ def test_pruning_goes_through(name, tmp_path):
     pruned.save(tmp_path / "pruned.safetensors")
     loaded = lrp_core.load_pruned(tmp_path / "pruned.safetensors", lambda: network(name))
     assert torch.equal(loaded(images), pruned.model(images))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext", "shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_what_others_read_gives_the_same_logits(name, tmp_path):
+    """ONNX and torch.export: of networks with gates, with maps that have channels last, with shuffles, with fire."""
+    model, images = network(name), draw_images()
+    pruned = lrp_core.prune(model, images, LABELS, method="px-static", multiply_adds=0.5, folds=0, progress=False).model
+    reported = write_exported(pruned, images[:2], tmp_path)
+    expected = pruned(images)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images.numpy()})
+    others = torch.from_numpy(logits), torch.export.load(tmp_path / "network.pt2").module()(images)
+    for got in others:  # of twelve images, where two were exported
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert reported <= 1e-5
 
 
 @pytest.mark.parametrize("method", ["joint-cost+reconstruction", "joint", "px-iterative-abs-taper"])
