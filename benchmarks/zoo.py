@@ -47,7 +47,8 @@ FAMILIES = (  # of torchvision, one network each; chains of convolutions and pla
     *("shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf"),
     *("resnext50_32x4d", "convnext_tiny"),
 )
-EXPORTED = ("alexnet", "vgg11_bn", "resnet18", *FAMILIES, *TIMM)
+NOT_EXPORTED = "resnetv2_50x1_bit"  # onnxruntime makes its padding by zeros before max pooling a padding by -inf
+EXPORTED = ("alexnet", "vgg11_bn", "resnet18", *FAMILIES, *(name for name in TIMM if name != NOT_EXPORTED))
 REFUSED = ("convnextv2_atto", "gcresnext26ts", "resnest14d", "skresnet18", "hrnet_w18_small", "vgg11")  # of timm's
 LAST = ("convnext_b", "convnext_l", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l")
 LAST += ("densenet201", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf", "resnext101", "vgg", "wide_resnet101")
