@@ -1,10 +1,10 @@
 """Pruning at real size: frozen ImageNet networks at 224 px, and CIFAR-10 ResNets that somebody else trained.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
-images, which come from other blocks and choose nothing. All networks are pruned by the call's default, by LRP in one
-shot, and layer by layer (benchmarks/layer_by_layer.py); those that run fast enough also by Neuron Merging
-(benchmarks/neuron_merging.py) and L1; and the ResNets by Taylor, iterative LRP and joint selection, the last two with
-and without the controller. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in
+images, which come from other blocks and choose nothing. All networks are pruned by the call's default and layer by
+layer (benchmarks/layer_by_layer.py); all but the slowest also by LRP in one shot, Neuron Merging
+(benchmarks/neuron_merging.py) and L1; the ResNets also by Taylor, by iterative LRP and by joint selection, the last two
+with and without the controller. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in
 data/real_size are not measured again. `make tables` makes the tables and the figure.
 
 Other draws (seeds 900 to 999) chose settings. These chose nothing.
@@ -35,8 +35,8 @@ MEASURED, ROWS = ROOT / "data" / "real_size", ROOT / "results" / "benchmarks" / 
 TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
-MAIN = (DEFAULT, LAYER_BY_LAYER, "px-static")
-PLAINEST = (NEURON_MERGING, "weight")  # near chance below half of the multiply-adds: not with EfficientNet-Lite0
+MAIN = (DEFAULT, LAYER_BY_LAYER)
+QUICK = ("px-static", NEURON_MERGING, "weight")  # near chance below half of the multiply-adds
 # Relevance anew in every step, what the controller and joint selection are worth, and Taylor: hours at 224 px.
 MORE = (
     "px-iterative-abs",
@@ -47,10 +47,10 @@ MORE = (
     "dynamic+reconstruction",
     "taylor",
 )
-ESTIMATED = "squeezenet1_1"  # the network for which the call also estimates its accuracy: four times the time
+SLOW = "efficientnet-lite0"
 
 
-def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
+def rows(method: str, one: Draw) -> Iterator[dict]:
     """Prune by a method, and yield a row for each size that it reaches."""
     began = time.perf_counter()
     if method in (LAYER_BY_LAYER, NEURON_MERGING):
@@ -60,14 +60,13 @@ def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
     groups = None if one.groups is None else torch.from_numpy(one.groups)
-    folds = 4 if method == DEFAULT and network == ESTIMATED else 0
     pruned = lrp_core.prune(
-        one.model, one.images, one.labels, method=method, groups=groups, multiply_adds=0.5, folds=folds, progress=False
+        one.model, one.images, one.labels, method=method, groups=groups, multiply_adds=0.5, folds=0, progress=False
     )
     seconds, whole = time.perf_counter() - began, pruned.before
     for limit in LIMITS:
         smaller = pruned.select(multiply_adds=limit)
-        row = {
+        yield {
             "limit": limit,
             "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
             "parameters": smaller.after.parameters / whole.parameters,
@@ -75,10 +74,6 @@ def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
             "seconds": seconds,
             **measured(smaller.model, one),
         }
-        if (found := smaller.estimate) is not None:
-            row |= {"estimate": found.accuracy}
-            row |= dict(zip(("estimate_low", "estimate_high"), found.accuracy_interval, strict=True))
-        yield row
 
 
 def run(task: str, network: str, seed: int, method: str, folders: Folders) -> None:
@@ -89,7 +84,7 @@ def run(task: str, network: str, seed: int, method: str, folders: Folders) -> No
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)  # of the call: few images
     one = draw(task, network, seed, folders, TASKS)
-    found = [{"multiply_adds": 1.0, **measured(one.model, one)}, *rows(method, network, one)]
+    found = [{"multiply_adds": 1.0, **measured(one.model, one)}, *rows(method, one)]
     key = {"task": task, "network": network, "seed": seed, "method": method, "overlap": one.overlap}
     write_csv(path, pd.DataFrame([key | row for row in found]))
 
@@ -105,11 +100,11 @@ def main() -> None:
     folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
     todo = [
         (*pair, seed, method)
-        for methods, networks in ((MAIN, (*TRAINED, *FROZEN)), (PLAINEST, (*TRAINED, ESTIMATED)), (MORE, TRAINED))
+        for methods in (MAIN, QUICK, MORE)
         for seed in arguments.seeds
         for pair in PAIRS
         for method in methods
-        if pair[1] in networks
+        if methods is MAIN or (pair[1] in TRAINED if methods is MORE else pair[1] != SLOW)
     ]
     Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders) for one in todo)
     write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))

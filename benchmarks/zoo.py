@@ -1,9 +1,9 @@
 """Which classifiers are read, and is what comes of them right? Those of torchvision, and families of timm; a row each.
 
 A classifier with random weights is traced, its filters grouped, relevance taken, and half of its multiply-adds pruned
-by relevance. The smaller network is compared with the whole one in which the same channels are set to zero. Writes
-results/benchmarks/zoo.csv; `make zoo` makes docs/zoo.md of it. Classifiers that have been measured are not measured
-again.
+by relevance. The smaller network is compared with the whole one in which the same channels are set to zero; of each
+family one is saved, exported and read again. Writes results/benchmarks/zoo.csv; `make zoo` makes docs/zoo.md of it.
+Classifiers that have been measured are not measured again.
 
     python benchmarks/zoo.py
 """
@@ -11,6 +11,8 @@ again.
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from lrp_core.metrics.accuracy import predict
 from lrp_core.pruning.dependency import couple
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
+from lrp_core.study.show.export import write_exported
 from masked import masked_run
 
 import timm
@@ -39,10 +42,22 @@ TIMM = (
     *("nf_regnet_b0", "regnety_002", "repvgg_a0", "repvit_m0_9", "res2net50_26w_4s", "resnet18d", "resnetblur50"),
     *("resnetv2_50x1_bit", "rexnet_100", "seresnet18", "test_efficientnet", "tf_efficientnet_lite0", "xception41"),
 )
+FAMILIES = (  # of torchvision, one network each; chains of convolutions and plain residual networks apart
+    *("squeezenet1_1", "densenet121", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
+    *("shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf"),
+    *("resnext50_32x4d", "convnext_tiny"),
+)
+NOT_EXPORTED = "resnetv2_50x1_bit"  # onnxruntime makes its padding by zeros before max pooling a padding by -inf
+EXPORTED = ("alexnet", "vgg11_bn", "resnet18", *FAMILIES, *(name for name in TIMM if name != NOT_EXPORTED))
 REFUSED = ("convnextv2_atto", "gcresnext26ts", "resnest14d", "skresnet18", "hrnet_w18_small", "vgg11")  # of timm's
 LAST = ("convnext_b", "convnext_l", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l")
 LAST += ("densenet201", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf", "resnext101", "vgg", "wide_resnet101")
 LARGE = 100_000_000  # parameters; above, float32 instead of float64
+
+
+def side(name: str) -> int:
+    """Return the side of the images that a classifier is measured with, in pixels."""
+    return 96 if "inception" in name else 64
 
 
 def classifiers() -> dict[tuple[str, str], Callable[..., nn.Module]]:
@@ -74,8 +89,9 @@ def drawn(model: nn.Module, size: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def measured(make: Callable[..., nn.Module], size: int) -> dict:
+def measured(name: str, make: Callable[..., nn.Module]) -> dict:
     """Return a row."""
+    size = side(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = make(num_classes=4)
@@ -125,7 +141,25 @@ def measured(make: Callable[..., nn.Module], size: int) -> dict:
         "parameters": pruned.after.parameters / pruned.before.parameters,
         "dtype": str(images.dtype).removeprefix("torch."),
         "error": error.item(),
-    }
+    } | (handed_over(pruned, images, make) if name in EXPORTED else {})
+
+
+def handed_over(pruned: lrp_core.Pruned, images: torch.Tensor, make: Callable[..., nn.Module]) -> dict:
+    """Return how far the logits of a pruned network, in float32, are from those of its files.
+
+    As a share of the largest logit: of the file that lrp_core.load_pruned reads; and of ONNX and torch.export, the
+    worse of both.
+    """
+    images, model = images.float(), pruned.model.float()
+    began = time.perf_counter()
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruned.save(Path(folder) / "network.safetensors")
+        loaded = lrp_core.load_pruned(Path(folder) / "network.safetensors", lambda: make(num_classes=4))
+        expected = predict(model, images)
+        reloaded = (predict(loaded, images) - expected).abs().max() / expected.abs().max()
+        exported = write_exported(model, images, Path(folder))
+    return {"reloaded": reloaded.item(), "exported": exported, "export_seconds": time.perf_counter() - began}
 
 
 def main() -> None:
@@ -136,7 +170,7 @@ def main() -> None:
         path = MEASURED / f"{source}-{name}.csv"
         if not path.exists():
             torch.manual_seed(0)
-            row = measured(make, 96 if "inception" in name else 64)
+            row = measured(name, make)
             write_csv(path, pd.DataFrame([{"source": source, "network": name} | row]))
         rows.append(pd.read_csv(path))
         write_csv(ROWS, pd.concat(rows, ignore_index=True))

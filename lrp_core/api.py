@@ -27,7 +27,7 @@ from lrp_core.graph.outputs import before_softmax, with_softmax
 from lrp_core.graph.tracing import trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
-from lrp_core.metrics.cost import Size, latency, n_parameters, size
+from lrp_core.metrics.cost import Size, latency, n_filters, n_parameters, size
 from lrp_core.metrics.estimate import Estimate, certifiable
 from lrp_core.pruning.saving import save_pruned
 from lrp_core.repair.out_of_fold import OutOfFoldHeads, draw_folds, with_last_layer
@@ -386,10 +386,10 @@ class _Run:
             if rows[-1].size == stop.size:  # the same network as at the previous size
                 rows.pop()
             found = estimates[index] if index < len(estimates) else None
-            filters = sum(layer.out_channels for layer in stop.model.modules() if isinstance(layer, nn.Conv2d))
             share, removed = n_parameters(stop.model) / self.before.parameters, self.down.removed(stop.size)
             ratio, seconds = removed / self.whole.filters, self._average(latency(stop.model, image, repeats=5))
-            rows.append(PathRow(stop.size, removed, ratio, stop.multiply_adds, share, filters, seconds, found))
+            cost = stop.multiply_adds, share, n_filters(stop.model), seconds
+            rows.append(PathRow(stop.size, removed, ratio, *cost, found))
             bar.set_postfix(network=f"{stop.multiply_adds:.0%} of the multiply-adds", refresh=False)
             bar.update(n_folds + 1 - stop.multiply_adds - bar.n)
         if callback is not None:
@@ -521,8 +521,8 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
 
 def _all_filters(model: nn.Module) -> dict[str, list[int]]:
     """Return the filters of every convolution."""
-    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
-    return {name: list(range(layer.out_channels)) for name, layer in layers}
+    convolutions = [layer for layer in trace(model) if isinstance(layer.module, nn.Conv2d)]
+    return {layer.name: list(range(layer.module.out_channels)) for layer in convolutions}
 
 
 def _budget(max_accuracy_drop: float, *others: float | None) -> tuple[str, float]:

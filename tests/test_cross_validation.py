@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import lrp_core
 from lrp_core import api
 from lrp_core.control.cross_validation import held_out, was_fitted
-from lrp_core.control.descent import Descent, Stop
+from lrp_core.control.descent import Descent, Stop, Whole
 from lrp_core.control.methods import method
 from lrp_core.utils.sites import single_site
 
@@ -91,7 +91,7 @@ def test_what_goes_down_is_given_the_images_outside_the_fold_and_no_others(task)
 
     def descent(network, *given):
         seen.append((network, *given))
-        return Descent(network, given[0], given[1], method("px-static"), None)
+        return Descent(network, given[0], given[1], method("px-static"), None, whole=Whole.of(network, images[:1]))
 
     def classifier(k):
         return model, numbers + 0 * k

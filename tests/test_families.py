@@ -7,6 +7,7 @@ logit loses, that a fit is no worse than none, that the pruned network is smalle
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from networks import settle, without_biases
@@ -16,11 +17,14 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.ops.misc import SqueezeExcitation
 
 import lrp_core
+from lrp_core.control.cost import cost_kept, parameter_costs
 from lrp_core.graph.layers import ACTIVATIONS, Layer
 from lrp_core.importance.contribution import Contribution
+from lrp_core.metrics.cost import size
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.relevance import lrp
 from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.study.show.export import write_exported
 
 EPSILON = {"low": "epsilon", "mid": "epsilon", "high": "epsilon"}
 FAMILIES = [
@@ -69,6 +73,34 @@ def test_pruning_goes_through(name, tmp_path):
     pruned.save(tmp_path / "pruned.safetensors")
     loaded = lrp_core.load_pruned(tmp_path / "pruned.safetensors", lambda: network(name))
     assert torch.equal(loaded(images), pruned.model(images))
+
+
+def test_what_never_runs_is_not_counted():
+    """GoogLeNet's auxiliary heads: as in the network without them."""
+    model, image = network("googlenet"), draw_images(1)
+    with_heads = size(model, image)
+    plain = get_model("googlenet", num_classes=3, aux_logits=False, init_weights=False).eval()
+    convolutions = [layer for layer in plain.modules() if isinstance(layer, nn.Conv2d)]
+    assert with_heads.filters == sum(layer.out_channels for layer in convolutions)
+    assert with_heads.parameters == sum(parameter.numel() for parameter in plain.parameters())
+    whole = PrunedNetwork(model, image)
+    every = np.ones(whole.n_filters, dtype=bool)
+    assert cost_kept(parameter_costs(whole, adds_biases=False), every) == with_heads.parameters
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext", "shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_what_others_read_gives_the_same_logits(name, tmp_path):
+    """ONNX and torch.export: of networks with gates, with maps that have channels last, with shuffles, with fire."""
+    model, images = network(name), draw_images()
+    pruned = lrp_core.prune(model, images, LABELS, method="px-static", multiply_adds=0.5, folds=0, progress=False).model
+    reported = write_exported(pruned, images[:2], tmp_path)
+    expected = pruned(images)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images.numpy()})
+    others = torch.from_numpy(logits), torch.export.load(tmp_path / "network.pt2").module()(images)
+    for got in others:  # of twelve images, where two were exported
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert reported <= 1e-5
 
 
 @pytest.mark.parametrize("method", ["joint-cost+reconstruction", "joint", "px-iterative-abs-taper"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.graph.execution import run
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.layers import INPUT, ChannelConv, ChannelNorm, ChannelScale, Product, needed
+from lrp_core.graph.layers import INPUT, ChannelConv, ChannelNorm, ChannelScale, PointwiseConv, Product, needed
 from lrp_core.graph.tracing import trace, trace_with_nodes
 from lrp_core.graph.truncation import up_to
 from lrp_core.metrics.cost import multiply_adds, n_parameters
@@ -261,7 +261,7 @@ def test_a_gate_goes_with_the_channels_that_it_scales():
     assert coupling.n_groups == 8 + 5 + 6
     assert coupling.filters["block.fc.2"].tolist() == coupling.filters["stem"].tolist() == list(range(8))
     kinds = {layer.name: type(layer.module) for layer in trace(model)}
-    assert [kinds[name] for name in ("block.fc.0", "block.fc.2", "mul")] == [nn.Conv2d, nn.Conv2d, Product]
+    assert [kinds[name] for name in ("block.fc.0", "block.fc.2", "mul")] == [PointwiseConv, PointwiseConv, Product]
 
 
 def test_channels_that_a_layer_normalisation_reads_stay():

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lrp_core.graph.layers import PointwiseConv
 from lrp_core.relevance import composites, rules
 from lrp_core.relevance.linear_map import LinearMap
 
@@ -16,6 +17,7 @@ LAYERS = {
     "valid": (nn.Conv2d(2, 3, 3, padding="valid", bias=False), (2, 5, 5)),
     "grouped": (nn.Conv2d(4, 6, 3, padding=1, groups=2), (4, 4, 4)),
     "depthwise": (nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4), (4, 5, 5)),
+    "pointwise": (PointwiseConv(nn.Linear(4, 5)), (4, 3, 2)),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from masked import masked_run
 from torch import nn
 from torchvision.models import get_model
-from zoo import CLASSIFIERS, HEADS, TIMM, classifiers, drawn
+from zoo import CLASSIFIERS, FAMILIES, HEADS, TIMM, classifiers, drawn, side
 
 from lrp_core.graph.execution import run, shapes
 from lrp_core.graph.explicit import with_modules
@@ -78,31 +78,13 @@ def check(model, size):
     assert n_parameters(smaller) < 0.8 * n_parameters(model)
 
 
-FAMILIES = {
-    "squeezenet1_1": 64,
-    "densenet121": 64,
-    "googlenet": 64,
-    "inception_v3": 96,
-    "mobilenet_v2": 64,
-    "mobilenet_v3_small": 64,
-    "mnasnet0_5": 64,
-    "shufflenet_v2_x0_5": 64,
-    "efficientnet_b0": 64,
-    "efficientnet_v2_s": 64,
-    "regnet_x_400mf": 64,
-    "regnet_y_400mf": 64,
-    "resnext50_32x4d": 64,
-    "convnext_tiny": 64,
-}
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_smaller_network_is_what_the_whole_one_is_when_masked(name):
     """Of each family of torchvision; where its input is transformed, with that."""
     keywords = HEADS.get(name, {})
     with torch.random.fork_rng(), warnings.catch_warnings():
         model = get_model(name, num_classes=4, **keywords | {"transform_input": True} if keywords else keywords)
-    check(drawn(model.eval(), FAMILIES[name]).double(), FAMILIES[name])
+    check(drawn(model.eval(), side(name)).double(), side(name))
 
 
 @pytest.mark.parametrize("name", TIMM)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lrp_core.control import methods
-from lrp_core.control.controller import Settings, Step, greatest_rate
+from lrp_core.control.controller import Step, greatest_rate
 from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.control.cost_descent import STEP, cost_descent, evenly
 from lrp_core.graph.execution import bytes_of
@@ -102,9 +102,8 @@ class Descent:
         out_of_fold: OutOfFoldHeads | None,
         seed: int = 0,
         *,
-        whole: Whole | None = None,
+        whole: Whole,
         exit_: str | None = None,
-        settings: Settings = Settings(),
         ignored: Collection[str] = (),
         round_to: int = 1,
         all_reduce: AllReduce = single_site,
@@ -119,16 +118,15 @@ class Descent:
             out_of_fold: heads for the accuracy that a controller monitors, and the folds for a refitted head; None
                 where the method needs neither.
             seed: of random draws.
-            whole: of which sizes are fractions; the given network's if it ends where the unpruned one does.
+            whole: of which sizes are fractions.
             exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
-            settings: of the controller.
             ignored: convolutions that keep all of their filters.
             round_to: layers keep a multiple of so many filters, or all.
             all_reduce: sums over images, over all sites.
         """
         how = how if out_of_fold is not None else replace(how, monitored="training")
         self._model, self._images, self._labels, self._how, self._seed = model, images, labels, how, seed
-        self._out_of_fold, self._settings, self._all_reduce = out_of_fold, settings, all_reduce
+        self._out_of_fold, self._all_reduce = out_of_fold, all_reduce
         self._round_to, self._n_outputs = round_to, predict(model, images[:1]).shape[1]
         fold = out_of_fold and out_of_fold.fold
         some = images if how.refit else images[evenly(len(images), _most_images(model, images[:1]))]
@@ -139,13 +137,12 @@ class Descent:
             layer_costs(self.network, images[:1]),
             parameter_costs(self.network, how.reconstruct),
         )
-        self._whole = Whole.of(model, images[:1], ignored) if whole is None else whole
-        self._exit = exit_
+        self._whole, self._exit = whole, exit_
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
         self._ignored = ignored
 
-    def walk(self, far_enough: Callable[["Descent"], bool] = lambda _: True) -> Iterator[Stop]:
+    def walk(self, far_enough: Callable[["Descent"], bool]) -> Iterator[Stop]:
         """Go down, and yield the network at every size of :func:`limits`.
 
         Args:
@@ -241,7 +238,7 @@ class Descent:
             self._model, self._out_of_fold, images, labels, how, self._seed, self._all_reduce, self._ignored
         )
         until = min(MAX_RATE, greatest_rate(task.network.layer_of))
-        return task.network, methods.steps(task, how, self._settings, until)
+        return task.network, methods.steps(task, how, until=until)
 
     def _narrow(self, model: nn.Module) -> nn.Module:
         """Take away out-of-fold heads that stand beside the classifier's own."""

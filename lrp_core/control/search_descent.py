@@ -49,8 +49,9 @@ class SearchDescent:
         backbone, n_classes = up_to(model, own_end(model)), int(labels.max()) + 1
         score = how.criterion if callable(how.criterion) else criterion(how.criterion, n_classes, seed)
         self._search = BudgetSearch(backbone, images, labels, fold, score, how.actions, how.blocks)
-        self._whole, self._dtype = whole, images.dtype
+        self._whole = whole
         self._parameters: list[int] = []
+        self._active: list[int] = []  # how many filters each step's network has
         self.steps: list[BudgetStep] = []
 
     @property
@@ -58,14 +59,15 @@ class SearchDescent:
         """The smallest size so far."""
         return len(self.steps)
 
-    def walk(self, far_enough: Callable[["SearchDescent"], bool] = lambda _: True) -> Iterator[Stop]:
+    def walk(self, far_enough: Callable[["SearchDescent"], bool]) -> Iterator[Stop]:
         """Go down, and yield the network at every size, as :meth:`lrp_core.control.descent.Descent.walk` does."""
         share = self._search.whole / self._whole.multiply_adds
         for limit, step in zip(limits(), self._search.descend(limit / share for limit in limits()), strict=False):
             self.steps.append(step)
-            model = self.model(self.last)
-            self._parameters.append(n_parameters(model))
-            yield Stop(limit, self.last, self.multiply_adds(self.last), model)
+            network = self._network(self.last)
+            self._parameters.append(n_parameters(network.model))
+            self._active.append(int(network.active.sum()))
+            yield Stop(limit, self.last, self.multiply_adds(self.last), network.model)
             if limit <= LEAST and far_enough(self):
                 return
 
@@ -83,7 +85,7 @@ class SearchDescent:
 
     def removed(self, size: int) -> int:
         """Return how many filters have gone, those behind an exit and in skipped blocks with them."""
-        return self._whole.filters - int(self._network(size).active.sum())
+        return self._whole.filters - self._active[size - 1]
 
     def pruning_ratio(self, size: int) -> float:
         """Return the fraction of the filters that have gone."""

@@ -15,6 +15,7 @@ from lrp_core.graph.layers import (
     ChannelSlice,
     Layer,
     PadChannels,
+    PointwiseConv,
     Subsample,
 )
 
@@ -198,7 +199,7 @@ class Builder:
         if isinstance(layer.module, nn.Linear):
             if self._shapes[layer.inputs[0]].channels != layer.module.in_features:  # it reads several positions
                 raise NotRead("which makes maps of vectors")
-            self.layers[name] = replace(layer, module=pointwise(layer.module))
+            self.layers[name] = replace(layer, module=PointwiseConv(layer.module))
         self._shapes[name] = Maps(self._shapes[name].channels, (), ())
 
 
@@ -221,11 +222,3 @@ def shape_behind(name: str, module: nn.Module, before: Maps) -> Maps:
     elif isinstance(module, (nn.Conv2d, *POOLING, *PADDING, Subsample)):
         height, width = part("h", None, name), part("w", None, name)
     return Maps(channels, height, width)
-
-
-def pointwise(module: nn.Linear) -> nn.Conv2d:
-    """Return the convolution with a kernel of 1 x 1 that a dense layer is on channels; it shares the parameters."""
-    conv = nn.Conv2d(module.in_features, module.out_features, 1, device="meta")
-    conv.weight = nn.Parameter(module.weight.detach()[:, :, None, None], module.weight.requires_grad)
-    conv.bias = module.bias
-    return conv.train(module.training)

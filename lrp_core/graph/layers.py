@@ -148,6 +148,25 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
+class PointwiseConv(nn.Conv2d):
+    """A dense layer on the channels of maps: the convolution with a kernel of 1 x 1, computed as the dense layer.
+
+    That is one product of matrices for all images. On one thread torch makes one for each image of small batches of a
+    convolution, which reads the whole weight for a few positions.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        """Take a dense layer; its parameters are shared."""
+        super().__init__(layer.in_features, layer.out_features, 1, device="meta")
+        self.weight = nn.Parameter(layer.weight.detach()[:, :, None, None], layer.weight.requires_grad)
+        self.bias = layer.bias
+        self.train(layer.training)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H, W)."""
+        return F.linear(a.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 class ChannelConv(nn.Module):
     """A convolution along the channels of a pooled map, as in the gate of Efficient Channel Attention (ECA).
 
@@ -190,7 +209,7 @@ class Layer:
 
 INPUT = "input"
 
-WEIGHTED = (nn.Conv2d, nn.Linear)  # kinds (with their subclasses) that hold a weight
+WEIGHTED = (nn.Conv2d, PointwiseConv, nn.Linear)  # kinds (with their subclasses) that hold a weight
 RECTIFIERS = (nn.ReLU, nn.ReLU6)  # activations that lose what is negative
 NONNEGATIVE = (*RECTIFIERS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus)  # whose outputs cannot be negative
 ACTIVATIONS = (  # by channel and position

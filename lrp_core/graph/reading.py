@@ -9,7 +9,7 @@ from torch.fx.node import map_arg
 
 from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, Size, described, flattened
 from lrp_core.graph.batchnorm import affine
-from lrp_core.graph.building import Builder, Maps, NotRead, pointwise, shape_behind
+from lrp_core.graph.building import Builder, Maps, NotRead, shape_behind
 from lrp_core.graph.calls import module_of_call, operands, torch_names, written
 from lrp_core.graph.joins import JOINS, joined
 from lrp_core.graph.layers import (
@@ -24,6 +24,7 @@ from lrp_core.graph.layers import (
     ChannelNorm,
     ChannelScale,
     Concat,
+    PointwiseConv,
     Product,
     Sum,
 )
@@ -206,7 +207,7 @@ class Reader(Builder):
             self.make_maps(value)
         shape = self.shape(value)
         shape = Maps(module.out_features, shape.height, shape.width)
-        made = self.emit(name, pointwise(module), (self.layer(value),), shape)
+        made = self.emit(name, PointwiseConv(module), (self.layer(value),), shape)
         return Arranged(made.layer, (*value.axes[:-1], shape.axes[1]))
 
     def _layer_norm(self, name: str, module: nn.LayerNorm, read: fx.Node) -> Arranged:

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lrp_core.graph.tracing import trace
 from lrp_core.utils.devices import device_of
 
 
 @dataclass(frozen=True)
 class Size:
     """The cost of a network.
+
+    Layers that run in training alone, such as those of auxiliary heads, are not counted.
 
     Attributes:
         filters: output channels of all convolutions.
@@ -29,10 +32,9 @@ class Size:
 
 
 def size(model: nn.Module, example_input: torch.Tensor) -> Size:
-    """Return the cost of a network for one input (1, C, H, W)."""
-    filters = sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    counted = n_parameters(model), multiply_adds(model, example_input)
-    return Size(filters, *counted, latency(model, example_input))
+    """Return the cost of a network, made of supported layers, for one input (1, C, H, W)."""
+    counted = n_filters(model), n_parameters(model), multiply_adds(model, example_input)
+    return Size(*counted, latency(model, example_input))
 
 
 def multiply_adds(model: nn.Module, example_input: torch.Tensor) -> int:
@@ -55,9 +57,14 @@ def multiply_adds_by_layer(model: nn.Module, example_input: torch.Tensor) -> dic
     return {name: sum(counts[f"{kind}.{name}"].values()) // 2 for name in ran}
 
 
+def n_filters(model: nn.Module) -> int:
+    """Return the number of output channels of all convolutions that run in a network that predicts."""
+    return sum(layer.module.out_channels for layer in trace(model) if isinstance(layer.module, nn.Conv2d))
+
+
 def n_parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Return the number of parameters of all layers that run in a network that predicts."""
+    return sum(parameter.numel() for layer in trace(model) for parameter in layer.module.parameters())
 
 
 def latency(model: nn.Module, example_input: torch.Tensor, repeats: int = 15) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lrp_core.graph.layers import PointwiseConv
 from lrp_core.graph.padding import padding
 
 
@@ -39,6 +40,8 @@ class LinearMap:
         """Map inputs to outputs with these weights."""
         if isinstance(self._layer, nn.Linear):
             return F.linear(a, weight)
+        if isinstance(self._layer, PointwiseConv):
+            return F.linear(a.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
         alike, extra = padding(self._layer, a)
         return F.conv2d(F.pad(a, extra) if any(extra) else a, weight, None, padding=alike, **self._geometry)
 
@@ -46,6 +49,8 @@ class LinearMap:
         """Map outputs back to inputs of the shape of ``a``, with these weights."""
         if isinstance(self._layer, nn.Linear):
             return s @ weight
+        if isinstance(self._layer, PointwiseConv):
+            return (s.movedim(1, -1) @ weight.flatten(1)).movedim(-1, 1)
         alike, (left, right, top, bottom) = padding(self._layer, a)
         height, width = a.shape[2] + top + bottom, a.shape[3] + left + right
         # Rows and columns at the end that no stride reached: F.conv_transpose2d has to be told about them.

@@ -49,6 +49,46 @@ class Deployed(nn.Module):
         return self.network(normalise(images, self._backbone, self._weights))
 
 
+def write_exported(model: nn.Module, images: torch.Tensor, folder: Path) -> float:
+    """Write network.onnx and network.pt2 (of torch.export), and compare what they give with the network.
+
+    Both take any number of images.
+
+    Args:
+        model: images to logits (N, K), in eval mode.
+        images: two or more to compare on, as the network takes them.
+        folder: where to write.
+
+    Returns:
+        The largest difference of any logit, relative to the largest logit.
+
+    Raises:
+        RuntimeError: an exported network differs from this one by more than 1e-4; nothing is left of it.
+    """
+    with torch.no_grad():
+        expected = model(images)
+    worst = 0.0
+
+    def compare(got: torch.Tensor, name: str) -> None:
+        nonlocal worst
+        difference = ((got - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{name} differs from the network by {difference:.1e}, more than {TOLERANCE:.0e}")
+        worst = max(worst, difference)
+
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
+    with atomic(folder / "network.pt2") as temporary:
+        torch.export.save(exported, temporary)
+        with torch.no_grad():
+            compare(torch.export.load(temporary).module()(images), "network.pt2")
+    with atomic(folder / "network.onnx") as temporary:
+        torch.onnx.export(exported, f=temporary, input_names=["images"], output_names=["logits"], external_data=False)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"images": images.numpy()})
+        compare(torch.from_numpy(logits), "network.onnx")
+    return worst
+
+
 def export_network(
     pruned: PrunedNetwork, backbone: str, weights: str, pixels: torch.Tensor, folder: Path, truncation: str = ""
 ) -> float:
@@ -63,38 +103,12 @@ def export_network(
         truncation: of the backbone (:class:`lrp_core.graph.truncation.Truncation`); "" for the whole one.
 
     Returns:
-        The largest difference of any logit, relative to the largest logit.
-
-    Raises:
-        RuntimeError: an exported network differs from this one by more than 1e-4; nothing is left of it.
+        As :func:`write_exported`, which says what is raised, too.
     """
     shape = [pruned.model.head.out_features, len(pruned.coupling.channels["head"])]
     recipe = {"backbone": backbone, "truncation": truncation, "head": shape}
     save_pruned(folder / NETWORK, pruned.model, pruned.kept(), pruned.example_shape, recipe)
-    deployed = Deployed(pruned.model, backbone, weights).eval()
-    with torch.no_grad():
-        expected = deployed(pixels)
-    worst = 0.0
-
-    def compare(got: torch.Tensor, name: str) -> None:
-        nonlocal worst
-        difference = ((got - expected).abs().max() / expected.abs().max()).item()
-        if not difference <= TOLERANCE:
-            raise RuntimeError(f"{name} differs from the network by {difference:.1e}, more than {TOLERANCE:.0e}")
-        worst = max(worst, difference)
-
-    shapes = {"images": {0: torch.export.Dim("N", min=1)}}
-    exported = torch.export.export(deployed, (pixels,), dynamic_shapes=shapes)
-    with atomic(folder / "network.pt2") as temporary:
-        torch.export.save(exported, temporary)
-        with torch.no_grad():
-            compare(torch.export.load(temporary).module()(pixels), "network.pt2")
-    with atomic(folder / "network.onnx") as temporary:
-        torch.onnx.export(exported, f=temporary, input_names=["images"], output_names=["logits"], external_data=False)
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        (logits,) = session.run(None, {"images": pixels.numpy()})
-        compare(torch.from_numpy(logits), "network.onnx")
-    return worst
+    return write_exported(Deployed(pruned.model, backbone, weights).eval(), pixels, folder)
 
 
 def load_exported(path: str | Path) -> nn.Module:

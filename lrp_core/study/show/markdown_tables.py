@@ -364,11 +364,12 @@ def zoo(source: str) -> str:
         arrived = "no bound" if abs(row.relevance_at_pixels) > 100 else f"{row.relevance_at_pixels:.2f}"
         sizes = [f"{row.layers:.0f}", f"{row.filters:,.0f}", f"{row.removable / row.filters:.1%}"]
         left = [f"{row.multiply_adds:.3f}", f"{row.parameters:.2f}"]
-        table.append(
-            [row.network, *sizes, arrived, *left, f"{row.pruning_seconds:.0f}", f"{row.error:.0e} ({row.dtype})"]
-        )
+        files = ["" if pd.isna(row.exported) else f"{error:.1g}" for error in (row.reloaded, row.exported)]
+        error = f"{row.error:.0e} ({row.dtype})"
+        table.append([row.network, *sizes, arrived, *left, f"{row.pruning_seconds:.0f}", error, *files])
     header = ["network", "layers", "filters", "removable", "relevance that reaches the pixels", "multiply-adds left"]
-    return _markdown([*header, "parameters left", "seconds", "error against the masked network"], table)
+    header += ["parameters left", "seconds", "error against the masked network", "of its file", "exported"]
+    return _markdown(header, table)
 
 
 def refused() -> str:
