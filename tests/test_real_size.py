@@ -1,9 +1,9 @@
-"""Methods at real size: accuracies, differences, estimates, tables and figure from rows whose results are known."""
+"""Methods at real size: accuracies, differences, tables and figure from rows whose results are known."""
 
 import pandas as pd
 import pytest
 
-from lrp_core.study.analysis.real_size import accuracies, differences, draws, estimates, means
+from lrp_core.study.analysis.real_size import accuracies, differences, draws, means
 from lrp_core.study.show import markdown_tables
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.real_size import real_size
@@ -32,7 +32,6 @@ def rows():
         dict(zip(("task", "network"), PAIR, strict=True))
         | {"method": method, "seed": seed, "overlap": 0.2, "multiply_adds": left}
         | {"test_accuracy": accuracy, "test_harmonic_mean": accuracy - 0.1}
-        | ({"estimate": 0.65, "estimate_low": 0.6, "estimate_high": 0.75} if method == OURS and left < 1 else {})
         for (method, seed), sizes in FOUND.items()
         for left, accuracy in sizes
     ]
@@ -80,12 +79,6 @@ def test_without_two_common_draws_there_is_no_difference(rows, other):
     assert differences(rows, 0.5, OURS, other).empty
 
 
-def test_estimates_are_compared_where_there_are_some(rows):
-    """Of 0.8 and 0.7, the interval from 0.6 to 0.75 holds one."""
-    assert estimates(rows, 0.5).loc[PAIR].tolist() == pytest.approx([0.65, 0.75, 1, 2])
-    assert estimates(rows.assign(estimate=float("nan")), 0.5).empty
-
-
 def test_the_front_page_compares_methods_of_the_same_draws(written):
     """Taylor is better, and has one draw."""
     assert cells(markdown_tables.real_size()) == [["0.850", "", "0.250", "0.400 (layer by layer)", "0.650"]]
@@ -100,11 +93,6 @@ def test_tables_have_what_was_measured(written):
     assert (against, half, tenth) == ("layer by layer", "+0.150 (-0.628 to +0.928)", "")
     assert quarter.startswith("+0.250 (")
     assert len(cells(markdown_tables.real_size_differences())) == 2  # the other: iterative LRP
-    assert cells(markdown_tables.real_size_estimates()) == [
-        ["50%", "0.650", "0.750", "1 of 2"],
-        ["25%", "0.650", "0.650", "2 of 2"],
-        ["10%", "0.650", "0.500", "1 of 2"],
-    ]
 
 
 def test_the_controllers_gain_is_over_the_method_without_it(written):

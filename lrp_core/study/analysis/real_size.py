@@ -88,23 +88,3 @@ def differences(
             found.append(dict(zip(PAIR, pair, strict=True)) | statistics | {"other": of_pair[other].mean()})
     columns = [*PAIR, "mean", "low", "high", "p", "draws", "other"]
     return pd.DataFrame(found, columns=columns).set_index(PAIR)
-
-
-def estimates(rows: pd.DataFrame, multiply_adds: float) -> pd.DataFrame:
-    """Return how the call's estimates compare with test accuracies, where it made some.
-
-    Args:
-        rows: of benchmarks/real_size.py.
-        multiply_adds: the limit, as a fraction.
-
-    Returns:
-        A row a task and network: estimate and test_accuracy, means over draws; holds, in how many draws the stated 90 %
-        interval holds the test accuracy; draws.
-    """
-    rows = rows[(rows["method"] == DEFAULT) & rows["estimate"].notna()]
-    names = ["estimate", "estimate_low", "estimate_high", "test_accuracy"]
-    found = pd.DataFrame({name: accuracies(rows, multiply_adds, name).stack() for name in names})
-    found["holds"] = found["test_accuracy"].between(found["estimate_low"], found["estimate_high"])
-    of_pair = found.groupby(PAIR)
-    table = of_pair[["estimate", "test_accuracy"]].mean()
-    return table.assign(holds=of_pair["holds"].sum(), draws=of_pair.size())

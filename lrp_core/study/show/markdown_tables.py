@@ -22,7 +22,6 @@ from lrp_core.study.analysis.real_size import (
     PAIR,
     differences,
     draws,
-    estimates,
     means,
 )
 from lrp_core.study.analysis.statistics import paired_interval
@@ -323,22 +322,6 @@ def real_size_controller() -> str:
     return _markdown([*header, "harmonic mean", "the controller adds"], table)
 
 
-def real_size_estimates() -> str:
-    """Compare the call's estimates with test accuracies."""
-    rows, table = _real_size(), []
-    for names, some in rows.groupby(PAIR):
-        for size in SIZES:
-            for _, row in estimates(some, size).iterrows():
-                cells = [
-                    f"{row['estimate']:.3f}",
-                    f"{row['test_accuracy']:.3f}",
-                    f"{row['holds']:.0f} of {row['draws']:.0f}",
-                ]
-                table.append([at_real_size(*names), f"{size:.0%}", *cells])
-    header = ["task, network, image size", "multiply-adds left", "estimated accuracy", "test accuracy"]
-    return _markdown([*header, "90 % intervals that hold"], table)
-
-
 TRAININGS = ("none", "fine-tuning", "fine-tuning, best rate by test", "distillation", "fine-tuning before")
 TRAINED = (("unpruned", 1.0), *((name, size) for name in ("ours", "layer by layer") for size in (0.5, 0.25)))
 
@@ -384,7 +367,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
     "real-size-controller": real_size_controller,
-    "real-size-estimates": real_size_estimates,
     "promise": promise,
     "promised-sizes": promised_sizes,
     "training": training,
