@@ -38,15 +38,7 @@ LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multip
 MAIN = (DEFAULT, LAYER_BY_LAYER)
 QUICK = ("px-static", NEURON_MERGING, "weight")  # near chance below half of the multiply-adds
 # Relevance anew in every step, what the controller and joint selection are worth, and Taylor: hours at 224 px.
-MORE = (
-    "px-iterative-abs",
-    "dynamic",
-    "joint",
-    "dynamic-joint",
-    "px-iterative-abs+reconstruction",
-    "dynamic+reconstruction",
-    "taylor",
-)
+MORE = ("px-iterative-abs", "dynamic", "joint", "dynamic-joint", "taylor")
 SLOW = "efficientnet-lite0"
 
 

@@ -44,7 +44,7 @@ PAIRS = (("trashnet", "squeezenet1_1"), ("elpv", "squeezenet1_1"), ("cifar10", "
 # on features of large scale have small weights.
 RATES = (2e-4, 2e-3, 2e-2)
 EPOCHS, BATCH, FOLDS = 10, 32, 2
-LIMITS = (0.5, 0.25)  # of the multiply-adds
+LIMITS = (0.25,)  # of the multiply-adds
 
 
 def with_head(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray) -> nn.Module:
