@@ -112,6 +112,7 @@ def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypa
         for pruning, left, training, value in (
             ("unpruned", 1.0, "none", 0.6 + more),
             ("unpruned", 1.0, "fine-tuning", 0.7 + more),
+            ("ours", 0.25, "fine-tuning before", 0.4 + more),
             ("ours", 0.5, "fine-tuning before", 0.5 + more),
         )
     ]
@@ -119,9 +120,10 @@ def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypa
     pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "training.csv", index=False)
     monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
     table = cells(markdown_tables.training())
-    assert table[:2] == [
+    assert table == [
         ["unpruned", "0.650", "0.750", "", "", ""],
         ["ours, 50% left", "", "", "", "", "0.550"],
+        ["ours, 25% left", "", "", "", "", "0.450"],
     ]
 
 

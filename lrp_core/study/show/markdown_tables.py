@@ -304,7 +304,7 @@ def real_size_differences() -> str:
 
 
 _MEAN = ["mean", "low", "high"]
-CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint", f"{LRP}+reconstruction": f"{CONTROLLED}+reconstruction"}
+CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}
 
 
 def real_size_controller() -> str:
@@ -323,7 +323,7 @@ def real_size_controller() -> str:
 
 
 TRAININGS = ("none", "fine-tuning", "fine-tuning, best rate by test", "distillation", "fine-tuning before")
-TRAINED = (("unpruned", 1.0), *((name, size) for name in ("ours", "layer by layer") for size in (0.5, 0.25)))
+TRAINED = ("unpruned", "ours", "layer by layer")
 
 
 def training() -> str:
@@ -331,11 +331,11 @@ def training() -> str:
     rows, table = _read("benchmarks/training.csv"), []
     keys = [*PAIR, "pruning", "multiply_adds", "training"]
     found = rows.groupby(keys)["test_accuracy"].mean().unstack("training").reindex(columns=TRAININGS)
-    for names, _ in rows.groupby(PAIR):
-        for pruning, size in TRAINED:
-            network = pruning if size == 1 else f"{pruning}, {size:.0%} left"
-            cells = found.loc[(*names, pruning, size)] if (*names, pruning, size) in found.index else []
-            table.append([pair(*names), network, *map(_number, cells)])
+    for names, some in found.groupby(PAIR):
+        for pruning in TRAINED:
+            for (*_, size), cells in some[some.index.isin([pruning], level="pruning")][::-1].iterrows():
+                network = pruning if size == 1 else f"{pruning}, {size:.0%} left"
+                table.append([pair(*names), network, *map(_number, cells)])
     header = ["no training", "fine-tuning", "fine-tuning, best step size by test images", "distillation"]
     return _markdown(["task, network", "pruned by", *header, "fine-tuning before pruning"], table)
 
