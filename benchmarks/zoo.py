@@ -122,8 +122,8 @@ def measured(name: str, make: Callable[..., nn.Module]) -> dict:
     )
     seconds = time.perf_counter() - began
     kept = np.zeros(coupling.n_groups, dtype=bool)
-    for name, groups in coupling.filters.items():
-        of = groups[pruned.kept[name]]
+    for convolution, groups in coupling.filters.items():
+        of = groups[pruned.kept[convolution]]
         kept[of[of >= 0]] = True
     masked = masked_run(model, coupling, ~kept, images)
     error = (predict(pruned.model, images) - masked).abs().max() / masked.abs().max()
