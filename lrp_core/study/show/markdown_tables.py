@@ -272,10 +272,10 @@ def real_size() -> str:
     for names, at in quarter.iterrows():
         plain = at[[*ALTERNATIVES]].dropna()
         best = f"{plain.max():.3f} ({METHODS[plain.idxmax()]})" if len(plain) else ""
-        cells = [_number(whole.loc[names, CALL]), _number(at[ONE_SHOT]), _number(at[LRP]), best, _number(at[CALL])]
+        cells = [_number(whole.loc[names, CALL]), _number(at[ONE_SHOT]), best, _number(at[CALL])]
         table.append([at_real_size(*names), *cells])
-    header = ["task, network, image size", "unpruned", METHODS[ONE_SHOT], METHODS[LRP], "best plain alternative"]
-    return _markdown([*header, METHODS[CALL]], table)
+    header = ["task, network, image size", "unpruned", METHODS[ONE_SHOT], "best plain alternative", METHODS[CALL]]
+    return _markdown(header, table)
 
 
 def real_size_methods() -> str:
@@ -331,13 +331,14 @@ def training() -> str:
     rows, table = _read("benchmarks/training.csv"), []
     keys = [*PAIR, "pruning", "multiply_adds", "training"]
     found = rows.groupby(keys)["test_accuracy"].mean().unstack("training").reindex(columns=TRAININGS)
+    seeds = rows.groupby(PAIR)["seed"].nunique()
     for names, some in found.groupby(PAIR):
         for pruning in TRAINED:
             for (*_, size), cells in some[some.index.isin([pruning], level="pruning")][::-1].iterrows():
                 network = pruning if size == 1 else f"{pruning}, {size:.0%} left"
-                table.append([pair(*names), network, *map(_number, cells)])
+                table.append([f"{pair(*names)} ({seeds[names]})", network, *map(_number, cells)])
     header = ["no training", "fine-tuning", "fine-tuning, best step size by test images", "distillation"]
-    return _markdown(["task, network", "pruned by", *header, "fine-tuning before pruning"], table)
+    return _markdown(["task, network (draws)", "pruned by", *header, "fine-tuning before pruning"], table)
 
 
 def zoo(source: str) -> str:
