@@ -31,7 +31,7 @@ def real_size(rows: pd.DataFrame) -> Figure:
     spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
     unpruned = accuracies(rows, 1.0).mean(axis=1).groupby(PAIR).mean()
     pairs, styles = unpruned.index, looks(METHODS[method] for method in DRAWN)
-    columns = min(3, len(pairs))
+    columns = math.ceil(math.sqrt(len(pairs)))
     lines = math.ceil(len(pairs) / columns)
     size = (3.6 * columns + 0.6, 2.7 * lines + 0.7)
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
