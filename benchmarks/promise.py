@@ -13,15 +13,10 @@ from 2000). These (seeds from 3000) chose nothing.
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
 
-import argparse
 import time
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
-import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from torch import nn
 
 import lrp_core
@@ -29,12 +24,10 @@ from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
-from lrp_core.study.data.files import write_csv
-from lrp_core.study.paths import ROOT
 from neuron_merging import neuron_merging
+from side_by_side import side_by_side
 from tasks import ALL, Draw, Folders, draw
 
-MEASURED, ROWS = ROOT / "data" / "promise", ROOT / "results" / "benchmarks" / "promise.csv"
 TRAINED_AT = (0.5, 0.3)  # of the multiply-adds: where distillation is tried
 
 
@@ -95,32 +88,17 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
         yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
 
 
-def run(task: str, network: str, seed: int, folders: Folders, threads: int) -> None:
-    """Measure one draw, and write its rows."""
-    path = MEASURED / f"{task}-{network}-{seed}.csv"
-    if path.exists():
-        return
-    torch.set_num_threads(threads)
-    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+def measured_rows(task: str, network: str, seed: int, folders: Folders) -> Iterator[dict]:
+    """Measure one draw."""
     one = draw(task, network, seed, folders)
     rows, sizes = call(one)
-    rows = [*rows, *alternatives(one, sizes)]
-    write_csv(path, pd.DataFrame([{"task": task, "network": network, "seed": seed} | row for row in rows]))
+    yield from ({"task": task, "network": network, "seed": seed} | row for row in (*rows, *alternatives(one, sizes)))
 
 
-def main() -> None:
-    """Measure draws, side by side, and write the rows of all that have been measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar10", "trashnet", "weights"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
-    todo = [(task, network, seed) for seed in arguments.seeds for task, network in ALL]
-    Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders, threads=1) for one in todo)
-    write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))
+def parts(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
+    """Yield draws, seed by seed."""
+    yield from ((*pair, seed) for seed in seeds for pair in ALL)
 
 
 if __name__ == "__main__":
-    main()
+    side_by_side("promise", __doc__, parts, measured_rows)

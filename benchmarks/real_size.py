@@ -12,26 +12,19 @@ Other draws (seeds 900 to 999) chose settings. These chose nothing.
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
 
-import argparse
 import time
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
-import pandas as pd
 import torch
-from joblib import Parallel, delayed
 
 import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
-from lrp_core.study.data.files import write_csv
-from lrp_core.study.paths import ROOT
 from neuron_merging import neuron_merging
 from promise import measured
+from side_by_side import side_by_side
 from tasks import FROZEN, TRAINED, Draw, Folders, Task, draw
 
-MEASURED, ROWS = ROOT / "data" / "real_size", ROOT / "results" / "benchmarks" / "real_size.csv"
 TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
@@ -68,39 +61,22 @@ def rows(method: str, one: Draw) -> Iterator[dict]:
         }
 
 
-def run(task: str, network: str, seed: int, method: str, folders: Folders) -> None:
-    """Measure one method on one draw, and write its rows."""
-    path = MEASURED / f"{task}-{network}-{seed}-{method}.csv"
-    if path.exists():
-        return
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+def measured_rows(task: str, network: str, seed: int, method: str, folders: Folders) -> Iterator[dict]:
+    """Measure one method on one draw."""
     one = draw(task, network, seed, folders, TASKS)
-    found = [{"multiply_adds": 1.0, **measured(one.model, one)}, *rows(method, one)]
     key = {"task": task, "network": network, "seed": seed, "method": method, "overlap": one.overlap}
-    write_csv(path, pd.DataFrame([key | row for row in found]))
+    yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
+    yield from (key | row for row in rows(method, one))
 
 
-def main() -> None:
-    """Measure, side by side, and write the rows of all that has been measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar10", "trashnet", "weights"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
-    todo = [
-        (*pair, seed, method)
-        for methods in (MAIN, QUICK, MORE)
-        for seed in arguments.seeds
-        for pair in PAIRS
-        for method in methods
-        if methods is MAIN or (pair[1] in TRAINED if methods is MORE else pair[1] != SLOW)
-    ]
-    Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders) for one in todo)
-    write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))
+def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
+    """Yield draws with methods, those that every network has first."""
+    for methods in (MAIN, QUICK, MORE):
+        for seed in seeds:
+            for task, network in PAIRS:
+                if methods is MAIN or (network in TRAINED if methods is MORE else network != SLOW):
+                    yield from ((task, network, seed, method) for method in methods)
 
 
 if __name__ == "__main__":
-    main()
+    side_by_side("real_size", __doc__, parts, measured_rows)

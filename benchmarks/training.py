@@ -12,16 +12,11 @@ The draws are those of benchmarks/promise.py.
     python benchmarks/training.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004
 """
 
-import argparse
 import copy
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from torch import nn
 from torch.nn import functional as F
 
@@ -33,12 +28,10 @@ from lrp_core.repair.distillation import distil
 from lrp_core.repair.out_of_fold import draw_folds, with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 from lrp_core.repair.temperature import scale_head
-from lrp_core.study.data.files import write_csv
-from lrp_core.study.paths import ROOT
 from promise import measured
+from side_by_side import side_by_side
 from tasks import FROZEN, Draw, Folders, draw
 
-MEASURED, ROWS = ROOT / "data" / "training", ROOT / "results" / "benchmarks" / "training.csv"
 PAIRS = (("trashnet", "squeezenet1_1"), ("elpv", "squeezenet1_1"), ("cifar10", "resnet20"), ("cifar10", "resnet56"))
 # Step sizes of Adam, relative to a tensor's root mean square (Shazeer and Stern, Adafactor, ICML 2018, sec. 8): heads
 # on features of large scale have small weights.
@@ -122,31 +115,17 @@ def rows(one: Draw, frozen: bool) -> Iterator[dict]:
         yield from (row for row, _ in trained("layer by layer", size, model))
 
 
-def run(task: str, network: str, seed: int, folders: Folders) -> None:
-    """Measure one draw, and write its rows."""
-    path = MEASURED / f"{task}-{network}-{seed}.csv"
-    if path.exists():
-        return
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+def measured_rows(task: str, network: str, seed: int, folders: Folders) -> Iterator[dict]:
+    """Measure one draw."""
     one = draw(task, network, seed, folders)
     key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap}
-    write_csv(path, pd.DataFrame([key | row for row in rows(one, network in FROZEN)]))
+    yield from (key | row for row in rows(one, network in FROZEN))
 
 
-def main() -> None:
-    """Measure draws, side by side, and write the rows of all that have been measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("cifar10", "trashnet", "weights"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    folders = Folders(arguments.cifar10, arguments.trashnet, arguments.weights)
-    todo = [(*pair, seed) for seed in arguments.seeds for pair in PAIRS]
-    Parallel(arguments.jobs, verbose=10)(delayed(run)(*one, folders) for one in todo)
-    write_csv(ROWS, pd.concat(map(pd.read_csv, sorted(MEASURED.glob("*.csv"))), ignore_index=True))
+def parts(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
+    """Yield draws, seed by seed."""
+    yield from ((*pair, seed) for seed in seeds for pair in PAIRS)
 
 
 if __name__ == "__main__":
-    main()
+    side_by_side("training", __doc__, parts, measured_rows)

@@ -1,0 +1,50 @@
+"""Benchmarks on draws: the options of their command, one file per part that is measured, and the rows of all parts."""
+
+import argparse
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+
+from lrp_core.study.data.files import write_csv
+from lrp_core.study.paths import ROOT
+from tasks import Folders
+
+Part = tuple[str | int, ...]  # task, network, seed, and what else tells parts from each other
+
+
+def side_by_side(
+    name: str, description: str, parts: Callable[[list[int]], Iterable[Part]], rows: Callable[..., Iterable[dict]]
+) -> None:
+    """Measure in several processes, and write the rows of all that has been measured to results/benchmarks/NAME.csv.
+
+    Parts that have a file in data/NAME are not measured again.
+
+    Args:
+        name: of the benchmark.
+        description: of its command.
+        parts: from the seeds to what is measured, in this order.
+        rows: from a part's entries and the folders to its rows.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for folder in ("cifar10", "trashnet", "weights"):
+        parser.add_argument(f"--{folder}", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    folders, measured = Folders(arguments.cifar10, arguments.trashnet, arguments.weights), ROOT / "data" / name
+    todo = {part: measured / f"{'-'.join(map(str, part))}.csv" for part in parts(arguments.seeds)}
+    Parallel(arguments.jobs, verbose=10)(
+        delayed(_measure)(part, path, rows, folders) for part, path in todo.items() if not path.exists()
+    )
+    every = [pd.read_csv(path) for path in sorted(measured.glob("*.csv"))]
+    write_csv(ROOT / "results" / "benchmarks" / f"{name}.csv", pd.concat(every, ignore_index=True))
+
+
+def _measure(part: Part, path: Path, rows: Callable[..., Iterable[dict]], folders: Folders) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # of the call: few images
+    write_csv(path, pd.DataFrame(list(rows(*part, folders))))
