@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrp_core.control.cost import layer_costs, cost_kept
+from lrp_core.control.cost import LayerCost, cost_kept, layer_costs
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer, PadChannels, Sum, readers
 from lrp_core.pruning.dependency import Coupling
@@ -25,6 +25,7 @@ from lrp_core.pruning.surgery import replace_tensor
 
 SAMPLES = 4096  # positions of all images that a layer is fitted to
 STRENGTH = 1e-2  # of the ridge, relative to the mean variance of what is read
+Costs = Callable[[PrunedNetwork, torch.Tensor], list[LayerCost]]  # from a network and an image, (1, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ def _way(layer: Layer, read_by: dict[str, list[Layer]]) -> tuple[tuple[Layer, ..
 
 
 def kept_at(
-    fractions: Iterable[float], network: PrunedNetwork, order: dict[str, np.ndarray], image: torch.Tensor
+    fractions: Iterable[float],
+    network: PrunedNetwork,
+    order: dict[str, np.ndarray],
+    image: torch.Tensor,
+    costs: Costs = layer_costs,
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield for each fraction of the multiply-adds the one that is reached, at most that, and the groups to keep.
+    """Yield for each fraction of the cost the one that is reached, at most that, and the groups to keep.
 
     Every layer keeps the same share of its filters, as large as possible. Layers round their share up or down by
     turns, so that it takes small steps.
@@ -82,19 +87,20 @@ def kept_at(
         network: unpruned.
         order: by convolution, the groups of its filters, the first to keep first.
         image: (1, C, H, W).
+        costs: what is counted; multiply-adds by default.
 
     Yields:
         The fraction and a mask, (n_groups,).
     """
-    costs = layer_costs(network, image)
-    whole = cost_kept(costs, network.active)
+    counted = costs(network, image)
+    whole = cost_kept(counted, network.active)
 
     def at(share: float) -> tuple[float, np.ndarray]:
         kept = network.active.copy()
         for i, groups in enumerate(order.values()):
             rounding = (i + 1) * 0.618 % 1  # spread over 0..1, whatever the number of layers
             kept[groups[max(1, int(share * len(groups) + rounding)) :]] = False
-        return cost_kept(costs, kept) / whole, kept
+        return cost_kept(counted, kept) / whole, kept
 
     for fraction in fractions:
         low, high = 0.0, 1.0
@@ -252,14 +258,15 @@ def greedy_order(channels: ChannelSet, coupling: Coupling, fitted: Readers) -> d
 
 
 def layer_by_layer(
-    model: nn.Module, images: torch.Tensor, fractions: Iterable[float]
+    model: nn.Module, images: torch.Tensor, fractions: Iterable[float], costs: Costs = layer_costs
 ) -> Iterator[tuple[float, nn.Module]]:
-    """Yield smaller networks, each with the fraction of the multiply-adds that it needs.
+    """Yield smaller networks, each with the fraction of the cost that it needs.
 
     Args:
         model: made of supported layers; untouched.
         images: for calibration, normalised, (N, C, H, W).
-        fractions: at most so many of the multiply-adds, descending; the first that is out of reach ends it.
+        fractions: at most so much of the cost, descending; the first that is out of reach ends it.
+        costs: what is counted; multiply-adds by default.
     """
     network = PrunedNetwork(model, images)
     sets = channel_sets(network.layers(network.model))
@@ -268,5 +275,5 @@ def layer_by_layer(
     for channels in sets:
         order |= greedy_order(channels, network.coupling, fitted)
     network = PrunedNetwork(model, images, [fitted])
-    for fraction, kept in kept_at(fractions, network, order, images[:1]):
+    for fraction, kept in kept_at(fractions, network, order, images[:1], costs):
         yield fraction, network.without(np.flatnonzero(~kept))

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from layer_by_layer import ChannelSet, channel_sets, kept_at
+from layer_by_layer import ChannelSet, Costs, channel_sets, kept_at
 from torch import nn
 
+from lrp_core.control.cost import layer_costs
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.layers import POOLING, Concat, Layer
 from lrp_core.pruning.dependency import Coupling
@@ -98,14 +99,15 @@ def _passes_factors(behind: tuple[Layer, ...]) -> bool:
 
 
 def neuron_merging(
-    model: nn.Module, example: torch.Tensor, fractions: Iterable[float]
+    model: nn.Module, example: torch.Tensor, fractions: Iterable[float], costs: Costs = layer_costs
 ) -> Iterator[tuple[float, nn.Module]]:
-    """Yield smaller networks, each with the fraction of the multiply-adds that it needs.
+    """Yield smaller networks, each with the fraction of the cost that it needs.
 
     Args:
         model: made of supported layers; untouched.
         example: one input (1, C, H, W), for its size alone.
-        fractions: at most so many of the multiply-adds, descending; the first that is out of reach ends it.
+        fractions: at most so much of the cost, descending; the first that is out of reach ends it.
+        costs: what is counted; multiply-adds by default.
     """
     network = PrunedNetwork(model, example)
     sets = channel_sets(network.layers(network.model))
@@ -114,5 +116,5 @@ def neuron_merging(
         norms = network.model.get_submodule(name).weight.detach().abs().sum(dim=(1, 2, 3))
         order[name] = network.coupling.filters[name][norms.argsort(descending=True).numpy()]
     merging = PrunedNetwork(model, example, [Merging(network, sets)])
-    for fraction, kept in kept_at(fractions, network, order, example):
+    for fraction, kept in kept_at(fractions, network, order, example, costs):
         yield fraction, merging.without(np.flatnonzero(~kept))

@@ -28,6 +28,7 @@ from tasks import FROZEN, TRAINED, Draw, Folders, Task, draw
 TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
+RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 MAIN = (DEFAULT, LAYER_BY_LAYER)
 QUICK = ("px-static", NEURON_MERGING, "weight")  # near chance below half of the multiply-adds
 # Relevance anew in every step, what the controller and joint selection are worth, and Taylor: hours at 224 px.
@@ -44,15 +45,19 @@ def rows(method: str, one: Draw) -> Iterator[dict]:
             seconds = time.perf_counter() - began
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
-    groups = None if one.groups is None else torch.from_numpy(one.groups)
+    groups, least = None if one.groups is None else torch.from_numpy(one.groups), {"multiply_adds": 0.5}
+    sizes = [{"multiply_adds": limit} for limit in LIMITS]
+    if method in MORE:
+        sizes += [{"pruning_ratio": rate} for rate in RATES]
+        least = sizes[-1]
     pruned = lrp_core.prune(
-        one.model, one.images, one.labels, method=method, groups=groups, multiply_adds=0.5, folds=0, progress=False
+        one.model, one.images, one.labels, method=method, groups=groups, folds=0, progress=False, **least
     )
     seconds, whole = time.perf_counter() - began, pruned.before
-    for limit in LIMITS:
-        smaller = pruned.select(multiply_adds=limit)
+    for asked in sizes:
+        smaller = pruned.select(**asked)
         yield {
-            "limit": limit,
+            "limit": asked.get("multiply_adds"),
             "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
             "parameters": smaller.after.parameters / whole.parameters,
             "pruning_ratio": smaller.pruning_ratio,

@@ -87,11 +87,13 @@ class Trained:
         file: of its weights; the name ends in the first eight digits of its SHA-256.
         blocks: residual blocks a stage.
         per_class: calibration images.
+        n_test: test images a class.
     """
 
     file: str
     blocks: int
     per_class: int
+    n_test: int = 100
 
 
 TASKS = {"elpv": Task(48, 40, 32, 100), "cifar10": Task(48, 20, 1, 100), "trashnet": Task(128, 20, 8, None)}
@@ -106,7 +108,14 @@ ALL = (  # in minutes; real_size.py has 224 px
 _load_dataset = lru_cache(load_dataset)  # CIFAR-10 has 10,000 files
 
 
-def draw(task: str, network: str, seed: int, folders: Folders, frozen: dict[str, Task] = TASKS) -> Draw:
+def draw(
+    task: str,
+    network: str,
+    seed: int,
+    folders: Folders,
+    frozen: dict[str, Task] = TASKS,
+    trained: dict[str, Trained] = TRAINED,
+) -> Draw:
     """Return the draw of a seed.
 
     Args:
@@ -115,6 +124,7 @@ def draw(task: str, network: str, seed: int, folders: Folders, frozen: dict[str,
         seed: draws calibration and test images, and the folds that choose a head's ridge.
         folders: of images and weights; ELPV comes from the package registry.
         frozen: how images are drawn for frozen backbones.
+        trained: how for trained networks.
 
     Raises:
         ValueError: an unknown task or network, or a file of weights that is not what its name says.
@@ -123,7 +133,7 @@ def draw(task: str, network: str, seed: int, folders: Folders, frozen: dict[str,
     check_choice("network", network, [*FROZEN, *TRAINED])
     check_choice("task", task, ["cifar10"] if network in TRAINED else list(frozen))
     if network in TRAINED:
-        return _trained(TRAINED[network], seed, folders)
+        return _trained(trained[network], seed, folders)
     return _frozen(task, frozen[task], network, seed, folders)
 
 
@@ -140,9 +150,8 @@ def _frozen(task: str, how: Task, network: str, seed: int, folders: Folders) -> 
 
 def _trained(how: Trained, seed: int, folders: Folders) -> Draw:
     """Draw images for a trained CIFAR-10 network."""
-    images, labels, _, test_images, test_labels, overlap = _split(
-        "cifar10", Task(32, how.per_class, 1, 100), seed, folders
-    )
+    task = Task(32, how.per_class, 1, how.n_test)
+    images, labels, _, test_images, test_labels, overlap = _split("cifar10", task, seed, folders)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
     return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None, overlap)

@@ -3,14 +3,14 @@
 import pandas as pd
 import pytest
 
-from lrp_core.study.analysis.real_size import accuracies, differences, draws, means
+from lrp_core.study.analysis.real_size import accuracies, areas, differences, draws, means, overlaps
 from lrp_core.study.show import markdown_tables
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.real_size import real_size
 from lrp_core.study.show.style import close
 
 OURS, PAIR = "joint-cost+reconstruction", ("trashnet", "squeezenet1_1")
-# Method, seed: (multiply-adds left, test accuracy); of the harmonic mean, 0.1 less.
+# Method, seed: (multiply-adds left, test accuracy); as many filters are left, and the harmonic mean is 0.1 less.
 FOUND = {
     (OURS, 0): [(1.0, 0.9), (0.5, 0.8), (0.25, 0.7), (0.1, 0.6)],
     (OURS, 1): [(1.0, 0.8), (0.48, 0.7), (0.24, 0.6), (0.1, 0.4)],
@@ -19,10 +19,10 @@ FOUND = {
     ("px-static", 0): [(1.0, 0.9), (0.5, 0.3), (0.25, 0.2)],
     ("px-static", 1): [(1.0, 0.8), (0.3, 0.5), (0.1, 0.2)],  # nothing within 0.5 that uses four fifths of it
     ("taylor", 0): [(1.0, 0.9), (0.5, 0.88), (0.25, 0.86)],  # one draw
-    ("px-iterative-abs", 0): [(1.0, 0.9), (0.5, 0.3), (0.25, 0.3)],
-    ("px-iterative-abs", 1): [(1.0, 0.8), (0.5, 0.2), (0.25, 0.2)],
-    ("dynamic", 0): [(1.0, 0.9), (0.5, 0.4), (0.25, 0.3)],
-    ("dynamic", 1): [(1.0, 0.8), (0.5, 0.3), (0.25, 0.2)],
+    ("px-iterative-abs", 0): [(1.0, 0.9), (0.5, 0.3), (0.25, 0.3), (0.05, 0.1)],
+    ("px-iterative-abs", 1): [(1.0, 0.8), (0.5, 0.2), (0.25, 0.2), (0.05, 0.1)],
+    ("dynamic", 0): [(1.0, 0.9), (0.5, 0.4), (0.25, 0.3), (0.05, 0.1)],
+    ("dynamic", 1): [(1.0, 0.8), (0.5, 0.3), (0.25, 0.2), (0.05, 0.1)],
 }
 
 
@@ -31,6 +31,7 @@ def rows():
     found = [
         dict(zip(("task", "network"), PAIR, strict=True))
         | {"method": method, "seed": seed, "overlap": 0.2, "multiply_adds": left}
+        | {"pruning_ratio": 1 - left if left < 1 else None}
         | {"test_accuracy": accuracy, "test_harmonic_mean": accuracy - 0.1}
         for (method, seed), sizes in FOUND.items()
         for left, accuracy in sizes
@@ -69,14 +70,14 @@ def test_a_mean_is_of_all_draws_of_a_method_or_missing(rows):
 
 def test_a_difference_has_the_interval_of_draws_from_one_pool(rows):
     """Differences 0.2 and 0.1: sd 0.070711, times sqrt(1/2 + 0.2 / 0.8) = 0.061237; 12.706205 of these are 0.778093."""
-    row = differences(rows, 0.5, OURS, "layer-by-layer").loc[PAIR]
+    row = differences(accuracies(rows, 0.5), overlaps(rows), OURS, "layer-by-layer").loc[PAIR]
     assert row.tolist()[:3] == pytest.approx([0.15, 0.15 - 0.778093, 0.15 + 0.778093], abs=1e-6)
     assert row[["draws", "other"]].tolist() == [2, pytest.approx(0.6)]
 
 
 @pytest.mark.parametrize("other", ["taylor", "px-static", "neuron-merging"])
 def test_without_two_common_draws_there_is_no_difference(rows, other):
-    assert differences(rows, 0.5, OURS, other).empty
+    assert differences(accuracies(rows, 0.5), overlaps(rows), OURS, other).empty
 
 
 def test_the_front_page_compares_methods_of_the_same_draws(written):
@@ -95,13 +96,48 @@ def test_tables_have_what_was_measured(written):
     assert len(cells(markdown_tables.real_size_differences())) == 2  # the other: iterative LRP
 
 
+def test_areas_are_under_the_curves_that_go_to_the_end(rows):
+    """By hand, by trapezoids from 0 to 0.95, divided by 0.95; the others end at a tenth of the filters or before."""
+    found = areas(rows).loc[PAIR]
+    assert set(found) == {"px-iterative-abs", "dynamic"}
+    assert found["px-iterative-abs"].tolist() == pytest.approx([0.415 / 0.95, 0.33 / 0.95])
+    assert found["dynamic"].tolist() == pytest.approx([0.4525 / 0.95, 0.3675 / 0.95])
+    below = areas(rows, "test_harmonic_mean").loc[PAIR]
+    assert below["dynamic"].tolist() == pytest.approx([0.4525 / 0.95 - 0.1, 0.3675 / 0.95 - 0.1])
+
+
+def test_a_size_that_was_measured_twice_counts_once(rows):
+    pd.testing.assert_frame_equal(areas(pd.concat([rows, rows])), areas(rows))
+
+
 def test_the_controllers_gain_is_over_the_method_without_it(written):
-    """At half 0.35 instead of 0.25 in both draws, at a quarter the same; the harmonic mean is 0.1 less."""
-    half, quarter = cells(markdown_tables.real_size_controller())
-    same = "+0.000 (+0.000 to +0.000)"
-    gain = "+0.100 (+0.100 to +0.100)"
-    assert half == ["iterative LRP", "50%", "0.250", gain, "0.150", gain]
-    assert quarter == ["iterative LRP", "25%", "0.250", same, "0.150", same]
+    """In both draws 0.0375 / 0.95 more area."""
+    gain = "+0.039 (+0.039 to +0.039)"
+    assert cells(markdown_tables.real_size_controller()) == [["iterative LRP", "2", "0.392", gain, "0.292", gain]]
+
+
+def test_the_published_setting_has_the_accuracy_that_is_kept(tmp_path, monkeypatch):
+    """At half of the parameters 0.8 of 0.9 and 0.4 of 0.8; nothing of a method that was not measured."""
+    found = [
+        {"task": "cifar10", "network": "resnet56", "seed": seed, "method": method, "parameters": left}
+        | {"test_accuracy": accuracy}
+        for seed, method, left, accuracy in (
+            (0, "unpruned", 1.0, 0.9),
+            (1, "unpruned", 1.0, 0.8),
+            (0, OURS, 0.74, 0.9),
+            (1, OURS, 0.75, 0.8),
+            (0, OURS, 0.5, 0.8),
+            (1, OURS, 0.49, 0.4),
+            (0, "layer-by-layer", 0.5, 0.45),
+        )
+    ]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "published.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    assert cells(markdown_tables.published()) == [
+        ["2", "1.000 (1.000 to 1.000)", "0.694 (0.500 to 0.889)", ""],
+        ["1", "", "0.500 (0.500 to 0.500)", ""],
+    ]
 
 
 def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from lrp_core.metrics.curve import MAX_RATE, pruning_auc
 from lrp_core.study.analysis.promise import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
 from lrp_core.study.analysis.statistics import paired_interval
 
@@ -23,20 +24,23 @@ NAMES = {  # as tables and figures call them
 PAIR = ["task", "network"]
 
 
-def accuracies(rows: pd.DataFrame, multiply_adds: float, measure: str = "test_accuracy") -> pd.DataFrame:
-    """Return what each method's network within a fraction of the multiply-adds does on the test images.
+def accuracies(
+    rows: pd.DataFrame, limit: float, measure: str = "test_accuracy", size: str = "multiply_adds"
+) -> pd.DataFrame:
+    """Return what each method's network within a limit does on the test images.
 
     Args:
-        rows: of benchmarks/real_size.py.
-        multiply_adds: the limit, as a fraction; 1 for the unpruned network.
+        rows: of benchmarks/real_size.py or benchmarks/published.py.
+        limit: of the multiply-adds, as a fraction; 1 for the unpruned network.
         measure: a column of the rows.
+        size: another column that is limited.
 
     Returns:
         A row a draw (task, network, seed), a column a method; NaN where a method does not get so small.
     """
-    within = rows[rows["multiply_adds"] <= multiply_adds * 1.0001].sort_values("multiply_adds", ascending=False)
+    within = rows[rows[size] <= limit * 1.0001].sort_values(size, ascending=False)
     largest = within.groupby([*PAIR, "seed", "method"], sort=False).head(1)
-    reached = largest[largest["multiply_adds"] > 0.8 * multiply_adds]
+    reached = largest[largest[size] > 0.8 * limit]
     return reached.set_index([*PAIR, "seed", "method"])[measure].unstack("method").sort_index()
 
 
@@ -61,30 +65,52 @@ def means(rows: pd.DataFrame, multiply_adds: float, measure: str = "test_accurac
     return found.mean().reindex_like(measured).where(found.count().reindex_like(measured) == measured)
 
 
-def differences(
-    rows: pd.DataFrame, multiply_adds: float, method: str, other: str, measure: str = "test_accuracy"
-) -> pd.DataFrame:
-    """Return by how much a method exceeds another, for each task and network with two draws of both or more.
+def areas(rows: pd.DataFrame, measure: str = "test_accuracy") -> pd.DataFrame:
+    """Return the area under each method's curve against the pruning rate (:func:`lrp_core.metrics.curve.pruning_auc`).
 
     Args:
         rows: of benchmarks/real_size.py.
-        multiply_adds: the limit, as a fraction.
+        measure: a column of the rows.
+
+    Returns:
+        A row a draw (task, network, seed), a column a method: those that were measured up to the rate of 0.95.
+    """
+    rows = rows.assign(pruning_ratio=rows["pruning_ratio"].where(rows["multiply_adds"] < 1, 0.0))
+    rows = rows.dropna(subset="pruning_ratio").sort_values("pruning_ratio")
+    found = {}
+    for key, curve in rows.groupby([*PAIR, "seed", "method"]):
+        curve = curve.drop_duplicates("pruning_ratio")
+        if curve["pruning_ratio"].iloc[-1] >= MAX_RATE:
+            found[key] = pruning_auc(curve["pruning_ratio"], curve[measure])
+    index = pd.MultiIndex.from_tuples(found, names=[*PAIR, "seed", "method"])
+    return pd.Series(found.values(), index, dtype=float).unstack("method").sort_index()
+
+
+def differences(found: pd.DataFrame, overlap: pd.Series, method: str, other: str) -> pd.DataFrame:
+    """Return by how much a method exceeds another, for each task and network with two draws of both or more.
+
+    Args:
+        found: a row a draw, a column a method, as :func:`accuracies` and :func:`areas` return it.
+        overlap: of draws (:func:`overlaps`), by task and network.
         method: the one.
         other: the other.
-        measure: a column of the rows.
 
     Returns:
         A row a task and network: mean, low and high (95 %, corrected for draws from one pool), p, draws, and other, the
         other method's mean.
     """
-    found = []
-    both = accuracies(rows, multiply_adds, measure).reindex(columns=[method, other]).dropna()
-    overlap = rows.groupby(PAIR)["overlap"].first()
+    table = []
+    both = found.reindex(columns=[method, other]).dropna()
     for pair, of_pair in both.groupby(PAIR):
         difference = of_pair[method] - of_pair[other]
         if len(difference) > 1:
             low, high, p = paired_interval(difference, overlap[pair])
             statistics = {"mean": difference.mean(), "low": low, "high": high, "p": p, "draws": len(difference)}
-            found.append(dict(zip(PAIR, pair, strict=True)) | statistics | {"other": of_pair[other].mean()})
+            table.append(dict(zip(PAIR, pair, strict=True)) | statistics | {"other": of_pair[other].mean()})
     columns = [*PAIR, "mean", "low", "high", "p", "draws", "other"]
-    return pd.DataFrame(found, columns=columns).set_index(PAIR)
+    return pd.DataFrame(table, columns=columns).set_index(PAIR)
+
+
+def overlaps(rows: pd.DataFrame) -> pd.Series:
+    """Return the share of all images that a draw tests, by task and network."""
+    return rows.groupby(PAIR)["overlap"].first()

@@ -20,9 +20,12 @@ from lrp_core.study.analysis.real_size import (
     NAMES,
     ONE_SHOT,
     PAIR,
+    accuracies,
+    areas,
     differences,
     draws,
     means,
+    overlaps,
 )
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
@@ -294,11 +297,12 @@ def real_size_differences() -> str:
     """Return what ours has more than other methods at three sizes."""
     rows, table = _real_size(), []
     others = (LAYER_BY_LAYER, ONE_SHOT, LRP, NEURON_MERGING, "weight", "taylor")
-    found = {(other, size): differences(rows, size, CALL, other) for other in others for size in SIZES}
+    at = {size: accuracies(rows, size) for size in SIZES}
+    found = {(other, size): differences(at[size], overlaps(rows), CALL, other) for other in others for size in SIZES}
     for names, _ in rows.groupby(PAIR):
         for other in others:
-            at = [found[other, size] for size in SIZES]
-            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in at]
+            by_size = [found[other, size] for size in SIZES]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in by_size]
             table += [[at_real_size(*names), METHODS[other], *cells]] if any(cells) else []
     return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
 
@@ -308,18 +312,37 @@ CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}
 
 
 def real_size_controller() -> str:
-    """Return what the controller adds to the accuracy and to the harmonic mean of the classes."""
+    """Return what the controller adds to the areas under accuracy and harmonic mean against the pruning rate."""
     rows, table = _real_size(), []
-    for names, some in rows.groupby(PAIR):
-        for without, method in CONTROLLERS.items():
-            for size in (0.5, 0.25):
-                cells = []
-                for measure in ("test_accuracy", "test_harmonic_mean"):
-                    for _, row in differences(some, size, method, without, measure).iterrows():
-                        cells += [f"{row['other']:.3f}", _interval(*row[_MEAN])]
-                table += [[at_real_size(*names), METHODS[without], f"{size:.0%}", *cells]] if cells else []
-    header = ["task, network, image size", "method", "multiply-adds left", "accuracy", "the controller adds"]
-    return _markdown([*header, "harmonic mean", "the controller adds"], table)
+    found = [areas(rows, measure) for measure in ("test_accuracy", "test_harmonic_mean")]
+    gains = {
+        without: [differences(area, overlaps(rows), method, without) for area in found]
+        for without, method in CONTROLLERS.items()
+    }
+    for names, _ in rows.groupby(PAIR):
+        for without, by_measure in gains.items():
+            if names in by_measure[0].index:
+                gain = [one.loc[names] for one in by_measure]
+                cells = [cell for row in gain for cell in (_number(row["other"]), _interval(*row[_MEAN]))]
+                table.append([at_real_size(*names), METHODS[without], f"{gain[0]['draws']:.0f}", *cells])
+    header = ["task, network, image size", "method", "draws", "AUC", "the controller adds"]
+    return _markdown([*header, "AUC of the harmonic mean", "the controller adds"], table)
+
+
+PARAMETERS = (0.75, 0.5, 0.25)  # left, in the published setting
+
+
+def published() -> str:
+    """Return the share of the unpruned accuracy that is kept in the setting of El Halabi et al."""
+    rows = _read("benchmarks/published.csv")
+    whole = accuracies(rows, 1.0, size="parameters")["unpruned"]
+    kept = [accuracies(rows, limit, size="parameters").div(whole, axis=0) for limit in PARAMETERS]
+    table = []
+    for method in (CALL, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, ONE_SHOT, "weight"):
+        found = [one[method].dropna() if method in one else pd.Series() for one in kept]
+        cells = [f"{one.mean():.3f} ({one.min():.3f} to {one.max():.3f})" if len(one) else "" for one in found]
+        table += [[METHODS[method], str(max(map(len, found))), *cells]] if any(cells) else []
+    return _markdown(["method", "draws", *(f"{limit:.0%} of the parameters left" for limit in PARAMETERS)], table)
 
 
 TRAININGS = ("none", "fine-tuning", "fine-tuning, best rate by test", "distillation", "fine-tuning before")
@@ -368,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
     "real-size-controller": real_size_controller,
+    "published": published,
     "promise": promise,
     "promised-sizes": promised_sizes,
     "training": training,
