@@ -19,6 +19,7 @@ import torch
 
 import lrp_core
 from layer_by_layer import layer_by_layer
+from lrp_core.api import FOLDS
 from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
 from neuron_merging import neuron_merging
 from promise import measured
@@ -36,8 +37,8 @@ MORE = ("px-iterative-abs", "dynamic", "joint", "dynamic-joint", "taylor")
 SLOW = "efficientnet-lite0"
 
 
-def rows(method: str, one: Draw) -> Iterator[dict]:
-    """Prune by a method, and yield a row for each size that it reaches."""
+def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
+    """Prune by a method, and yield a row for each size that it reaches; with folds, estimates of the accuracy, too."""
     began = time.perf_counter()
     if method in (LAYER_BY_LAYER, NEURON_MERGING):
         prune, some = (layer_by_layer, one.images) if method == LAYER_BY_LAYER else (neuron_merging, one.images[:1])
@@ -51,17 +52,22 @@ def rows(method: str, one: Draw) -> Iterator[dict]:
         sizes += [{"pruning_ratio": rate} for rate in RATES]
         least = sizes[-1]
     pruned = lrp_core.prune(
-        one.model, one.images, one.labels, method=method, groups=groups, folds=0, progress=False, **least
+        one.model, one.images, one.labels, method=method, groups=groups, folds=folds, progress=False, **least
     )
     seconds, whole = time.perf_counter() - began, pruned.before
     for asked in sizes:
         smaller = pruned.select(**asked)
+        estimate = {}
+        if (found := smaller.estimate) is not None:
+            low, high = found.accuracy_interval
+            estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high}
         yield {
             "limit": asked.get("multiply_adds"),
             "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
             "parameters": smaller.after.parameters / whole.parameters,
             "pruning_ratio": smaller.pruning_ratio,
             "seconds": seconds,
+            **estimate,
             **measured(smaller.model, one),
         }
 
@@ -71,7 +77,8 @@ def measured_rows(task: str, network: str, seed: int, method: str, folders: Fold
     one = draw(task, network, seed, folders, TASKS)
     key = {"task": task, "network": network, "seed": seed, "method": method, "overlap": one.overlap}
     yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
-    yield from (key | row for row in rows(method, one))
+    folds = FOLDS if method == DEFAULT and network != SLOW else 0
+    yield from (key | row for row in rows(method, one, folds))
 
 
 def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:

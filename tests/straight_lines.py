@@ -23,7 +23,7 @@ def straight_lines(**ends: float) -> pd.DataFrame:
                         | {"rate": rate, "rate_requested": rate, "crossfitted": accuracy, "squared_error": 1 - accuracy}
                         | {"multiply_adds": 1000 if rate == 0 else 100, "parameters": 50 if rate == 0 else 10}
                         | {"accuracy": accuracy, "harmonic_mean": accuracy / 2}
-                        | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1}
+                        | {"accuracy_a": accuracy + 0.1, "accuracy_b": accuracy - 0.1, "overlap": 0.0}
                     )
     return pd.DataFrame(rows)
 

@@ -33,6 +33,7 @@ def choosing(seeds=(0, 1)):
     rows = pd.concat([rows, pd.DataFrame([whole])]).assign(harmonic_mean=lambda some: some["accuracy"] / 2)
     rows = rows.assign(crossfitted=1 - rows["squared_error"], accuracy_a=rows["accuracy"], accuracy_b=rows["accuracy"])
     rows = rows.assign(dataset="d", backbone="small", method="early-exit", parameters=rows["multiply_adds"] // 10)
+    rows["overlap"] = 0.0
     return pd.concat([rows.assign(seed=seed) for seed in seeds], ignore_index=True)
 
 
@@ -43,7 +44,7 @@ def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_ca
     measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy"])
     measured = measured.assign(crossfitted=1 - measured["squared_error"], rate_requested=np.nan)
     measured[wrong] = 0.5  # says nothing
-    measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method=method, seed=3)
+    measured = measured.assign(rate=[0, 0.5, 0.6, 0.9], dataset="d", backbone="b", method=method, seed=3, overlap=0.2)
     measured = measured.assign(harmonic_mean=measured["accuracy"] / 2, accuracy_a=0.5, accuracy_b=0.5)
     measured["accuracy_other"] = np.nan  # of another task
     bought = budget_table(measured)
@@ -53,6 +54,7 @@ def test_a_budget_buys_the_best_network_that_is_small_enough_by_what_its_head_ca
     assert bought["harmonic_mean"].tolist() == [accuracy / 2 for accuracy in expected[:17]] + [0.0] * 4
     assert bought["guess"].tolist() == [False] * 17 + [True] * 4
     assert (bought["multiply_adds"] / bought["budget"]).tolist() == pytest.approx([1000] * 21)
+    assert bought["overlap"].tolist() == [0.2] * 21
     assert len(BUDGETS) == 21
 
 
@@ -62,6 +64,7 @@ def test_a_missing_network_is_judged_as_one_that_has_collapsed_to_one_class(n_cl
     collapsed = class_accuracies(torch.zeros(60, dtype=int), targets, n_classes)
     row = {"dataset": "d", "backbone": "b", "method": "px-static", "seed": 0, "rate": 0.0, "rate_requested": 0.0}
     row |= {"crossfitted": 0.9, "squared_error": 0.1, "accuracy": 0.9, "harmonic_mean": 0.9, "multiply_adds": 1000}
+    row["overlap"] = 0.0
     whole = pd.DataFrame([row | {f"accuracy_{k}": 0.9 for k in range(n_classes)}])
     missing = budget_table(whole).iloc[-1]
     assert missing["guess"]
@@ -69,10 +72,14 @@ def test_a_missing_network_is_judged_as_one_that_has_collapsed_to_one_class(n_cl
     assert missing["harmonic_mean"] == harmonic_mean(collapsed)
 
 
-def test_curves_of_an_earlier_version_are_refused(networks):
-    of_old = networks.assign(squared_error=networks["squared_error"].where(networks["backbone"] != "large"))
-    with pytest.raises(ValueError, match="curves of large on d lack crossfitted or squared_error: an earlier version"):
-        budget_table(of_old)
+@pytest.mark.parametrize("column", ["crossfitted", "squared_error", "overlap"])
+def test_curves_of_an_earlier_version_are_refused(networks, column):
+    """Whether no file has the column, or only one of two that are read together."""
+    lack = "lack one of crossfitted, squared_error, overlap: an earlier version wrote them, run them anew"
+    with pytest.raises(ValueError, match=f"curves of small on d, large on d {lack}"):
+        budget_table(networks.drop(columns=column))
+    with pytest.raises(ValueError, match=f"curves of large on d {lack}"):
+        budget_table(networks.assign(**{column: networks[column].where(networks["backbone"] != "large")}))
 
 
 def test_areas_by_hand(networks):
@@ -99,7 +106,7 @@ def test_the_order_of_methods_and_of_columns_is_that_of_the_networks(networks):
     assert table["method"].unique().tolist() == ["px-static", "px-iterative", "dynamic"]
     assert list(table) == [
         *("dataset", "backbone", "method", "seed", "accuracy"),
-        *("harmonic_mean", "accuracy_a", "accuracy_b", "multiply_adds"),
+        *("harmonic_mean", "accuracy_a", "accuracy_b", "multiply_adds", "overlap"),
     ]
 
 

@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 from straight_lines import BASELINES, areas_of, straight_lines
 
+from lrp_core.study.analysis.ablations import ablation_table
 from lrp_core.study.analysis.areas import budget_table
 from lrp_core.study.analysis.comparisons import (
     auc_table,
     chance_note,
     claim,
     collapse_table,
+    compared,
     comparison_table,
     where_both_have_networks,
 )
+from lrp_core.study.analysis.costs import smallest_networks
 
 
 @pytest.fixture
@@ -22,6 +25,37 @@ def networks():
     lines = straight_lines(dynamic=0.4, px_static=0.2, px_iterative=0.1)
     more = 0.01 * ((lines["method"] == "dynamic") & (lines["seed"] == 1) & (lines["rate"] > 0))
     return lines.assign(accuracy=lines["accuracy"] + more, harmonic_mean=lines["harmonic_mean"] + more / 2)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 5])
+def test_an_interval_is_wider_where_seeds_share_a_fifth_of_the_images(n_seeds):
+    one, other = (pd.Series(values) for values in np.random.default_rng(0).random((2, n_seeds)))
+    plain, corrected = compared(one, other, 0.0), compared(one, other, 0.2)
+    wider = ((1 / n_seeds + 0.2 / 0.8) / (1 / n_seeds)) ** 0.5
+    assert corrected["high"] - corrected["low"] == pytest.approx(wider * (plain["high"] - plain["low"]))
+    assert corrected["difference"] == plain["difference"]
+    assert corrected["p"] > plain["p"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda rows: auc_table(areas_of(rows), rows, ["px-static"]),
+        lambda rows: comparison_table(areas_of(rows), "dynamic", ["px-static"]),
+        lambda rows: where_both_have_networks(budget_table(rows), "dynamic", ["px-static"]),
+        lambda rows: ablation_table(areas_of(rows)),
+        lambda rows: smallest_networks(rows, [0.8]),
+    ],
+    ids=["auc", "comparisons", "where_both_have_networks", "ablations", "smallest"],
+)
+def test_intervals_of_every_table_are_corrected_each_task_by_its_own_overlap(networks, table):
+    """Two seeds: (1/2 + 1/4) / (1/2) times the variance where each tests a fifth of the images, 3 times for a half."""
+    networks = networks.replace({"method": {"px-iterative": "px-iterative-abs"}}).assign(dataset=networks["backbone"])
+    overlap = networks["backbone"].map({"small": 0.2, "large": 0.5})
+    plain, corrected = table(networks), table(networks.assign(overlap=overlap))
+    width, wider = plain["high"] - plain["low"], plain["backbone"].map({"small": 1.5**0.5, "large": 3**0.5})
+    assert set(plain["backbone"][width > 0.01]) == {"small", "large"}
+    np.testing.assert_allclose(corrected["high"] - corrected["low"], wider * width)
 
 
 def test_auc_table_compares_with_the_best_baseline_of_each_backbone(networks):
@@ -67,7 +101,7 @@ def test_a_method_that_chooses_is_not_beside_those_that_are_read_at_a_rate(netwo
 def test_comparisons_and_the_claim_in_words():
     rng = np.random.default_rng(0)
     rows = [
-        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed}
+        {"dataset": "d", "backbone": backbone, "method": method, "seed": seed, "overlap": 0.0}
         | {"accuracy": 0.5 + shift + 0.01 * rng.normal(), "multiply_adds": 0.4 + 10 * shift + 0.01 * rng.normal()}
         for backbone in ("small", "large")
         for method, shift in (("dynamic", 0.01), ("px-static", 0.0))
@@ -83,7 +117,7 @@ def test_comparisons_and_the_claim_in_words():
     assert words.startswith("`dynamic`, accuracy averaged from 100 % to 1 % of a network's multiply-adds:\n\n- **d, ")
     assert words.count("- **") == 2
     assert "against `px-static` +0.1" in words
-    assert "all\n4 comparisons" in words
+    assert "all 4 comparisons" in words
 
 
 def stepwise(p):
@@ -109,7 +143,8 @@ def test_comparisons_of_a_task_are_all_on_the_same_seeds():
     """One sentence says of how many seeds they are, and has one mean of the method that is proposed."""
     worth = {"dynamic": [0.6, 0.7, 0.1], "px-static": [0.5, 0.5, 0.5], "px-iterative": [0.4, 0.3]}
     rows = [
-        {"dataset": "d", "backbone": "b", "method": name, "seed": seed, "accuracy": value, "multiply_adds": value}
+        {"dataset": "d", "backbone": "b", "method": name, "seed": seed, "overlap": 0.0}
+        | {"accuracy": value, "multiply_adds": value}
         for name, values in worth.items()
         for seed, value in enumerate(values)
     ]
@@ -126,7 +161,8 @@ def test_where_there_is_no_network_nothing_is_compared():
     measured = pd.DataFrame(rows, columns=["multiply_adds", "squared_error", "accuracy", "method"])
     measured = measured.assign(crossfitted=1 - measured["squared_error"], rate_requested=np.nan)
     measured = measured.assign(rate=1 - measured["multiply_adds"] / 100, dataset="d", backbone="b", harmonic_mean=0.5)
-    measured = pd.concat([measured.assign(seed=seed, accuracy_a=0.5, accuracy_b=0.5) for seed in (0, 1)])
+    measured = measured.assign(accuracy_a=0.5, accuracy_b=0.5, overlap=0.0)
+    measured = pd.concat([measured.assign(seed=seed) for seed in (0, 1)])
     table = where_both_have_networks(budget_table(measured), "budget-search", ["px-static", "absent"])
     assert table[["other", "seeds"]].to_numpy().tolist() == [["px-static", 2]]
     assert table["down_to"][0] == pytest.approx(10**-0.3)  # 50.1 of 100 multiply-adds

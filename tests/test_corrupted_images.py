@@ -99,7 +99,9 @@ def test_the_attack_on_a_linear_model_is_its_closed_form():
     assert attacked.dtype == np.uint8
 
 
-def test_what_is_lost_of_robustness_by_hand():
+@pytest.mark.parametrize(("overlap", "variance"), [(0.0, 1 / 2), (0.2, 1 / 2 + 1 / 4)])
+def test_what_is_lost_of_robustness_by_hand(overlap, variance):
+    """The variance of a mean of two seeds, by that of one: more where each tests a fifth of the same images."""
     rows = []
     for seed, more in ((0, 0.0), (1, 0.1)):
         accuracies = {
@@ -109,7 +111,7 @@ def test_what_is_lost_of_robustness_by_hand():
         for (method, budget), by_kind in accuracies.items():
             for kind, accuracy in by_kind.items():
                 row = {"backbone": "b", "method": method, "seed": seed, "budget": budget, "images": kind}
-                rows.append(row | {"accuracy": accuracy, "harmonic_mean": accuracy / 2})
+                rows.append(row | {"accuracy": accuracy, "harmonic_mean": accuracy / 2, "overlap": overlap})
     table = robustness_summary(pd.DataFrame(rows), ["noise", "blur"])
     assert table[["images", "method"]].to_numpy().tolist() == [
         ["corrupted", "unpruned"],
@@ -122,7 +124,7 @@ def test_what_is_lost_of_robustness_by_hand():
     # Lost on corrupted images: 0.7 - 0.5 and 0.7 - 0.4; on clean ones: 0.2 in both seeds.
     assert changed[["clean", "corrupted", "harmonic_mean"]].tolist() == pytest.approx([0.7, 0.45, 0.225])
     assert changed[["clean_lost", "corrupted_lost", "more_lost"]].tolist() == pytest.approx([0.2, 0.25, 0.05])
-    half = 12.7062 * 0.1 / 2  # Student's t of one degree of freedom, standard error of 0 and 0.1
+    half = 12.7062 * (0.1**2 / 2 * variance) ** 0.5  # Student's t of one degree of freedom; of 0 and 0.1
     assert changed[["low", "high"]].tolist() == pytest.approx([0.05 - half, 0.05 + half], rel=1e-3)
     assert attacked[["corrupted_lost", "more_lost"]].tolist() == pytest.approx([-0.1, -0.3])
     assert table["seeds"].tolist() == [2] * 4
@@ -135,6 +137,7 @@ def test_networks_are_those_of_the_runs_and_lose_what_the_images_cost(tmp_path):
     for stage, one in zip(STAGES, runs, strict=True):
         write_runs(work, stage, {(one, 0): runs[one]}, tmp_path)
     table = robustness(work, [name], [0], [0.5, 0.0]).set_index(["method", "budget", "images"])
+    assert (table["overlap"] == work.overlap).all()
     assert table.index.droplevel("images").unique().tolist() == [("unpruned", 1.0), (name, 0.5)]  # none is of size 0
     table = table.sort_index()
     assert set(table.loc[("unpruned", 1.0)].index) == {"clean", *CORRUPTIONS, "fgsm"}

@@ -20,7 +20,7 @@ def measured():
         rows += [("b", "kcm", seed, 0.0, 900, 0.80, 0.70), ("b", "kcm", seed, 0.9, 10, 0.2, 0.9)]
     columns = ["backbone", "method", "seed", "rate", "multiply_adds", "crossfitted", "accuracy"]
     table = pd.DataFrame(rows, columns=columns).assign(dataset="d", rate_requested=lambda rows: rows["rate"])
-    return table.assign(parameters=table["multiply_adds"])
+    return table.assign(parameters=table["multiply_adds"], overlap=0.0)
 
 
 def test_smallest_networks_are_chosen_without_the_test(measured):

@@ -20,9 +20,10 @@ def _close():
     plt.close("all")
 
 
-def interval(values):
-    """Return Student's 95 % interval by its formula."""
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+def interval(values, overlap):
+    """Return Student's 95 % interval, corrected as Nadeau and Bengio (2003) do, by its formula."""
+    error = np.std(values, ddof=1) * (1 / len(values) + overlap / (1 - overlap)) ** 0.5
+    half = t.ppf(0.975, len(values) - 1) * error
     return np.mean(values) - half, np.mean(values) + half
 
 
@@ -37,11 +38,12 @@ def assert_legends_cover_nothing(figure):
 # Seeds
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.2])
 @pytest.mark.parametrize(("n_seeds", "thin", "bands"), [(1, 0, 0), (2, 2, 0), (3, 3, 0), (4, 0, 1), (5, 0, 1)])
-def test_a_line_has_an_interval_from_four_seeds_on_and_each_seed_below(n_seeds, thin, bands):
+def test_a_line_has_an_interval_from_four_seeds_on_and_each_seed_below(n_seeds, thin, bands, overlap):
     values = pd.DataFrame(np.random.default_rng(0).random((3, n_seeds)), [0.0, 0.5, 1.0])
     axis = plt.figure().add_subplot()
-    mean = style.draw_line(axis, values, color="red", ls=":", label="method")
+    mean = style.draw_line(axis, values, overlap, color="red", ls=":", label="method")
     np.testing.assert_allclose(mean.get_ydata(), values.to_numpy().mean(axis=1))
     others = [line for line in axis.lines if line is not mean]
     assert len(others) == thin
@@ -55,14 +57,14 @@ def test_a_line_has_an_interval_from_four_seeds_on_and_each_seed_below(n_seeds, 
         corners = band.get_paths()[0].vertices
         for x, row in values.iterrows():
             ends = corners[corners[:, 0] == x, 1]
-            assert (ends.min(), ends.max()) == pytest.approx(interval(row))
+            assert (ends.min(), ends.max()) == pytest.approx(interval(row, overlap))
 
 
 @pytest.mark.parametrize("horizontal", [False, True])
 @pytest.mark.parametrize("n_seeds", [1, 2, 3, 4, 5])
 def test_a_point_has_an_interval_from_four_seeds_on_and_each_seed_below(n_seeds, horizontal):
     values, axis = np.random.default_rng(0).random(n_seeds), plt.figure().add_subplot()
-    style.draw_point(axis, 7, values, horizontal=horizontal, color="red", marker="D")
+    style.draw_point(axis, 7, values, (-2, 3), horizontal=horizontal, color="red", marker="D")
     *spread, mean = [line.get_xydata()[:, ::-1] if horizontal else line.get_xydata() for line in axis.lines]
     np.testing.assert_allclose(mean, [[7, values.mean()]])
     assert axis.lines[-1].get_marker() == "D"
@@ -72,7 +74,7 @@ def test_a_point_has_an_interval_from_four_seeds_on_and_each_seed_below(n_seeds,
         np.testing.assert_array_equal(spread[0], np.column_stack([np.full(n_seeds, 7), values]))
         assert (axis.lines[0].get_linestyle(), axis.lines[0].get_marker()) == ("None", "o")
     else:
-        np.testing.assert_allclose(spread[0], np.column_stack([[7, 7], interval(values)]))
+        np.testing.assert_array_equal(spread[0], [[7, -2], [7, 3]])
         assert axis.lines[0].get_linestyle() == "-"
 
 
@@ -93,7 +95,7 @@ def networks(n_seeds):
     runs = [(b, m, s) for b, m in product(BACKBONES, METHODS) for s in range(n_seeds + (m == "budget-search"))]
     rows = [(*run, rate, *rng.random(2)) for run in runs for rate in (0.0, 0.5, 0.95)]
     columns = ["backbone", "method", "seed", "rate_requested", "accuracy", "harmonic_mean"]
-    return pd.DataFrame(rows, columns=columns).assign(dataset="elpv", multiply_adds=1e6)
+    return pd.DataFrame(rows, columns=columns).assign(dataset="elpv", multiply_adds=1e6, overlap=0.2)
 
 
 @pytest.mark.parametrize("n_seeds", [2, 5])
@@ -110,6 +112,11 @@ def test_curves_are_means_over_the_seeds_that_all_methods_share(n_seeds):
             np.testing.assert_allclose(drawn[method], means[method])
         assert len(axis.lines) == len(METHODS) * (3 if n_seeds == 2 else 1)
         assert len(axis.collections) == (0 if n_seeds == 2 else len(METHODS))
+        for band, method in zip(axis.collections, METHODS, strict=False):
+            first = of_backbone[(of_backbone["method"] == method) & (of_backbone["rate_requested"] == 0)][measure]
+            corners = band.get_paths()[0].vertices
+            ends = corners[corners[:, 0] == 0, 1]
+            assert (ends.min(), ends.max()) == pytest.approx(interval(first, 0.2))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == METHODS
     assert_legends_cover_nothing(figure)
 
@@ -118,6 +125,7 @@ def areas(n_seeds):
     rng = np.random.default_rng(1)
     rows = [("elpv", b, m, s, *rng.random(2)) for b, m, s in product(BACKBONES, METHODS, range(n_seeds))]
     rows = pd.DataFrame(rows, columns=["dataset", "backbone", "method", "seed", "accuracy", "multiply_adds"])
+    rows["overlap"] = 0.2
     rows.loc[rows["method"] == "budget-search", "accuracy"] = np.nan  # what chooses is not read at a rate
     return rows
 
@@ -144,6 +152,11 @@ def test_a_method_that_chooses_has_its_area_over_multiply_adds_alone(n_seeds):
         np.testing.assert_allclose(sorted(drawn), sorted(expected))
         assert len(spread) == 5
         assert {line.get_linestyle() for line in spread} == ({"None"} if n_seeds == 2 else {"-"})
+        if n_seeds == 5:
+            wide = rows[rows["backbone"] == backbone].pivot(index="seed", columns="method")
+            each = [wide[name, method] for name in ("accuracy", "multiply_adds") for method in METHODS]
+            ends = [interval(values, 0.2) for values in each if values.notna().all()]
+            np.testing.assert_allclose(sorted(tuple(line.get_xdata()) for line in spread), sorted(ends))
     assert_legends_cover_nothing(figure)
     show.areas_by_method(rows.drop(columns="accuracy"), pd.Series(0.8, BACKBONES))
 
@@ -153,13 +166,17 @@ def test_exits_are_drawn_from_input_to_output(n_seeds):
     rng = np.random.default_rng(0)
     rows = [("vgg16", s, name, 1e6 * (i + 1), *rng.random(2)) for s in range(n_seeds) for i, name in enumerate("zxy")]
     table = pd.DataFrame(rows, columns=["backbone", "seed", "exit", "multiply_adds", "cross-fitted", "test"])
-    figure = show.accuracy_by_exit(table)
+    figure = show.accuracy_by_exit(table.assign(overlap=0.2))
     above, below = figure.axes
     means = table.groupby("exit", sort=False)["test"].mean()
     (test,) = [line for line in above.lines if line.get_label() == "test images"]
     np.testing.assert_allclose(test.get_xydata(), np.column_stack([[1, 2, 3], means]))
     assert [bar.get_height() for bar in below.patches] == pytest.approx([1 / 3, 2 / 3, 1])
     assert (len(above.lines), len(above.collections)) == ((6, 0) if n_seeds == 2 else (2, 2))
+    for band, name in zip(above.collections, ("cross-fitted", "test"), strict=False):
+        corners = band.get_paths()[0].vertices
+        ends = corners[corners[:, 0] == 2, 1]
+        assert (ends.min(), ends.max()) == pytest.approx(interval(table.query("exit == 'x'")[name], 0.2))
     assert_legends_cover_nothing(figure)
 
 
@@ -205,7 +222,7 @@ def corrupted(n_seeds):
     ):
         for images in ("clean", "noise", "blur", "fgsm"):
             row = {"backbone": "vgg16", "method": method, "seed": seed, "budget": budget, "images": images}
-            rows.append(row | {"accuracy": rng.random(), "harmonic_mean": 0.5})
+            rows.append(row | {"accuracy": rng.random(), "harmonic_mean": 0.5, "overlap": 0.2})
     return pd.DataFrame(rows)
 
 

@@ -145,6 +145,16 @@ def test_killed_runs_go_on_and_end_with_the_same_bytes(tmp_path):
             assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_curves_say_which_share_of_the_images_a_seed_tests(tmp_path):
+    """Of 240 images each seed tests ten of three classes; whatever else it draws does not count."""
+    work = Miniature(tmp_path)
+    assert [len(work.samples(seed, "test").index) for seed in (0, 1)] == [30, 30]
+    assert work.overlap == 30 / 240
+    curves, _ = write_runs(work, "baseline", {("weight", 0): run(work, "weight", 0, SETTINGS)}, tmp_path)
+    assert curves["overlap"].tolist() == [30 / 240] * len(curves)
+    assert (pd.read_csv(tmp_path / "baseline" / "curves.csv")["overlap"] == 30 / 240).all()
+
+
 def test_unknown_names_are_refused(tmp_path):
     work = Miniature(tmp_path)
     with pytest.raises(ValueError, match=r"no test images for seed 7 in .*; it has the seeds \[0, 1\]"):

@@ -36,7 +36,7 @@ def ablation_table(areas: pd.DataFrame) -> pd.DataFrame:
                 if {without, other} <= set(area):
                     row = {"dataset": dataset, "backbone": backbone, "measure": measure, **what}
                     row |= {"without": without, "with_ablation": other}
-                    rows.append(row | compared(area[other], area[without]))
+                    rows.append(row | compared(area[other], area[without], group["overlap"].iloc[0]))
     columns = ["ablation", "value", "without", "with_ablation", "difference", "low", "high", "seeds", "verdict"]
     table = pd.DataFrame(rows, columns=[*TASK, "measure", *columns])
     return table.sort_values("ablation", kind="stable", ignore_index=True)

@@ -53,33 +53,35 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         networks: columns dataset, backbone, method, seed, rate, rate_requested, crossfitted, squared_error, accuracy,
-            harmonic_mean, accuracy_<class>, multiply_adds.
+            harmonic_mean, accuracy_<class>, multiply_adds, overlap (share of all images that a seed tests).
 
     Returns:
         One row per run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's
         multiply-adds), multiply_adds (of the budget), accuracy and harmonic_mean (on the test images), guess (whether
-        there is no network that small).
+        there is no network that small), overlap.
 
     Raises:
         ValueError: networks of which the calibration images say nothing, or an unknown method.
     """
-    unknown = networks[networks[["crossfitted", "squared_error"]].isna().any(axis=1)]
+    known = ["crossfitted", "squared_error", "overlap"]
+    unknown = networks[networks.reindex(columns=known).isna().any(axis=1)]
     if len(unknown):
         tasks = ", ".join((unknown["backbone"] + " on " + unknown["dataset"]).unique())
         raise ValueError(
-            f"curves of {tasks} lack crossfitted or squared_error: an earlier version wrote them, run them anew"
+            f"curves of {tasks} lack one of {', '.join(known)}: an earlier version wrote them, run them anew"
         )
     rows = []
     for task, group in measured_once(networks).groupby(TASK, sort=False):
-        whole = unpruned(group)["multiply_adds"].iloc[0]
+        whole, overlap = unpruned(group)["multiply_adds"].iloc[0], group["overlap"].iloc[0]
         n_classes = sum(group[name].notna().any() for name in group if name.startswith("accuracy_"))
         for run, some in group.groupby(["method", "seed"], sort=False):
             refitted = method(run[0]).refit
             for budget in BUDGETS:
                 chosen = choose(some, some["multiply_adds"] <= budget * whole * (1 + 1e-9), refitted)
                 measured = (1 / n_classes, 0.0) if chosen is None else chosen[["accuracy", "harmonic_mean"]]
-                rows.append((*task, *run, budget, budget * whole, *measured, chosen is None))
-    return pd.DataFrame(rows, columns=[*_RUN, "budget", "multiply_adds", "accuracy", "harmonic_mean", "guess"])
+                rows.append((*task, *run, budget, budget * whole, *measured, chosen is None, overlap))
+    columns = [*_RUN, "budget", "multiply_adds", "accuracy", "harmonic_mean", "guess", "overlap"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +98,8 @@ def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
         Columns dataset, backbone, method, seed; accuracy, harmonic_mean, accuracy_<class>, the areas under these over
         the fraction of filters removed, 0 to 95 % (that under ``accuracy`` is the class-averaged AUC, the mean of the
         classes' areas; NaN for methods that choose); multiply_adds, the area under the accuracy over the logarithm of
-        the multiply-adds, 100 to 1 %. All are divided by the length of their axis: they are mean accuracies.
+        the multiply-adds, 100 to 1 %. All are divided by the length of their axis: they are mean accuracies. And
+        overlap, as there.
     """
     measures = ["accuracy", "harmonic_mean", *(name for name in networks if name.startswith("accuracy_"))]
     over_filters = [
@@ -108,7 +111,8 @@ def area_table(networks: pd.DataFrame, budgets: pd.DataFrame) -> pd.DataFrame:
     table = over_multiply_adds.reset_index().merge(
         pd.DataFrame(over_filters, columns=[*_RUN, *measures]), how="left", on=_RUN
     )
-    return table[[*_RUN, *measures, "multiply_adds"]]
+    table = table.merge(networks.groupby(TASK)["overlap"].first().reset_index(), on=TASK)
+    return table[[*_RUN, *measures, "multiply_adds", "overlap"]]
 
 
 def class_table(areas: pd.DataFrame) -> pd.DataFrame:

@@ -14,22 +14,23 @@ from lrp_core.study.analysis.statistics import holm, paired_interval
 from lrp_core.study.runs.measuring import at_rates
 
 
-def compared(area: pd.Series, other: pd.Series) -> dict[str, float | str]:
+def compared(area: pd.Series, other: pd.Series, overlap: float) -> dict[str, float | str]:
     """Compare two methods on the seeds that both were run on.
 
     Args:
         area: of the one method, by seed.
         other: of the other.
+        overlap: the share of all images that a seed tests.
 
     Returns:
-        gain (the mean difference, relative to the other's mean), difference (mean), low, high (its 95 % interval),
-        seeds, p, verdict (in words).
+        gain (the mean difference, relative to the other's mean), difference (mean), low, high (its 95 % interval by
+        :func:`lrp_core.study.analysis.statistics.paired_interval`), seeds, p, verdict (in words).
 
     Raises:
         ValueError: fewer than two seeds in common.
     """
     difference = (area - other).dropna()
-    low, high, p = paired_interval(difference)
+    low, high, p = paired_interval(difference, overlap)
     if low > 0:
         verdict = "better: the interval lies above 0"
     elif high < 0:
@@ -66,7 +67,7 @@ def auc_table(areas: pd.DataFrame, networks: pd.DataFrame, baselines: Collection
     for backbone, group in on_common_seeds(areas[areas["accuracy"].notna()]).groupby("backbone", sort=False):
         auc = group.pivot(index="seed", columns="method", values="accuracy")
         harmonic = group.groupby("method")["harmonic_mean"].mean()
-        best = auc[[name for name in auc if name in baselines]].mean().idxmax()
+        best, overlap = auc[[name for name in auc if name in baselines]].mean().idxmax(), group["overlap"].iloc[0]
         for method in auc.mean().sort_values(ascending=False, kind="stable").index:
             row = {
                 "backbone": backbone,
@@ -77,7 +78,7 @@ def auc_table(areas: pd.DataFrame, networks: pd.DataFrame, baselines: Collection
                 "retention": auc[method].mean() / whole[backbone][auc.index].mean(),
             }
             itself = {"seeds": len(auc), "verdict": "the best baseline"}
-            rows.append(row | (itself if method == best else compared(auc[method], auc[best])))
+            rows.append(row | (itself if method == best else compared(auc[method], auc[best], overlap)))
     columns = ["backbone", "method", "auc", "auc_sd", "auc_harmonic_mean", "retention"]
     return pd.DataFrame(rows, columns=[*columns, "gain", "difference", "low", "high", "seeds", "verdict"])
 
@@ -107,7 +108,7 @@ def comparison_table(areas: pd.DataFrame, proposed: str, against: Sequence[str])
                 if {proposed, other} <= set(area):
                     row = {"dataset": dataset, "backbone": backbone, "measure": measure, "other": other}
                     row |= {"area": area[proposed].mean(), "other_area": area[other].mean()}
-                    rows.append(row | compared(area[proposed], area[other]))
+                    rows.append(row | compared(area[proposed], area[other], group["overlap"].iloc[0]))
     columns = ["area", "other_area", "difference", "low", "high", "seeds", "p"]
     table = pd.DataFrame(rows, columns=[*TASK, "measure", "other", *columns])
     table["p_holm"] = holm(table["p"])
@@ -136,7 +137,8 @@ def where_both_have_networks(budgets: pd.DataFrame, proposed: str, against: Sequ
             if {proposed, other} <= set(group["method"]):
                 seeds = accuracy[proposed].columns.intersection(accuracy[other].columns)
                 real = ~(guess[proposed][seeds].any(axis=1) | guess[other][seeds].any(axis=1)).astype(bool)
-                found = compared(accuracy[proposed][seeds][real].mean(), accuracy[other][seeds][real].mean())
+                means = (accuracy[method][seeds][real].mean() for method in (proposed, other))
+                found = compared(*means, group["overlap"].iloc[0])
                 row = dict(zip(TASK, task, strict=True)) | {"other": other, "down_to": real.index[real].min()}
                 rows.append(row | {name: found[name] for name in ("difference", "low", "high", "seeds")})
     return pd.DataFrame(rows, columns=[*TASK, "other", "down_to", "difference", "low", "high", "seeds"])
@@ -187,8 +189,8 @@ def claim(comparisons: pd.DataFrame, proposed: str) -> str:
         ]
         area, seeds = group["area"].iloc[0], group["seeds"].iloc[0]
         lines.append(f"- **{dataset}, {backbone}**, {seeds} seeds: {area:.3f}; {'; '.join(parts)}.")
-    note = f"""In brackets 95 % intervals by Student's t, paired by seed, and what Holm's test says of all
-{len(comparisons)} comparisons in the table together."""
+    note = f"""In brackets 95 % intervals, paired by seed and corrected for seeds that draw from one pool of images
+(Nadeau and Bengio 2003), and what Holm's test says of all {len(comparisons)} comparisons in the table together."""
     return "\n".join([*lines, "", note])
 
 

@@ -67,7 +67,7 @@ def _found(method: str, max_accuracy_drop: float, found: pd.DataFrame, seeds: in
     difference = found["accuracy"] - found["whole"]
     row |= {"accuracy": found["accuracy"].mean(), "difference": difference.mean()}
     if len(found) > 1:
-        row["low"], row["high"], _ = paired_interval(difference)
+        row["low"], row["high"], _ = paired_interval(difference, found["overlap"].iloc[0])
     return row
 
 

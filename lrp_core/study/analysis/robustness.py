@@ -106,8 +106,8 @@ def robustness(
 
     Returns:
         One row per seed, network and kind of images: backbone, method ("unpruned" for the whole network), seed, budget,
-        images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean. A method
-        without a network that small has no row.
+        images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean, overlap
+        (share of all images that a seed tests). A method without a network that small has no row.
     """
     with side_by_side(experiment.jobs) as parallel:
         parts = parallel(
@@ -136,7 +136,7 @@ def _of_seed(experiment: Experiment, names: Sequence[str], seed: int, budgets: l
             accuracies = class_accuracies(predicted, test.labels, len(experiment.class_names)).numpy()
             row = {"backbone": experiment.backbone_name, "method": name, "seed": seed, "budget": budget}
             row |= {"images": kind, "accuracy": accuracies.mean(), "harmonic_mean": harmonic_mean(accuracies)}
-            rows.append(row)
+            rows.append(row | {"overlap": experiment.overlap})
     return rows
 
 
@@ -146,7 +146,7 @@ def robustness_summary(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.D
     Every loss is against the unpruned network on the same images of the same seeds.
 
     Args:
-        rows: as returned by :func:`robustness`, of one or more backbones.
+        rows: as returned by :func:`robustness`, of one or more backbones and one data set.
         corruptions: kinds of images that are averaged; each of the others stands for itself.
 
     Returns:
@@ -160,7 +160,7 @@ def robustness_summary(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.D
     kinds = rows["images"].where(~rows["images"].isin(corruptions), "corrupted")
     network = ["backbone", "method", "budget", "seed"]
     means = rows.assign(images=kinds).groupby([*network, "images"], sort=False)[["accuracy", "harmonic_mean"]].mean()
-    wide = means.unstack("images", sort=False)
+    wide, overlap = means.unstack("images", sort=False), rows["overlap"].iloc[0]
     found = []
     for kind in [name for name in dict.fromkeys(kinds) if name != CLEAN]:
         table = pd.DataFrame({"clean": wide["accuracy", CLEAN], "corrupted": wide["accuracy", kind]})
@@ -171,7 +171,7 @@ def robustness_summary(rows: pd.DataFrame, corruptions: Collection[str]) -> pd.D
             table[f"{images}_lost"] = table[f"whole_{images}"] - table[images]
         for (backbone, method, budget), some in table.groupby(network[:3], sort=False):
             more = some["corrupted_lost"] - some["clean_lost"]
-            low, high, _ = paired_interval(more) if len(more) > 1 else (np.nan, np.nan, np.nan)
+            low, high, _ = paired_interval(more, overlap) if len(more) > 1 else (np.nan, np.nan, np.nan)
             row = {"backbone": backbone, "images": kind, "method": method, "budget": budget}
             row |= some[["clean", "corrupted", "harmonic_mean", "clean_lost", "corrupted_lost"]].mean().to_dict()
             found.append(row | {"more_lost": more.mean(), "low": low, "high": high, "seeds": len(more)})

@@ -63,6 +63,12 @@ class Workspace:
         backbone = load_backbone(self.backbone_name, self.weights)
         return backbone.to(self.device, memory_format=torch.channels_last)
 
+    @property
+    def overlap(self) -> float:
+        """The share of all images that a seed tests: seeds share test images, which correlates their results."""
+        tests = self.splits["split"] == "test"
+        return float(tests.sum() / self.splits["seed"].nunique() / len(self._images["images"]))
+
     def samples(self, seed: int, split: str) -> Samples:
         """Return the "calibration", the "test" or the "unlabelled" images of a seed.
 

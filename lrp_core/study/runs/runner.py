@@ -146,7 +146,7 @@ def write_runs(
     Returns:
         The curves and the traces of all runs.
     """
-    curves = pd.concat([one.curve for one in runs.values()], ignore_index=True)
+    curves = pd.concat([one.curve for one in runs.values()], ignore_index=True).assign(overlap=experiment.overlap)
     trace = pd.concat([one.trace for one in runs.values()], ignore_index=True)
     write_csv(results / stage / "curves.csv", curves)
     write_csv(results / stage / "trace.csv", trace)

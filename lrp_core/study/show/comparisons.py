@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lrp_core.study.analysis.areas import MEASURES, on_common_seeds
+from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.show.style import draw_point, legend_below, looks
 
 
@@ -20,7 +21,7 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
     What has no value (the area over filters of a method that chooses among networks) is not drawn.
 
     Args:
-        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`; a measure may lack.
+        areas: as returned by :func:`lrp_core.study.analysis.areas.area_table`, of one data set; a measure may lack.
         unpruned: the unpruned accuracy by backbone; a dashed line.
     """
     areas = on_common_seeds(areas)
@@ -39,7 +40,8 @@ def areas_by_method(areas: pd.DataFrame, unpruned: pd.Series) -> Figure:
         axis.axvline(accuracy, ls="--", color="0.4", lw=1)
         for (method, measure), each in _values(areas[areas["backbone"] == backbone], list(measures)).items():
             look = measures[measure] | {"ls": ""}
-            draw_point(axis, order.get_loc(method) + shifts[measure], each, horizontal=True, **look)
+            interval = paired_interval(each, areas["overlap"].iloc[0])[:2] if len(each) > 1 else (np.nan, np.nan)
+            draw_point(axis, order.get_loc(method) + shifts[measure], each, interval, horizontal=True, **look)
         axis.set(title=backbone, xlabel="mean accuracy (dashed: unpruned)", ylim=(len(order) - 0.5, -0.5))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0][0].set_yticks(range(len(order)), order)
@@ -121,9 +123,7 @@ def cost(table: pd.DataFrame, areas: pd.DataFrame) -> Figure:
     for axis, backbone in zip(axes[0], backbones, strict=True):
         rows = table[table["backbone"] == backbone]
         # The best baseline is what differs from itself by nothing.
-        best = rows[(rows[["difference", "low", "high"]] == 0).all(axis=1)]["method"].iloc[
-            0
-        ]  # differs from itself by 0
+        best = rows.loc[(rows[["difference", "low", "high"]] == 0).all(axis=1), "method"].iloc[0]
         step = 0.04 * (rows["evaluations"].max() or 1)
         behind = -(rows["evaluations"] == 0)[::-1].cumsum()[::-1]  # those that evaluate nothing stand side by side
         for row, rank in zip(rows.itertuples(), behind, strict=True):

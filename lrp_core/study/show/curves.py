@@ -42,7 +42,9 @@ def pruning_curves(
                 some = curves[(curves["backbone"] == backbone) & (curves["method"] == method)]
                 if len(some):
                     by_seed = some.pivot(index="rate_requested", columns="seed", values=measure)
-                    drawn[method] = draw_line(axis, by_seed, **look | {"marker": ""}, label=method)
+                    drawn[method] = draw_line(
+                        axis, by_seed, some["overlap"].iloc[0], **look | {"marker": ""}, label=method
+                    )
             axis.set(xlabel="filters removed", ylabel=titles.get(measure, measure), ylim=(0, 1), xlim=(0, 1))
             axis.set_title(backbone)
             axis.xaxis.set_major_formatter(PercentFormatter(1))

@@ -32,7 +32,8 @@ def accuracy_by_exit(table: pd.DataFrame) -> Figure:
     Mean over seeds with its 95 % interval; with fewer than four seeds, each seed.
 
     Args:
-        table: columns backbone, seed, exit, multiply_adds, cross-fitted, test; exits from the input to the output.
+        table: columns backbone, seed, exit, multiply_adds, cross-fitted, test, overlap (share of all images that a seed
+            tests); exits from the input to the output.
     """
     backbones = table["backbone"].unique()
     figure, axes = plt.subplots(
@@ -50,7 +51,12 @@ def accuracy_by_exit(table: pd.DataFrame) -> Figure:
         rows = rows.assign(number=rows.groupby("seed").cumcount() + 1)
         lines = [
             draw_line(
-                above, rows.pivot(index="number", columns="seed", values=column), **look, ms=4.5, label=names[column]
+                above,
+                rows.pivot(index="number", columns="seed", values=column),
+                rows["overlap"].iloc[0],
+                **look,
+                ms=4.5,
+                label=names[column],
             )
             for column, look in looks(names).items()
         ]

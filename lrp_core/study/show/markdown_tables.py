@@ -163,10 +163,11 @@ def controllers() -> str:
         cells = [NETWORKS[backbone]]
         runs = curves[curves["backbone"] == backbone].groupby(["method", "seed"])
         for measure in ("accuracy", "harmonic_mean"):
-            areas = pd.Series({run: pruning_auc(some["rate_requested"], some[measure]) for run, some in runs})
-            areas = areas.unstack(0).dropna()
-            difference = areas[method] - areas[without]
-            cells += [f"{areas[without].mean():.3f}", _interval(difference.mean(), *paired_interval(difference)[:2])]
+            found = pd.Series({run: pruning_auc(some["rate_requested"], some[measure]) for run, some in runs})
+            found = found.unstack(0).dropna()
+            difference = found[method] - found[without]
+            interval = paired_interval(difference, curves["overlap"].iloc[0])[:2]
+            cells += [f"{found[without].mean():.3f}", _interval(difference.mean(), *interval)]
         rows.append(cells)
     header = [f"AUC, {METHODS[without]}", "the controller adds", "AUC of the harmonic mean", "the controller adds"]
     return _markdown(["network", *header], rows)
@@ -307,6 +308,20 @@ def real_size_differences() -> str:
     return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
 
 
+def real_size_estimates() -> str:
+    """Compare the accuracy that the call predicts with that of the test images, at three sizes."""
+    rows, table = _real_size(), []
+    ours = rows[rows["method"] == CALL].dropna(subset="accuracy")
+    for size in SIZES:
+        for names, some in ours[ours["limit"] == size].groupby(PAIR):
+            predicted, found = some["accuracy"], some["test_accuracy"]
+            held = found.between(some["accuracy_low"], some["accuracy_high"]).sum()
+            cells = [f"{predicted.mean():.3f}", f"{found.mean():.3f}", f"{(predicted - found).abs().mean():.3f}"]
+            table.append([at_real_size(*names), f"{size:.0%}", *cells, f"{held} of {len(some)}"])
+    header = ["task, network, image size", "multiply-adds left", "predicted accuracy", "test accuracy"]
+    return _markdown([*header, "mean distance", "90 % intervals that hold"], sorted(table, key=lambda row: row[0]))
+
+
 _MEAN = ["mean", "low", "high"]
 CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}
 
@@ -390,6 +405,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size": real_size,
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
+    "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,
     "published": published,
     "promise": promise,

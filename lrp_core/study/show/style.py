@@ -58,12 +58,13 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def draw_line(axis: Axes, values: pd.DataFrame, **look: object) -> Artist:
+def draw_line(axis: Axes, values: pd.DataFrame, overlap: float, **look: object) -> Artist:
     """Draw a mean over seeds as a line, with its 95 % interval; with fewer than four seeds, each seed as a thin line.
 
     Args:
         axis: to draw on.
         values: one x per row, one seed per column.
+        overlap: the share of all images that a seed tests.
         look: as :meth:`matplotlib.axes.Axes.plot` takes it.
 
     Returns:
@@ -71,7 +72,7 @@ def draw_line(axis: Axes, values: pd.DataFrame, **look: object) -> Artist:
     """
     (line,) = axis.plot(values.index, values.mean(axis=1), **look)
     if values.shape[1] >= FEWEST:
-        low, high = np.array([_interval(row) for row in values.to_numpy()]).T
+        low, high = np.array([paired_interval(row, overlap)[:2] for row in values.to_numpy()]).T
         axis.fill_between(values.index, low, high, color=line.get_color(), alpha=0.2, lw=0)
     elif values.shape[1] > 1:
         axis.plot(values.index, values.to_numpy(), color=line.get_color(), ls="-", lw=0.7, alpha=0.5)
@@ -82,7 +83,7 @@ def draw_point(
     axis: Axes,
     at: float,
     each: Sequence[float],
-    interval: tuple[float, float] | None = None,
+    interval: tuple[float, float],
     horizontal: bool = False,
     **look: object,
 ) -> None:
@@ -92,7 +93,7 @@ def draw_point(
         axis: to draw on.
         at: where, on the other axis.
         each: the values, one a seed.
-        interval: of the mean; default: Student's t.
+        interval: of the mean.
         horizontal: values are x, not y.
         look: as :meth:`matplotlib.axes.Axes.plot` takes it: color, marker, ...
     """
@@ -103,11 +104,7 @@ def draw_point(
         axis.plot(*((values, across) if horizontal else (across, values)), **look)
 
     if len(each) >= FEWEST:
-        plot(np.array(interval or _interval(each)), color=look.get("color"), lw=2)
+        plot(np.array(interval), color=look.get("color"), lw=2)
     elif len(each) > 1:
         plot(each, color=look.get("color"), ls="", marker="o", ms=3.5, alpha=0.6, mew=0)
     plot(each.mean(keepdims=True), **({"ls": "", "marker": "o", "ms": 7} | look))
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    return paired_interval(values)[:2]
