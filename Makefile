@@ -1,5 +1,5 @@
 # make repro: the environment, then every figure and table.  make test: the environment, then all tests.
-# make export: the pruned network for use elsewhere.  make tables: the tables in README.md and docs/, and their figure.
+# make export: the pruned network for use elsewhere.  make tables: the tables in README.md and docs/, and their figures.
 # PROFILE=full chooses a profile of params.yaml, DATA=folder other images (then without DVC).
 PYTHON ?= python3
 BIN := .venv/bin

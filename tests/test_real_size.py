@@ -6,7 +6,7 @@ import pytest
 from lrp_core.study.analysis.real_size import accuracies, areas, differences, draws, means, overlaps
 from lrp_core.study.show import markdown_tables
 from lrp_core.study.show.names import METHODS, at_real_size
-from lrp_core.study.show.real_size import real_size
+from lrp_core.study.show.real_size import controllers, real_size
 from lrp_core.study.show.style import close
 
 OURS, PAIR = "joint-cost+reconstruction", ("trashnet", "squeezenet1_1")
@@ -188,6 +188,20 @@ def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
         assert axis.get_xlim()[0] > axis.get_xlim()[1]  # smaller networks to the right
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [METHODS[name] for name in (OURS, "layer-by-layer", "px-static")] + ["unpruned"]
+    close([figure])
+
+
+def test_the_figure_of_controllers_has_the_draws_of_both(rows):
+    """Without and with the controller, in draws 0 and 1: means of the harmonic mean; a third draw has one of them."""
+    more = rows[(rows["method"] == "dynamic") & (rows["seed"] == 1)].assign(seed=2, test_harmonic_mean=0.0)
+    limited = rows[rows["method"] == "dynamic"].assign(limit=0.5, test_harmonic_mean=0.0, pruning_ratio=0.6)
+    other = rows[rows["method"] != "dynamic"].assign(network="resnet20", task="cifar10")
+    figure = controllers(pd.concat([rows.assign(limit=None), more, limited, other]))
+    (axis,) = figure.axes  # the other network has no controller
+    without, controlled = axis.lines
+    assert without.get_xdata().tolist() == controlled.get_xdata().tolist() == pytest.approx([0, 0.5, 0.75, 0.95])
+    assert without.get_ydata().tolist() == pytest.approx([0.75, 0.15, 0.15, 0.0])
+    assert controlled.get_ydata().tolist() == pytest.approx([0.75, 0.25, 0.15, 0.0])
     close([figure])
 
 

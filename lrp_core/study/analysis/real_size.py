@@ -21,6 +21,7 @@ NAMES = {  # as tables and figures call them
     "weight": "L1, global",
     "taylor": "Taylor, global",
 }
+CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}  # methods, and the same with the controller
 PAIR = ["task", "network"]
 
 

@@ -16,6 +16,7 @@ from lrp_core.study.analysis.promise import DEFAULT as CALL
 from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
 from lrp_core.study.analysis.real_size import (
     CONTROLLED,
+    CONTROLLERS,
     LRP,
     NAMES,
     ONE_SHOT,
@@ -323,7 +324,6 @@ def real_size_estimates() -> str:
 
 
 _MEAN = ["mean", "low", "high"]
-CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}
 
 
 def real_size_controller() -> str:

@@ -1,4 +1,4 @@
-"""The figure of methods on real networks, from results/benchmarks/real_size.csv: ``make tables``."""
+"""The figures of methods on real networks, from results/benchmarks/real_size.csv: ``make tables``."""
 
 import math
 
@@ -8,7 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, ONE_SHOT, PAIR, accuracies, means
+from lrp_core.study.analysis.real_size import (
+    CONTROLLED,
+    CONTROLLERS,
+    DEFAULT,
+    LAYER_BY_LAYER,
+    LRP,
+    ONE_SHOT,
+    PAIR,
+    accuracies,
+    means,
+)
 from lrp_core.study.paths import ROOT
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.style import close, legend_below, looks, save_figure, set_theme
@@ -60,13 +70,45 @@ def real_size(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def controllers(rows: pd.DataFrame) -> Figure:
+    """Show the harmonic mean of the class accuracies against the share of filters removed: a panel a task and network.
+
+    Mean over the draws that a method was run on both without and with the controller.
+
+    Args:
+        rows: of benchmarks/real_size.py.
+    """
+    rows = rows.assign(pruning_ratio=rows["pruning_ratio"].where(rows["multiply_adds"] < 1, 0.0).round(2))
+    at_rates = rows[rows["limit"].isna()].groupby([*PAIR, "method", "pruning_ratio", "seed"])["test_harmonic_mean"]
+    found = at_rates.first().unstack("seed")
+    panels = [pair for pair, some in found.groupby(PAIR) if {LRP, CONTROLLED} <= set(some.index.unique("method"))]
+    styles = looks(METHODS[method] for both in CONTROLLERS.items() for method in both)
+    size = (3.6 * len(panels) + 0.6, 3.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, pair in zip(axes[0], panels, strict=True):
+        for both in CONTROLLERS.items():
+            if set(both) <= set(found.loc[pair].index.unique("method")):
+                means = found.loc[pair].loc[list(both)].dropna(axis="columns").mean(axis="columns")
+                for method in both:
+                    axis.plot(means[method], **styles[METHODS[method]] | {"ms": 4})
+        axis.set(title=at_real_size(*pair), xlabel="filters removed", xlim=(0, 1), ylim=(0, 1))
+        axis.title.set_fontsize("medium")
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0][0].set_ylabel("harmonic mean of class accuracies")
+    legend_below(figure, [Line2D([], [], **look | {"ms": 4}, label=name) for name, look in styles.items()])
+    return figure
+
+
 def main() -> None:
-    """Write results/benchmarks/real_size.png, and .pdf."""
-    path = ROOT / "results" / "benchmarks" / "real_size.csv"
+    """Write results/benchmarks/real_size.png and controllers.png, and both as .pdf."""
+    folder = ROOT / "results" / "benchmarks"
+    rows = pd.read_csv(folder / "real_size.csv")
     set_theme()
-    figure = real_size(pd.read_csv(path))
-    save_figure(figure, path)
-    close([figure])
+    figures = {"real_size": real_size(rows), "controllers": controllers(rows)}
+    for name, figure in figures.items():
+        save_figure(figure, folder / name)
+    close(figures.values())
 
 
 if __name__ == "__main__":
