@@ -157,21 +157,24 @@ def auc() -> str:
 
 def controllers() -> str:
     """Return what the controller adds to AUC and to that of the harmonic mean, paired by seed."""
-    without, method = "joint", "dynamic-joint"
     curves, rows = _read("default/tables/curves.csv", low_memory=False), []
-    curves = curves[curves["rate_requested"].notna() & curves["method"].isin([without, method])]
+    curves = curves[curves["rate_requested"].notna()]
     for backbone in BACKBONES:
-        cells = [NETWORKS[backbone]]
         runs = curves[curves["backbone"] == backbone].groupby(["method", "seed"])
-        for measure in ("accuracy", "harmonic_mean"):
-            found = pd.Series({run: pruning_auc(some["rate_requested"], some[measure]) for run, some in runs})
-            found = found.unstack(0).dropna()
-            difference = found[method] - found[without]
-            interval = paired_interval(difference, curves["overlap"].iloc[0])[:2]
-            cells += [f"{found[without].mean():.3f}", _interval(difference.mean(), *interval)]
-        rows.append(cells)
-    header = [f"AUC, {METHODS[without]}", "the controller adds", "AUC of the harmonic mean", "the controller adds"]
-    return _markdown(["network", *header], rows)
+        areas = [
+            pd.Series({run: pruning_auc(some["rate_requested"], some[measure]) for run, some in runs}).unstack(0)
+            for measure in ("accuracy", "harmonic_mean")
+        ]
+        for without, method in CONTROLLERS.items():
+            if {without, method} <= set(areas[0]):
+                cells = [NETWORKS[backbone], METHODS[without]]
+                for both in (area[[without, method]].dropna() for area in areas):
+                    difference = both[method] - both[without]
+                    low, high, _ = paired_interval(difference, curves["overlap"].iloc[0])
+                    cells += [f"{both[without].mean():.3f}", _interval(difference.mean(), low, high)]
+                rows.append(cells)
+    header = ["AUC", "the controller adds", "AUC of the harmonic mean", "the controller adds"]
+    return _markdown(["network", "method", *header], rows)
 
 
 def smallest() -> str:

@@ -151,7 +151,7 @@ def figures_of(
         seed: whose runs of the controllers are drawn.
     """
     curves, first = at_rates(rows.networks), rows.backbones[0]
-    plain = [compare, "joint", "dynamic-joint"]
+    plain = [compare, "dynamic", "joint", "dynamic-joint"]
     drawn = [*plain, f"{compare}+refit", f"{compare}+reconstruction+refit"]
     here = [name for name in drawn if name in set(curves["method"])]
     plain = [name for name in plain if name in here]
