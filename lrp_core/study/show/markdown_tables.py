@@ -66,10 +66,10 @@ def collapse() -> str:
     return _markdown([*header, "share of the loss that a refitted head regains"], rows)
 
 
-ABLATIONS = {  # what changes: without it, with it
-    "the head is refitted": (LRP, REFITTED),
-    "the controller is added": ("joint", "dynamic-joint"),
-}
+ABLATIONS = (  # what changes, without it, with it
+    ("the head is refitted", LRP, REFITTED),
+    *(("the controller is added", *both) for both in CONTROLLERS.items()),
+)
 
 
 def ablations() -> str:
@@ -77,7 +77,7 @@ def ablations() -> str:
     keys = ["backbone", "without", "with_ablation", "measure"]
     table = _read("default/tables/ablations.csv").set_index(keys).sort_index()
     rows = []
-    for what, (without, changed) in ABLATIONS.items():
+    for what, without, changed in ABLATIONS:
         for backbone in BACKBONES:
             cells = [what, METHODS[without], NETWORKS[backbone]]
             for measure in ("accuracy", "multiply_adds"):
