@@ -146,7 +146,7 @@ def test_the_published_setting_has_the_accuracy_that_is_kept(tmp_path, monkeypat
     monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
     assert cells(markdown_tables.published()) == [
         ["2", "1.000 (1.000 to 1.000)", "0.694 (0.500 to 0.889)", ""],
-        ["1", "", "0.500 (0.500 to 0.500)", ""],
+        ["1", "", "0.500", ""],
     ]
 
 

@@ -316,14 +316,15 @@ def real_size_estimates() -> str:
     """Compare the accuracy that the call predicts with that of the test images, at three sizes."""
     rows, table = _real_size(), []
     ours = rows[rows["method"] == CALL].dropna(subset="accuracy")
-    for size in SIZES:
-        for names, some in ours[ours["limit"] == size].groupby(PAIR):
+    for names, of_pair in ours.groupby(PAIR):
+        for size in SIZES:
+            some = of_pair[of_pair["limit"] == size]
             predicted, found = some["accuracy"], some["test_accuracy"]
             held = found.between(some["accuracy_low"], some["accuracy_high"]).sum()
             cells = [f"{predicted.mean():.3f}", f"{found.mean():.3f}", f"{(predicted - found).abs().mean():.3f}"]
-            table.append([at_real_size(*names), f"{size:.0%}", *cells, f"{held} of {len(some)}"])
+            table += [[at_real_size(*names), f"{size:.0%}", *cells, f"{held} of {len(some)}"]] if len(some) else []
     header = ["task, network, image size", "multiply-adds left", "predicted accuracy", "test accuracy"]
-    return _markdown([*header, "mean distance", "90 % intervals that hold"], sorted(table, key=lambda row: row[0]))
+    return _markdown([*header, "mean distance", "90 % intervals that hold"], table)
 
 
 _MEAN = ["mean", "low", "high"]
@@ -357,8 +358,10 @@ def published() -> str:
     kept = [accuracies(rows, limit, size="parameters").div(whole, axis=0) for limit in PARAMETERS]
     table = []
     for method in (CALL, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, ONE_SHOT, "weight"):
-        found = [one[method].dropna() if method in one else pd.Series() for one in kept]
-        cells = [f"{one.mean():.3f} ({one.min():.3f} to {one.max():.3f})" if len(one) else "" for one in found]
+        found = [one[method].dropna() if method in one else pd.Series(dtype=float) for one in kept]
+        cells = [
+            _number(one.mean()) + (f" ({one.min():.3f} to {one.max():.3f})" if len(one) > 1 else "") for one in found
+        ]
         table += [[METHODS[method], str(max(map(len, found))), *cells]] if any(cells) else []
     return _markdown(["method", "draws", *(f"{limit:.0%} of the parameters left" for limit in PARAMETERS)], table)
 
