@@ -393,7 +393,7 @@ TABLE = [
     ),
     (
         "one seed for an interval",
-        lambda t: statistics.paired_interval([0.1]),
+        lambda t: statistics.paired_interval([0.1], 0.0),
         ValueError,
         "two or more paired differences, got 1",
     ),

@@ -173,6 +173,31 @@ def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypa
     ]
 
 
+def test_what_training_gains_is_paired_by_draw(tmp_path, monkeypatch):
+    """Student's t with one degree of freedom is 12.706; overlap 0.2 makes the variance (1/2 + 1/4) of the sample's."""
+    keys = dict(zip(("task", "network"), PAIR, strict=True)) | {"overlap": 0.2}
+    found = [
+        keys | {"seed": seed, "pruning": pruning, "multiply_adds": left, "training": training, "test_accuracy": value}
+        for pruning, left, training, values in (
+            ("ours", 0.25, "none", (0.5, 0.4)),
+            ("ours", 0.5, "none", (0.9, 0.9)),
+            ("ours", 0.25, "fine-tuning before", (0.6, 0.52)),
+            ("layer by layer", 0.25, "fine-tuning", (0.3, 0.2)),
+            ("unpruned", 1.0, "none", (0.8,)),
+            ("unpruned", 1.0, "fine-tuning", (0.9,)),  # one draw
+        )
+        for seed, value in enumerate(values)
+    ]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "training.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    half = 12.7062 * 0.02 / 2**0.5 * 0.75**0.5
+    before = f"+0.110 ({0.11 - half:+.3f} to {0.11 + half:+.3f})"
+    assert cells(markdown_tables.training_gains()) == [
+        ["2", "", before, "", "", "-0.200 (-0.200 to -0.200)"],
+    ]
+
+
 def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
     other = rows.assign(task="cifar10", network="resnet20")
     figure = real_size(pd.concat([rows, other], ignore_index=True))

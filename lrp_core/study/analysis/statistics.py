@@ -9,7 +9,7 @@ from scipy.stats import t as student
 _ROUNDING = 1e-12  # of differences between means of a few hundred images
 
 
-def paired_interval(differences: Sequence[float], overlap: float = 0.0) -> tuple[float, float, float]:
+def paired_interval(differences: Sequence[float], overlap: float) -> tuple[float, float, float]:
     """Return the 95 % interval of the mean of paired differences by Student's t, and the p-value of a mean of 0.
 
     Seeds draw their images from one pool, so their differences are correlated, and their mean varies more than

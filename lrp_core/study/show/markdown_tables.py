@@ -385,6 +385,28 @@ def training() -> str:
     return _markdown(["task, network (draws)", "pruned by", *header, "fine-tuning before pruning"], table)
 
 
+_TRAINED_GAINS = {  # a pruning and a training, minus another
+    "unpruned: fine-tuning gains": ("unpruned: fine-tuning", "unpruned: none"),
+    "ours: fine-tuning before gains": ("ours: fine-tuning before", "ours: none"),
+    "ours: fine-tuning after gains": ("ours: fine-tuning", "ours: none"),
+    "ours: distillation gains": ("ours: distillation", "ours: none"),
+    "layer by layer, fine-tuned, minus ours": ("layer by layer: fine-tuning", "ours: none"),
+}
+
+
+def training_gains() -> str:
+    """Return by how much training exceeds no training, on the same draws: unpruned, or at a quarter."""
+    rows, table = _read("benchmarks/training.csv"), []
+    rows = rows[rows["multiply_adds"].isin([1.0, 0.25])]
+    rows = rows.assign(what=rows["pruning"] + ": " + rows["training"])
+    found = rows.set_index([*PAIR, "seed", "what"])["test_accuracy"].unstack("what")
+    gains = [differences(found, overlaps(rows), *both) for both in _TRAINED_GAINS.values()]
+    for names, some in found.groupby(PAIR):
+        cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains]
+        table += [[pair(*names), str(len(some)), *cells]] if any(cells) else []
+    return _markdown(["task, network", "draws", *_TRAINED_GAINS], table)
+
+
 def zoo(source: str) -> str:
     """List the classifiers of a library that are read: what they are, and whether what comes of them is right."""
     rows, table = _read("benchmarks/zoo.csv"), []
@@ -417,6 +439,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "promise": promise,
     "promised-sizes": promised_sizes,
     "training": training,
+    "training-gains": training_gains,
     "controllers": controllers,
     "monitored-errors": monitored_errors,
     "collapse": collapse,
