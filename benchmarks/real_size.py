@@ -2,11 +2,11 @@
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
 images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
-(benchmarks/layer_by_layer.py) and by LRP in one shot; all but the slowest also by Neuron Merging
-(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP and joint selection, the last two with and without the
-controller. The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and
-size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
-`make tables` makes the tables and the figure.
+(benchmarks/layer_by_layer.py), by LRP in one shot, and by iterative LRP with the default's reconstruction; all but the
+slowest also by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1, Taylor, iterative
+LRP and joint selection, the last two with and without the controller. The accuracy that the call predicts stands beside
+the test accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size
+are not measured again; the last parts take hours. `make tables` makes the tables and the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose nothing.
 
@@ -15,13 +15,22 @@ Other draws (seeds 900 to 999) chose settings. These chose nothing.
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 
 import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
-from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.real_size import (
+    CHOICE_ALONE,
+    CONTROLLERS,
+    DEFAULT,
+    LAYER_BY_LAYER,
+    LRP_REPAIRED,
+    NEURON_MERGING,
+    ONE_SHOT,
+)
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
@@ -31,10 +40,10 @@ TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, "px-static")
-QUICK = (NEURON_MERGING, "weight")  # near chance below half of the multiply-adds
+MAIN = (DEFAULT, LAYER_BY_LAYER, ONE_SHOT, LRP_REPAIRED)
+QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, joint selection, what the controller adds to both, and Taylor.
-MORE = ("px-iterative-abs", "dynamic", "joint", "dynamic-joint", "taylor")
+MORE = (*chain.from_iterable(CONTROLLERS.items()), "taylor")
 SLOW = "efficientnet-lite0"
 
 

@@ -167,7 +167,7 @@ class Pruned:
         text = f"{shares['multiply_adds']} of the multiply-adds, {shares['parameters']} of the parameters, "
         text += f"{self.after.filters} of {self.before.filters} filters, {shares['latency']} of the latency are left\n"
         if self.estimate is not None:
-            text += f"on unseen images, as {self.estimate.images} held-out ones say, with 90 % intervals:\n"
+            text += f"expected on new images, in points (from {self.estimate.images} held-out ones, 90 % intervals):\n"
             text += f"{self.estimate}\n"
         return text + "\n".join(self.notes)
 
@@ -339,9 +339,7 @@ class _Run:
             theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
             self.fitted = was_fitted(own, theirs, self.all_reduce)
         if self.fitted:
-            self.notes.append(
-                f"The last layer, {name!r}, is taken to be fitted to these images; inside the folds it is fitted anew."
-            )
+            self.notes.append(f"The last layer, {name!r}, counts as fitted to these images: every fold fits it anew.")
         return features
 
     def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:

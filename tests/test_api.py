@@ -461,9 +461,9 @@ def test_it_prints_as_a_summary_and_its_path_as_a_table(samples, model, pruned):
     text = str(pruned)
     assert f"{share:.0%} of the multiply-adds" in text
     assert f"{sum(map(len, pruned.kept.values()))} of 60 filters" in text
-    assert f"falls by {pruned.estimate.drop:.1f} (" in text
+    assert f"drop of the accuracy          {pruned.estimate.drop:.1f} (" in text
     header, *lines = str(pruned.path).splitlines()
-    assert header.split("  ")[-1].strip() == "falls by"
+    assert header.split("  ")[-1].strip() == "drop"
     assert len(lines) == len(pruned.path) > 8
     for line, row in zip(lines, pruned.path, strict=True):
         assert line.split()[:3] == [f"{row.multiply_adds:.1%}", f"{row.parameters:.1%}", str(row.filters)]

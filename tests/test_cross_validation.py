@@ -167,7 +167,7 @@ def test_a_fitted_head_is_fitted_anew_without_the_fold(task, recorded):
         own = descent.given[0](images[fold == k]).argmax(dim=1) == labels[fold == k]
         assert (pruned._run.judged.before[(fold == k).numpy()] == own.numpy()).all()
     assert torch.equal(descents[4].given[0][-1].weight, model[-1].weight)
-    assert any("'6', is taken to be fitted to these images" in note for note in pruned.notes)
+    assert any("'6', counts as fitted to these images" in note for note in pruned.notes)
 
 
 def test_a_head_that_is_not_fitted_stays_within_the_folds(task, recorded):
@@ -322,7 +322,7 @@ def test_a_head_that_the_images_trained_is_recognised():
     model = with_head(images, labels, 1e-6)
     assert (model(images).argmax(dim=1) == labels).all()
     pruned = prune(model, images, labels, multiply_adds=0.5)
-    assert any("is taken to be fitted to these images" in note for note in pruned.notes)
+    assert any("counts as fitted to these images" in note for note in pruned.notes)
     believed = prune(model, images, labels, multiply_adds=0.5, head_fitted=False)
     assert believed.path[0].estimate.accuracy > 0.9 > pruned.path[0].estimate.accuracy + 0.2
     unseen, true = noise(600, 1)

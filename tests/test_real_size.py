@@ -80,9 +80,11 @@ def test_without_two_common_draws_there_is_no_difference(rows, other):
     assert differences(accuracies(rows, 0.5), overlaps(rows), OURS, other).empty
 
 
-def test_the_front_page_compares_methods_of_the_same_draws(written):
-    """Taylor is better, and has one draw."""
-    assert cells(markdown_tables.real_size()) == [["0.850", "", "0.400 (layer by layer)", "0.650"]]
+def test_the_front_page_compares_methods_of_the_same_draws(rows, written):
+    """One-shot LRP does not get so small in both draws; iterative LRP with reconstruction was measured on one."""
+    repaired = rows[rows["method"] == "taylor"].assign(method="px-iterative-abs+reconstruction")
+    pd.concat([rows, repaired]).to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    assert cells(markdown_tables.real_size()) == [["0.850", "", "", "0.400", "0.650"]]
 
 
 def test_tables_have_what_was_measured(written):
@@ -90,10 +92,13 @@ def test_tables_have_what_was_measured(written):
     assert methods[0] == ["ours", "2", "0.850", "0.750", "0.650", "0.500"]
     assert ["one-shot LRP", "2", "0.850", "", "", ""] in methods
     assert ["Taylor, global", "1", "0.900", "0.880", "0.860", ""] in methods
-    against, half, quarter, tenth = cells(markdown_tables.real_size_differences())[0]
+    unpruned, other, *rest = cells(markdown_tables.real_size_differences())
+    against, half, quarter, tenth = other
     assert (against, half, tenth) == ("layer by layer", "+0.150 (-0.628 to +0.928)", "")
     assert quarter.startswith("+0.250 (")
-    assert len(cells(markdown_tables.real_size_differences())) == 2  # the other: iterative LRP
+    assert unpruned[:3] == ["unpruned", "-0.100 (-0.100 to -0.100)", "-0.200 (-0.200 to -0.200)"]
+    assert unpruned[3].startswith("-0.350 (")
+    assert [name for name, *_ in rest] == ["iterative LRP"]
 
 
 def test_areas_are_under_the_curves_that_go_to_the_end(rows):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lrp_core.metrics.estimate import Estimate
 
-_HEADER = ("multiply-adds", "parameters", "filters", "ms", "accuracy", "harmonic mean", "falls by")
+_HEADER = ("multiply-adds", "parameters", "filters", "ms", "accuracy", "harmonic mean", "drop")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ Generalization Error, Machine Learning 2003, who correct repeated splits this wa
 checked on draws (docs/results.md).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +41,13 @@ class Estimate:
     drop_interval: tuple[float, float]
 
     def __str__(self) -> str:
-        """Return two readable lines."""
-
-        def points(value: float, interval: Sequence[float]) -> str:
-            return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-        low, high = self.drop_interval
-        return (
-            f"accuracy {points(self.accuracy, self.accuracy_interval)}, harmonic mean of the classes "
-            f"{points(self.harmonic_mean, self.harmonic_mean_interval)}, in points;\n"
-            f"the accuracy falls by {self.drop:.1f} ({low:.1f} to {high:.1f})"
+        """Return three readable lines, in points."""
+        lines = (
+            ("accuracy", 100 * self.accuracy, 100 * np.array(self.accuracy_interval)),
+            ("harmonic mean of the classes", 100 * self.harmonic_mean, 100 * np.array(self.harmonic_mean_interval)),
+            ("drop of the accuracy", self.drop, self.drop_interval),
         )
+        return "\n".join(f"  {name:<30}{value:.1f} ({low:.1f} to {high:.1f})" for name, value, (low, high) in lines)
 
 
 def estimate(

@@ -7,14 +7,16 @@ from lrp_core.study.analysis.promise import DEFAULT, LAYER_BY_LAYER, NEURON_MERG
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
+CHOICE_ALONE, LRP_REPAIRED = "joint-cost", f"{LRP}+reconstruction"  # one part of the default each: choice, repair
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
+    CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",
     NEURON_MERGING: "Neuron Merging",
     ONE_SHOT: "one-shot LRP",
     LRP: "iterative LRP",
     CONTROLLED: "iterative LRP, controller",
-    f"{LRP}+reconstruction": "iterative LRP, reconstruction",
+    LRP_REPAIRED: "iterative LRP, reconstruction",
     f"{CONTROLLED}+reconstruction": "iterative LRP, controller, reconstruction",
     "joint": "joint selection",
     "dynamic-joint": "joint selection, controller",
