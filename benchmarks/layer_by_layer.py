@@ -20,7 +20,7 @@ from lrp_core.control.cost import LayerCost, cost_kept, layer_costs
 from lrp_core.graph.execution import batched, run_together
 from lrp_core.graph.layers import Layer, PadChannels, Sum, readers
 from lrp_core.pruning.dependency import Coupling
-from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.pruning.network import Compensation, PrunedNetwork
 from lrp_core.pruning.surgery import replace_tensor
 
 SAMPLES = 4096  # positions of all images that a layer is fitted to
@@ -258,7 +258,11 @@ def greedy_order(channels: ChannelSet, coupling: Coupling, fitted: Readers) -> d
 
 
 def layer_by_layer(
-    model: nn.Module, images: torch.Tensor, fractions: Iterable[float], costs: Costs = layer_costs
+    model: nn.Module,
+    images: torch.Tensor,
+    fractions: Iterable[float],
+    costs: Costs = layer_costs,
+    repair: Compensation | None = None,
 ) -> Iterator[tuple[float, nn.Module]]:
     """Yield smaller networks, each with the fraction of the cost that it needs.
 
@@ -267,6 +271,7 @@ def layer_by_layer(
         images: for calibration, normalised, (N, C, H, W).
         fractions: at most so much of the cost, descending; the first that is out of reach ends it.
         costs: what is counted; multiply-adds by default.
+        repair: fits the weights of smaller networks; by default only those of layers that read removed channels.
     """
     network = PrunedNetwork(model, images)
     sets = channel_sets(network.layers(network.model))
@@ -274,6 +279,6 @@ def layer_by_layer(
     order = {}
     for channels in sets:
         order |= greedy_order(channels, network.coupling, fitted)
-    network = PrunedNetwork(model, images, [fitted])
+    network = PrunedNetwork(model, images, [repair or fitted])
     for fraction, kept in kept_at(fractions, network, order, images[:1], costs):
         yield fraction, network.without(np.flatnonzero(~kept))

@@ -2,11 +2,12 @@
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
 images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
-(benchmarks/layer_by_layer.py), by LRP in one shot, and by iterative LRP with the default's reconstruction; all but the
-slowest also by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1, Taylor, iterative
-LRP and joint selection, the last two with and without the controller. The accuracy that the call predicts stands beside
-the test accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size
-are not measured again; the last parts take hours. `make tables` makes the tables and the figures.
+(benchmarks/layer_by_layer.py) as published and with the default's reconstruction, and by LRP in one shot. All but the
+slowest are also pruned by the default without reconstruction, iterative LRP with it, Neuron Merging
+(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP and joint selection, the last two with and without the
+controller. The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and
+size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
+`make tables` makes the tables and the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose nothing.
 
@@ -18,15 +19,18 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
+from torch import nn
 
 import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
+from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLERS,
     DEFAULT,
     LAYER_BY_LAYER,
+    LAYERS_REPAIRED,
     LRP_REPAIRED,
     NEURON_MERGING,
     ONE_SHOT,
@@ -40,32 +44,39 @@ TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, ONE_SHOT, LRP_REPAIRED)
-QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
+MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT)
+QUICK = (CHOICE_ALONE, LRP_REPAIRED, NEURON_MERGING, "weight")
 # Relevance anew in every step, joint selection, what the controller adds to both, and Taylor.
 MORE = (*chain.from_iterable(CONTROLLERS.items()), "taylor")
 SLOW = "efficientnet-lite0"
 
 
+def alternative(method: str, one: Draw) -> Iterator[tuple[float, nn.Module]]:
+    """Prune by a method that the call does not have, and yield sizes and networks."""
+    if method == NEURON_MERGING:
+        return neuron_merging(one.model, one.images[:1], LIMITS)
+    repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
+    return layer_by_layer(one.model, one.images, LIMITS, repair=repair)
+
+
 def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
     """Prune by a method, and yield a row for each size that it reaches; with folds, estimates of the accuracy, too."""
     began = time.perf_counter()
-    if method in (LAYER_BY_LAYER, NEURON_MERGING):
-        prune, some = (layer_by_layer, one.images) if method == LAYER_BY_LAYER else (neuron_merging, one.images[:1])
-        for share, model in prune(one.model, some, LIMITS):
-            seconds = time.perf_counter() - began
+    if method in (LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING):
+        networks = list(alternative(method, one))
+        seconds = time.perf_counter() - began
+        for share, model in networks:
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
-    groups, least = None if one.groups is None else torch.from_numpy(one.groups), {"multiply_adds": 0.5}
-    sizes = [{"multiply_adds": limit} for limit in LIMITS]
-    if method in MORE:
-        sizes += [{"pruning_ratio": rate} for rate in RATES]
-        least = sizes[-1]
+    groups = None if one.groups is None else torch.from_numpy(one.groups)
+    rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
+    least = rates[-1] if rates else {"multiply_adds": 0.5}
     pruned = lrp_core.prune(
         one.model, one.images, one.labels, method=method, groups=groups, folds=folds, progress=False, **least
     )
     seconds, whole = time.perf_counter() - began, pruned.before
-    for asked in sizes:
+    limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
+    for asked in (*limits, *rates):
         smaller = pruned.select(**asked)
         estimate = {}
         if (found := smaller.estimate) is not None:

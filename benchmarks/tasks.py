@@ -20,7 +20,7 @@ from lrp_core.graph.truncation import classifier
 from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.data.datasets import load_dataset
 from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
-from lrp_core.study.data.splits import split_dataset
+from lrp_core.study.data.splits import overlap, split_dataset
 from lrp_core.utils.errors import check_choice
 
 
@@ -50,7 +50,7 @@ class Draw:
         test_images: of other blocks, normalised, (M, 3, H, W).
         test_labels: theirs, (M,).
         groups: the block of each calibration image, (N,); None if images are independent of each other.
-        overlap: the share of all images of the task that are test images.
+        overlap: the share of a class's images that are test images, averaged over classes.
     """
 
     model: nn.Module
@@ -140,32 +140,32 @@ def draw(
 def _frozen(task: str, how: Task, network: str, seed: int, folders: Folders) -> Draw:
     """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
     weights = FROZEN[network]
-    images, labels, blocks, test_images, test_labels, overlap = _split(task, how, seed, folders)
+    images, labels, blocks, test_images, test_labels, shared = _split(task, how, seed, folders)
     images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
     backbone = load_backbone(network, weights)
     fold = draw_folds(labels, blocks, 5, seed)
     model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
-    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None, overlap)
+    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None, shared)
 
 
 def _trained(how: Trained, seed: int, folders: Folders) -> Draw:
     """Draw images for a trained CIFAR-10 network."""
     task = Task(32, how.per_class, 1, how.n_test)
-    images, labels, _, test_images, test_labels, overlap = _split("cifar10", task, seed, folders)
+    images, labels, _, test_images, test_labels, shared = _split("cifar10", task, seed, folders)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
-    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None, overlap)
+    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None, shared)
 
 
 def _split(task: str, how: Task, seed: int, folders: Folders) -> tuple:
-    """Return pixels, labels and blocks for calibration, pixels and labels for the test, and the test's share of all."""
+    """Return pixels, labels and blocks for calibration, pixels and labels for the test, and their overlap."""
     dataset = _load_dataset(task if task == "elpv" else str(getattr(folders, task).resolve()), how.px)
     split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
     calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
     index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))
     blocks = calibration["block"].to_numpy(copy=True)
     calibrated, tested = ((dataset.images[one], dataset.labels[one]) for one in (index, test_index))
-    return *calibrated, blocks, *tested, len(test_index) / len(dataset.labels)
+    return *calibrated, blocks, *tested, overlap(dataset.labels, tested[1])
 
 
 class LambdaLayer(nn.Module):

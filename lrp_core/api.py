@@ -470,9 +470,10 @@ class _Run:
             fits = [size] if rows and _keeps(self.down, size, name, value) else []
             least = _reached(self.down, self.down.last, name) if rows else 1 - (name == "pruning_ratio")
         if not fits:
+            further = "a smaller budget of multiply_adds" if name == "latency" else "this budget"
             raise ValueError(
-                f"{name}={value} cannot be kept: the path ends at {name}={least:.4f}; ask for that, or call prune() "
-                "with this budget, so that it goes as far as filters can be removed"
+                f"{name}={value} cannot be kept: the path ends at {name}={least:.4f}; ask for that. If this path was "
+                f"made for another budget, prune() with {further} may go further"
             )
         return fits[0]
 
@@ -482,13 +483,14 @@ class _Run:
             raise ValueError("max_accuracy_drop needs estimates on unseen images; call prune() with folds=2 or more")
         rows = [row for row in self.path if row.estimate is not None]
         row = smallest_within(rows, value)
-        if (least := certifiable(rows[0].estimate.images)) > value:
+        independent = rows[0].estimate.observations
+        if (least := certifiable(independent)) > value:
             notes.append(
-                f"{rows[0].estimate.images} images can exclude a fall of {least:.1f} points at best (90 % confidence), "
+                f"{independent} independent images can exclude a drop of {least:.1f} points at best (90 % confidence), "
                 f"and {value} were asked for: give more images to be sure."
             )
         if row.size is None:
-            notes.append(f"No smaller network can be told to fall by {value} points or less; this is the unpruned one.")
+            notes.append(f"No smaller network is expected to lose {value} points or less; this is the unpruned one.")
         elif row is rows[-1]:
             notes.append("The path ends at this size; prune() with a smaller budget of multiply_adds goes further.")
         for note in notes[len(self.notes) :]:
@@ -576,6 +578,8 @@ def _collect(images: object, labels: torch.Tensor | None) -> tuple[torch.Tensor,
         raise ValueError(
             f"{len(images)} images need as many integer labels (N,), got {labels.dtype} {tuple(labels.shape)}"
         )
+    if len(images) == 0:
+        raise ValueError("there are no images: give two or more of each class")
     if not images.isfinite().all():
         raise ValueError("some pixels are not finite numbers; leave such images out")
     return images.cpu(), labels.long().cpu()  # they go to the model's device batch by batch

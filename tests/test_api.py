@@ -291,14 +291,14 @@ def test_a_new_size_is_estimated_by_the_next_smaller_one_of_the_path(pruned):
 
 
 def test_a_larger_drop_lets_more_go(pruned):
-    with pytest.warns(UserWarning, match=r"36 images can exclude a fall of 6\.2 points at best"):
+    with pytest.warns(UserWarning, match=r"36 independent images can exclude a drop of 6\.2 points at best"):
         shares = [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (0.0, 4.0)]
     shares += [pruned.select(max_accuracy_drop=drop).after.multiply_adds for drop in (20.0, 60.0)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < shares[0]
 
 
-@pytest.mark.filterwarnings("ignore:36 images")
+@pytest.mark.filterwarnings("ignore:36 independent images")
 @pytest.mark.parametrize("points", [0.5, 5.0, 15.0, 40.0])
 def test_the_drop_that_is_allowed_is_kept_by_what_the_path_says_smoothed(pruned, points):
     """Isotonic regression by its definition: the most, over where to begin, of the least mean of what follows."""
@@ -311,7 +311,7 @@ def test_the_drop_that_is_allowed_is_kept_by_what_the_path_says_smoothed(pruned,
     expected = rows[sum(drop <= points + 1e-9 for drop in smoothed)]
     selected = pruned.select(max_accuracy_drop=points)
     assert selected.pruning_ratio == expected.pruning_ratio
-    assert any("36 images can exclude" in note for note in selected.notes) == (points < 6.2)
+    assert any("36 independent images can exclude" in note for note in selected.notes) == (points < 6.2)
     assert any("this is the unpruned one" in note for note in selected.notes) == (expected.removed == 0)
 
 
@@ -593,6 +593,7 @@ BAD = {
         {"multiply_adds": 0.5, "parameters": 0.25},
         r"one budget at a time, got multiply_adds=0\.5, parameters=0\.25",
     ),
+    "no images": ({"images": torch.zeros(0, 3, 8, 8), "labels": torch.zeros(0).long()}, "there are no images"),
     "one fold": ({"folds": 1, "multiply_adds": 0.5}, "folds must be 2 or more, or 0 with a budget .*got 1"),
     "folds below 0": ({"folds": -2, "multiply_adds": 0.5}, "folds must be 2 or more, .*got -2"),
     "a drop that nothing estimates": ({"folds": 0}, "or 0 with a budget that needs no estimate; got 0"),

@@ -1,5 +1,7 @@
 """No image has any part in the network that it judges: by what goes in, by changed pixels, and by doing it by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,18 @@ def test_what_goes_down_is_given_the_images_outside_the_fold_and_no_others(task)
     assert judged.labels.tolist() == numbers.tolist()
     assert (judged.before == (model(images).argmax(dim=1) == numbers).numpy()).all()
     assert judged.after.shape == (len(judged.limits), len(images))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_where_no_size_can_be_reached_the_unpruned_network_is_left(task):
+    """All that may go is less than 15 % of the multiply-adds; folds estimate the unpruned network alone."""
+    model, images, labels = task
+    first, relu, second, *rest = copy.deepcopy(model)
+    wide = nn.Sequential(first, relu, second, nn.ReLU(), settle(nn.Conv2d(12, 12, 1)).double(), *rest)
+    pruned = prune(wide, images, labels, ignored_layers=["0", "2"], max_accuracy_drop=5)
+    assert pruned.after.filters == pruned.before.filters
+    assert [row.size for row in pruned.path] == [None]
+    assert pruned.estimate.images == N
 
 
 METHODS = ["joint-cost+reconstruction", "px-static+reconstruction+refit", "dynamic"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrp_core.study.data import datasets
 from lrp_core.study.data.datasets import Dataset, load_dataset, read_image
-from lrp_core.study.data.splits import split_dataset
+from lrp_core.study.data.splits import overlap, split_dataset
 
 
 def made_up(counts=(60, 90, 40), seed=0) -> Dataset:
@@ -42,6 +42,18 @@ def test_calibration_and_test_images_share_no_image_and_no_block(seed):
     assert (dataset.labels.numpy()[rows["index"]] == rows["label"]).all()
     together = replace(dataset, positions=dataset.positions // 5)  # one number for all that belong together
     assert split_dataset(together, seed, n_calibration=10, n_test=12, block=1).equals(rows)
+
+
+def test_overlap_is_the_correlation_of_class_averaged_accuracies_of_two_draws():
+    """By simulation: 100 test images each of classes of 200 and 800, which a classifier gets right at random."""
+    rng, sizes, n_test, means = np.random.default_rng(0), (200, 800), 100, []
+    for _ in range(3000):
+        right = [rng.random(size) < 0.7 for size in sizes]
+        means.append([np.mean([rng.permutation(of)[:n_test].mean() for of in right]) for _ in range(2)])
+    labels, tested = (torch.arange(2).repeat_interleave(torch.tensor(counts)) for counts in (sizes, (n_test, n_test)))
+    assert overlap(labels, tested) == pytest.approx((0.5 + 0.125) / 2)
+    assert overlap(labels, torch.cat([tested, tested]), draws=2) == overlap(labels, tested)
+    assert np.corrcoef(np.array(means).T)[0, 1] == pytest.approx(overlap(labels, tested), abs=0.05)
 
 
 def test_unlabelled_images_are_of_the_calibration_side_and_change_nothing_else():

@@ -188,6 +188,12 @@ def test_a_hundred_images_can_exclude_a_fall_of_two_points_and_a_bit():
     assert round(certifiable(100), 2) == 2.28
 
 
+def test_images_of_one_group_and_class_are_one_observation():
+    labels, groups = np.array([0, 0, 1, 1, 0, 1]), np.array([7, 7, 7, 7, 8, 8])
+    found = estimate(np.ones(6, dtype=bool), np.ones(6, dtype=bool), labels, groups)
+    assert (found.images, found.observations) == (6, 4)
+
+
 def test_it_prints_in_points():
     labels = np.arange(8) % 2
     found = estimate(np.ones(8, dtype=bool), np.arange(8) > 1, labels, alone(8))

@@ -20,6 +20,7 @@ from lrp_core.metrics.cost import multiply_adds, n_parameters
 from lrp_core.pruning.dependency import couple
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.pruning.saving import load_pruned, save_pruned
+from lrp_core.pruning.surgery import remove_filters
 
 
 class Around(nn.Module):
@@ -290,6 +291,16 @@ def test_a_channel_that_is_gone_leaves_a_gap_in_the_attention_of_its_neighbours(
     pruned.remove(np.array([0, 4]))
     (conv,) = [part for part in pruned.model.modules() if isinstance(part, ChannelConv)]
     assert conv.index.tolist() == [[-1, 0, 1], [0, 1, 2], [1, 2, -1], [-1, 3, 4], [3, 4, 5], [4, 5, -1]]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_smaller_network_shares_no_tensor_with_the_unpruned_one(name):
+    """Training the one would change the other."""
+    model = network(name)
+    pruned = PrunedNetwork(model, images())
+    own = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    for smaller in (pruned.without(np.array([0])), remove_filters(model, {}, images(1))):
+        assert not own & {tensor.data_ptr() for tensor in smaller.state_dict().values()}
 
 
 def test_a_shuffle_shows_in_the_groups_behind_it():

@@ -38,6 +38,18 @@ def test_a_reconstructed_network_keeps_the_biases_that_it_gained(tmp_path):
     assert torch.equal(loaded(images), pruned.model(images))
 
 
+@pytest.mark.parametrize("where", [{"dtype": torch.float64}, {"device": "meta"}])
+def test_a_loaded_network_is_as_the_built_one_all_over(tmp_path, where):
+    """Where reconstruction added biases, too; a device without memory stands for a GPU."""
+    model, images = network("resnet18"), draw_images("resnet18")
+    pruned = PrunedNetwork(model, images, [Reconstruction(model, images)])
+    pruned.remove(np.arange(0, pruned.n_filters, 3))
+    save(tmp_path / "net.safetensors", pruned)
+    loaded = load_pruned(tmp_path / "net.safetensors", lambda: network("resnet18").to(**where))
+    assert len({(parameter.dtype, parameter.device) for parameter in loaded.parameters()}) == 1
+    assert loaded(images.to(**where)).shape == pruned.model(images).shape
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_reconstructed_network_of_a_single_channel_is_bit_equal_too(tmp_path, memory_format):
     """Where one channel is left, tensors look the same in both formats, and are not computed with alike."""

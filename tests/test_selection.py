@@ -19,7 +19,7 @@ def rows(*drops: float) -> list[PathRow]:
             parameters=1 - i / 10,
             filters=10 - i,
             latency=0.001,
-            estimate=Estimate(50, 0.8, (0.7, 0.9), 0.8, (0.7, 0.9), drop, (drop - 3, drop + 3)),
+            estimate=Estimate(50, 50, 0.8, (0.7, 0.9), 0.8, (0.7, 0.9), drop, (drop - 3, drop + 3)),
         )
         for i, drop in enumerate((0.0, *drops))
     ]

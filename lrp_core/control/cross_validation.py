@@ -97,7 +97,8 @@ def held_out(
         after.append(rows)
     right = np.zeros((len(limits), len(images)), dtype=bool)
     for k, rows in enumerate(after):
-        right[:, (fold == k).numpy()] = rows[: len(limits)]
+        for at_limit, row in zip(right, rows, strict=False):  # no row if the first limit was out of reach
+            at_limit[(fold == k).numpy()] = row
     numbers = labels.unique(return_inverse=True)[1]
     return HeldOut(np.array(limits), before, right, numbers.numpy(), groups.numpy(), n_folds, all_reduce)
 

@@ -129,7 +129,8 @@ class Descent:
         self._out_of_fold, self._all_reduce = out_of_fold, all_reduce
         self._round_to, self._n_outputs = round_to, predict(model, images[:1]).shape[1]
         fold = out_of_fold and out_of_fold.fold
-        some = images if how.refit else images[evenly(len(images), _most_images(model, images[:1]))]
+        bounded = how.by_cost and not how.refit  # other methods run all images side by side anyway
+        some = images[evenly(len(images), _most_images(model, images[:1]))] if bounded else images
         self.network = methods.unpruned(model, some, labels, fold, how, all_reduce, ignored)
         if self.network.n_filters == 0:
             raise ValueError("no filter of this network can be removed: all are outputs, or of ignored layers")

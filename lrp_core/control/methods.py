@@ -68,6 +68,15 @@ class Method:
     actions: tuple[str, ...] = ()
     blocks: str = "branch"
 
+    def __post_init__(self):
+        """Refuse what contradicts itself.
+
+        Raises:
+            ValueError: a refitted head gives other logits than those that distillation follows.
+        """
+        if self.refit and self.distil:
+            raise ValueError("'+refit' and '+distillation' contradict each other: a refitted head gives other logits")
+
 
 # From the literature. px-static: Hatefi et al. 2024, with the rules of the others or by depth; px-iterative: Yeom et
 # al. 2021; px-iterative-abs: the same authors' code for ResNets, which sums |relevance| over positions.

@@ -27,12 +27,14 @@ class Estimate:
 
     Attributes:
         images: the number of held-out images.
+        observations: the number of independent ones: images of one group and class count as one.
         accuracy, accuracy_interval: averaged over classes, in 0..1.
         harmonic_mean, harmonic_mean_interval: of the class accuracies, in 0..1.
         drop, drop_interval: accuracy of the unpruned network minus that of this one, in points of 100.
     """
 
     images: int
+    observations: int
     accuracy: float
     accuracy_interval: tuple[float, float]
     harmonic_mean: float
@@ -108,6 +110,7 @@ def estimate(
     drop_error = 100 * error(average, {"before": 1, "after": -1})
     return Estimate(
         images=int(reduced(np.array([float(len(labels))]), all_reduce)[0]),
+        observations=int(observations),
         accuracy=accuracy,
         accuracy_interval=interval(accuracy, error(average, {"after": 1}), 0, 1),
         harmonic_mean=mean,

@@ -72,11 +72,12 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     description, tensors = _read(path)
     model = with_modules(build().eval())
     try:
-        example = torch.zeros(description["example_shape"], dtype=next(model.parameters()).dtype)
+        first = next(model.parameters())
+        example = torch.zeros(description["example_shape"], dtype=first.dtype, device=first.device)
         if (truncation := description.get("truncation")) is not None:  # files of earlier versions have none
             part = truncated(up_to(model, own_end(model)), truncation)
             n_features = part(example).shape[1]
-            model = classifier(part, torch.zeros(len(tensors["head.weight"]), n_features, dtype=example.dtype))
+            model = classifier(part, example.new_zeros(len(tensors["head.weight"]), n_features))
         pruned = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
             for name, kept in description["kept"].items()
@@ -105,6 +106,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 def _add_biases(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Give the layers a bias for which one was saved: reconstruction adds them."""
     for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        if kind == "bias" and model.get_submodule(layer).bias is None:
-            model.get_submodule(layer).bias = nn.Parameter(torch.zeros_like(tensor))
+        name, _, kind = name.rpartition(".")
+        layer = model.get_submodule(name)
+        if kind == "bias" and layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(tensor.shape))

@@ -81,19 +81,25 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
         module.index = _renumbered(module.index[inputs.to(module.index.device)[module.index]], inputs)
     elif isinstance(module, ChannelConv):
         module.index = _renumbered(module.index[inputs.to(module.index.device)], inputs)
+        for name in ("weight", "bias"):  # shared by all channels, but not with the unpruned network
+            if getattr(module, name) is not None:
+                replace_tensor(module, name, getattr(module, name).detach())
     elif isinstance(module, WEIGHTED):
         _keep_weights(module, outputs, inputs)
     else:
         for name in _TENSORS:
             tensor = getattr(module, name, None)
-            if tensor is not None and len(tensor) == len(inputs):  # not if one value is shared by all channels
-                replace_tensor(module, name, tensor.detach()[inputs])
+            if tensor is not None:
+                by_channel = len(tensor) == len(inputs)  # not if one value is shared by all channels
+                replace_tensor(module, name, tensor.detach()[inputs] if by_channel else tensor.detach())
         if isinstance(module, nn.GroupNorm):
             per_group = module.num_channels // module.num_groups
             module.num_channels = int(inputs.sum())
             module.num_groups = module.num_channels // per_group
         elif isinstance(module, nn.BatchNorm2d):
             module.num_features = int(inputs.sum())
+            if module.num_batches_tracked is not None:
+                module.num_batches_tracked = module.num_batches_tracked.clone()
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
             module.num_parameters = int(inputs.sum())
 

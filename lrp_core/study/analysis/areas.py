@@ -53,7 +53,7 @@ def budget_table(networks: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         networks: columns dataset, backbone, method, seed, rate, rate_requested, crossfitted, squared_error, accuracy,
-            harmonic_mean, accuracy_<class>, multiply_adds, overlap (share of all images that a seed tests).
+            harmonic_mean, accuracy_<class>, multiply_adds, overlap (share of the images that a seed tests).
 
     Returns:
         One row per run and budget: dataset, backbone, method, seed, budget (fraction of the unpruned network's

@@ -20,7 +20,7 @@ def compared(area: pd.Series, other: pd.Series, overlap: float) -> dict[str, flo
     Args:
         area: of the one method, by seed.
         other: of the other.
-        overlap: the share of all images that a seed tests.
+        overlap: the share of the images that a seed tests.
 
     Returns:
         gain (the mean difference, relative to the other's mean), difference (mean), low, high (its 95 % interval by

@@ -7,11 +7,13 @@ from lrp_core.study.analysis.promise import DEFAULT, LAYER_BY_LAYER, NEURON_MERG
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
-CHOICE_ALONE, LRP_REPAIRED = "joint-cost", f"{LRP}+reconstruction"  # one part of the default each: choice, repair
+CHOICE_ALONE = "joint-cost"  # the default without its repair
+LRP_REPAIRED, LAYERS_REPAIRED = (f"{method}+reconstruction" for method in (LRP, LAYER_BY_LAYER))  # the repair alone
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
     CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",
+    LAYERS_REPAIRED: "layer by layer, reconstruction",
     NEURON_MERGING: "Neuron Merging",
     ONE_SHOT: "one-shot LRP",
     LRP: "iterative LRP",
@@ -115,5 +117,5 @@ def differences(found: pd.DataFrame, overlap: pd.Series, method: str, other: str
 
 
 def overlaps(rows: pd.DataFrame) -> pd.Series:
-    """Return the share of all images that a draw tests, by task and network."""
+    """Return the share of the images that a draw tests, by task and network."""
     return rows.groupby(PAIR)["overlap"].first()

@@ -107,7 +107,7 @@ def robustness(
     Returns:
         One row per seed, network and kind of images: backbone, method ("unpruned" for the whole network), seed, budget,
         images ("clean", a name of :data:`CORRUPTIONS`, or "fgsm"), accuracy (class-averaged), harmonic_mean, overlap
-        (share of all images that a seed tests). A method without a network that small has no row.
+        (share of the images that a seed tests). A method without a network that small has no row.
     """
     with side_by_side(experiment.jobs) as parallel:
         parts = parallel(

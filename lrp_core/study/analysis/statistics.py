@@ -19,7 +19,8 @@ def paired_interval(differences: Sequence[float], overlap: float) -> tuple[float
 
     Args:
         differences: one per seed. Those below 1e-12 are rounding errors and count as 0.
-        overlap: rho, the share of all images that are test images of a seed, in [0, 1); 0 for independent draws.
+        overlap: rho, the share of the images that a seed tests (:func:`lrp_core.study.data.splits.overlap`), in
+            [0, 1); 0 for independent draws.
 
     Returns:
         Its low end, its high end, and p (two-sided). If all differences are equal, the interval is one point; p is then

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from lrp_core.study.data.datasets import Dataset
@@ -70,3 +71,18 @@ def split_dataset(
             pd.DataFrame({"index": chosen, "label": UNLABELLED, "block": blocks[chosen], "split": "unlabelled"})
         )
     return pd.concat(drawn).sort_values("index", ignore_index=True)
+
+
+def overlap(labels: torch.Tensor, tested: torch.Tensor, draws: int = 1) -> float:
+    """Return the share of a class's images that a draw tests, averaged over classes.
+
+    Draws from one pool share test images, which correlates their results: two random halves of a class share half of
+    their images on average. Class-averaged accuracies of two draws are correlated by this mean, if classes vary alike
+    (:func:`lrp_core.study.analysis.statistics.paired_interval`).
+
+    Args:
+        labels: of all images, (N,), in 0..K-1.
+        tested: labels of the test images of all draws, (M,).
+        draws: how many there are.
+    """
+    return float((tested.bincount(minlength=len(labels.bincount())) / (draws * labels.bincount())).mean())

@@ -18,6 +18,7 @@ from lrp_core.repair.out_of_fold import OutOfFoldHeads
 from lrp_core.repair.ridge_head import Heads
 from lrp_core.study.data.files import read_tensors, write_tensors
 from lrp_core.study.data.pretrained import load_backbone, normalise
+from lrp_core.study.data.splits import overlap
 from lrp_core.study.paths import ROOT
 from lrp_core.utils.devices import choose_device
 
@@ -65,9 +66,9 @@ class Workspace:
 
     @property
     def overlap(self) -> float:
-        """The share of all images that a seed tests: seeds share test images, which correlates their results."""
-        tests = self.splits["split"] == "test"
-        return float(tests.sum() / self.splits["seed"].nunique() / len(self._images["images"]))
+        """The share of the images that a seed tests (:func:`lrp_core.study.data.splits.overlap`)."""
+        tested = self.splits.loc[self.splits["split"] == "test", "label"].to_numpy(copy=True)
+        return overlap(self._images["labels"], torch.from_numpy(tested), self.splits["seed"].nunique())
 
     def samples(self, seed: int, split: str) -> Samples:
         """Return the "calibration", the "test" or the "unlabelled" images of a seed.

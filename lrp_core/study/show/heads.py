@@ -32,7 +32,7 @@ def accuracy_by_exit(table: pd.DataFrame) -> Figure:
     Mean over seeds with its 95 % interval; with fewer than four seeds, each seed.
 
     Args:
-        table: columns backbone, seed, exit, multiply_adds, cross-fitted, test, overlap (share of all images that a seed
+        table: columns backbone, seed, exit, multiply_adds, cross-fitted, test, overlap (share of the images that a seed
             tests); exits from the input to the output.
     """
     backbones = table["backbone"].unique()

@@ -18,6 +18,7 @@ from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
     CONTROLLERS,
+    LAYERS_REPAIRED,
     LRP,
     LRP_REPAIRED,
     NAMES,
@@ -270,7 +271,18 @@ def promised_sizes() -> str:
 
 SIZES = (0.5, 0.25, 0.1)  # of the multiply-adds, at real size
 _LEFT = [f"{size:.0%} left" for size in SIZES]
-OTHERS = ("unpruned", LRP_REPAIRED, LAYER_BY_LAYER, ONE_SHOT, LRP, NEURON_MERGING, "weight", "taylor", CHOICE_ALONE)
+OTHERS = (
+    "unpruned",
+    LAYER_BY_LAYER,
+    LAYERS_REPAIRED,
+    LRP_REPAIRED,
+    ONE_SHOT,
+    LRP,
+    NEURON_MERGING,
+    "weight",
+    "taylor",
+    CHOICE_ALONE,
+)
 
 
 def _real_size() -> pd.DataFrame:
@@ -281,7 +293,7 @@ def real_size() -> str:
     """Compare ours with LRP and the best alternative at a quarter of the multiply-adds, on the same draws."""
     rows = _real_size()
     whole, measured = means(rows, 1.0), draws(rows)
-    shown = [ONE_SHOT, LRP_REPAIRED, LAYER_BY_LAYER, CALL]
+    shown = [ONE_SHOT, LAYER_BY_LAYER, LAYERS_REPAIRED, CALL]
     quarter = means(rows, 0.25).where(measured.ge(measured[CALL], axis=0)).reindex(columns=shown)
     table = [
         [at_real_size(*names), _number(whole.loc[names, CALL]), *map(_number, at)] for names, at in quarter.iterrows()

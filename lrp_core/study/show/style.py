@@ -64,7 +64,7 @@ def draw_line(axis: Axes, values: pd.DataFrame, overlap: float, **look: object) 
     Args:
         axis: to draw on.
         values: one x per row, one seed per column.
-        overlap: the share of all images that a seed tests.
+        overlap: the share of the images that a seed tests.
         look: as :meth:`matplotlib.axes.Axes.plot` takes it.
 
     Returns:
