@@ -1,0 +1,71 @@
+"""The alternatives of benchmarks/, on a network each of whose filters has a twin: half of them can go without loss."""
+
+import numpy as np
+import pytest
+import torch
+from layer_by_layer import Readers, channel_sets, greedy_order, layer_by_layer
+from networks import settle
+from neuron_merging import neuron_merging
+from torch import nn
+
+from lrp_core.metrics.cost import multiply_adds
+from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.reconstruction import Reconstruction
+
+WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
+
+
+def chain(first: int, second: int) -> nn.Module:
+    layers = nn.Conv2d(3, first, 3), nn.ReLU(), nn.Conv2d(first, second, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    return settle(nn.Sequential(*layers, nn.Flatten(), nn.Linear(second, 4))).double()
+
+
+@pytest.fixture
+def task():
+    torch.manual_seed(0)
+    model = chain(*WIDTHS)
+    for layer in (model[0], model[2]):
+        half = len(layer.weight) // 2
+        layer.weight[half:], layer.bias[half:] = FACTOR * layer.weight[:half], FACTOR * layer.bias[:half]
+    return model, torch.randn(40, 3, 10, 10, dtype=torch.float64)
+
+
+def share_of_half(images: torch.Tensor) -> float:
+    half, whole = (multiply_adds(chain(*widths), images[:1]) for widths in ([n // 2 for n in WIDTHS], WIDTHS))
+    return half / whole
+
+
+def lost(model: nn.Module, smaller: nn.Module, images: torch.Tensor) -> float:
+    """Return the squared error of the logits, relative to their variance."""
+    logits = model(images)
+    return float((smaller(images) - logits).square().mean() / logits.var(dim=0).mean())
+
+
+def test_merging_a_filter_with_its_multiple_loses_nothing(task):
+    model, images = task
+    ((share, smaller),) = neuron_merging(model, images[:1], [share_of_half(images)])
+    assert share == share_of_half(images)
+    assert lost(model, smaller, images) < 1e-15
+
+
+def test_greedy_selection_takes_one_of_each_pair_first(task):
+    model, images = task
+    network = PrunedNetwork(model, images)
+    sets = channel_sets(network.layers(network.model))
+    fitted = Readers(network, images, sets)
+    order = {name: groups for one in sets for name, groups in greedy_order(one, network.coupling, fitted).items()}
+    for (name, groups), width, first in zip(order.items(), WIDTHS, (0, WIDTHS[0]), strict=True):
+        half = width // 2
+        assert sorted((groups[:half] - first) % half) == list(range(half)), name
+
+
+@pytest.mark.parametrize("reconstructed", [False, True])
+def test_least_squares_make_good_what_goes_with_the_twins(task, reconstructed):
+    """All but the ridge's part."""
+    model, images = task
+    repair = Reconstruction(model, images) if reconstructed else None
+    ((share, smaller),) = layer_by_layer(model, images, [share_of_half(images)], repair=repair)
+    assert share == share_of_half(images)
+    dropped = PrunedNetwork(model, images).without(np.array([4, 5, 6, 7, 11, 12, 13]))
+    assert lost(model, dropped, images) > 100 * lost(model, smaller, images)
+    assert lost(model, smaller, images) < 1e-3
