@@ -85,4 +85,5 @@ def overlap(labels: torch.Tensor, tested: torch.Tensor, draws: int = 1) -> float
         tested: labels of the test images of all draws, (M,).
         draws: how many there are.
     """
-    return float((tested.bincount(minlength=len(labels.bincount())) / (draws * labels.bincount())).mean())
+    counts = labels.bincount().double()
+    return float((tested.bincount(minlength=len(counts)) / (draws * counts)).mean())
