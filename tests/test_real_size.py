@@ -101,6 +101,17 @@ def test_tables_have_what_was_measured(written):
     assert [name for name, *_ in rest] == ["iterative LRP"]
 
 
+def test_parts_are_compared_with_the_other_part_alike(rows, written):
+    """Layer by layer with reconstruction gains 0.1 at half in both draws; ours is 0.05 ahead of it."""
+    layers = rows[(rows["method"] == "layer-by-layer") & rows["multiply_adds"].between(0.4, 0.6)]
+    repaired = layers.assign(method="layer-by-layer+reconstruction", test_accuracy=layers["test_accuracy"] + 0.1)
+    pd.concat([rows, repaired]).to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    ((size, choice, over_lrp, repair, of_layers),) = cells(markdown_tables.real_size_parts())
+    assert (size, over_lrp, repair) == ("50%", "", "")
+    assert choice.startswith("+0.050 (")
+    assert of_layers == "+0.100 (+0.100 to +0.100)"
+
+
 def test_areas_are_under_the_curves_that_go_to_the_end(rows):
     """By hand, by trapezoids from 0 to 0.95, divided by 0.95; the others end at a tenth of the filters or before."""
     found = areas(rows).loc[PAIR]

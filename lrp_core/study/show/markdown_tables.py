@@ -271,18 +271,13 @@ def promised_sizes() -> str:
 
 SIZES = (0.5, 0.25, 0.1)  # of the multiply-adds, at real size
 _LEFT = [f"{size:.0%} left" for size in SIZES]
-OTHERS = (
-    "unpruned",
-    LAYER_BY_LAYER,
-    LAYERS_REPAIRED,
-    LRP_REPAIRED,
-    ONE_SHOT,
-    LRP,
-    NEURON_MERGING,
-    "weight",
-    "taylor",
-    CHOICE_ALONE,
-)
+OTHERS = ("unpruned", LAYER_BY_LAYER, ONE_SHOT, LRP, NEURON_MERGING, "weight", "taylor")
+_PARTS = {  # a method, minus another that differs in how filters are chosen, or in the repair
+    "our choice, not layer by layer": (CALL, LAYERS_REPAIRED),
+    "our choice, not iterative LRP": (CALL, LRP_REPAIRED),
+    "our repair, of our choice": (CALL, CHOICE_ALONE),
+    "our repair, of layer by layer": (LAYERS_REPAIRED, LAYER_BY_LAYER),
+}
 
 
 def _real_size() -> pd.DataFrame:
@@ -325,6 +320,18 @@ def real_size_differences() -> str:
             cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in by_size]
             table += [[at_real_size(*names), METHODS.get(other, other), *cells]] if any(cells) else []
     return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
+
+
+def real_size_parts() -> str:
+    """Return what the choice of filters and the repair gain at three sizes, each with the other part alike."""
+    rows, table = _real_size(), []
+    at = {size: accuracies(rows, size) for size in SIZES}
+    for names, _ in rows.groupby(PAIR):
+        for size in SIZES:
+            gains = [differences(at[size], overlaps(rows), *both) for both in _PARTS.values()]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains]
+            table += [[at_real_size(*names), f"{size:.0%}", *cells]] if any(cells) else []
+    return _markdown(["task, network, image size", "multiply-adds left", *_PARTS], table)
 
 
 def real_size_estimates() -> str:
@@ -448,6 +455,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size": real_size,
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
+    "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,
     "published": published,
