@@ -284,7 +284,7 @@ def _real_size() -> pd.DataFrame:
 
 
 def real_size() -> str:
-    """Compare ours with LRP and the best alternative at a quarter of the multiply-adds, on the same draws."""
+    """Compare ours with LRP and layer by layer at a quarter of the multiply-adds, on the same draws."""
     rows = _real_size()
     whole, measured = means(rows, 1.0), draws(rows)
     shown = [ONE_SHOT, LAYER_BY_LAYER, LAYERS_REPAIRED, CALL]
@@ -325,11 +325,12 @@ def real_size_differences() -> str:
 def real_size_parts() -> str:
     """Return what the choice of filters and the repair gain at three sizes, each with the other part alike."""
     rows, table = _real_size(), []
-    at = {size: accuracies(rows, size) for size in SIZES}
+    gains = {
+        size: [differences(accuracies(rows, size), overlaps(rows), *both) for both in _PARTS.values()] for size in SIZES
+    }
     for names, _ in rows.groupby(PAIR):
         for size in SIZES:
-            gains = [differences(at[size], overlaps(rows), *both) for both in _PARTS.values()]
-            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains[size]]
             table += [[at_real_size(*names), f"{size:.0%}", *cells]] if any(cells) else []
     return _markdown(["task, network, image size", "multiply-adds left", *_PARTS], table)
 
