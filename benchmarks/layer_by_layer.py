@@ -22,6 +22,7 @@ from lrp_core.graph.layers import Layer, PadChannels, Sum, readers
 from lrp_core.pruning.dependency import Coupling
 from lrp_core.pruning.network import Compensation, PrunedNetwork
 from lrp_core.pruning.surgery import replace_tensor
+from lrp_core.utils.devices import device_of
 
 SAMPLES = 4096  # positions of all images that a layer is fitted to
 STRENGTH = 1e-2  # of the ridge, relative to the mean variance of what is read
@@ -119,7 +120,7 @@ class Readers:
 
     Attributes:
         moments: by reader, of what it reads, C channels of T taps each, and of its outputs, all less their means:
-            (C * T, C * T) and (C * T, n_outputs), float64.
+            (C * T, C * T) and (C * T, n_outputs), float64, on the host.
     """
 
     def __init__(self, network: PrunedNetwork, images: torch.Tensor, sets: list[ChannelSet]):
@@ -136,13 +137,13 @@ class Readers:
                 outputs = torch.cat([layer.module(live[layer.inputs[0]]) for live in lives])
                 outputs = outputs.reshape(*outputs.shape[:2], -1)  # a dense layer has one position
                 drawn = torch.rand(len(images), outputs.shape[2], generator=generator).argsort(dim=1)
-                self._positions[layer.name] = drawn[:, : max(1, SAMPLES // len(images))]
+                self._positions[layer.name] = drawn[:, : max(1, SAMPLES // len(images))].to(outputs.device)
                 self._outputs[layer.name] = y = _at(outputs, self._positions[layer.name])
                 x = self._read(layer, lives)
-                self.moments[layer.name] = _products(x, x), _products(x, y)
+                self.moments[layer.name] = _products(x, x).cpu(), _products(x, y).cpu()
 
         with torch.no_grad():
-            run_together(network.layers(network.model), batched(images, images.device), visit)
+            run_together(network.layers(network.model), batched(images, device_of(network.model)), visit)
 
     def _read(self, layer: Layer, lives: list[dict[str, torch.Tensor]]) -> torch.Tensor:
         """Return what a reader reads for its outputs at the positions, (samples, C * T)."""

@@ -71,12 +71,12 @@ class Merging:
     ) -> list[tuple[int, int, float]]:
         """Return, by group that a convolution loses, the kept one to merge it with, and the scale S."""
         convolution, balance = self._layers[name], 1.0
-        rows = convolution.weight.detach().flatten(1)
+        rows = convolution.weight.detach().cpu().flatten(1)
         gain, shift = torch.ones(len(rows)), torch.zeros(len(rows))
         if isinstance(norm, nn.BatchNorm2d):
-            (gain, shift), balance = affine(norm), BALANCE
+            (gain, shift), balance = (part.cpu() for part in affine(norm)), BALANCE
         if convolution.bias is not None:
-            shift = shift + gain * convolution.bias.detach()
+            shift = shift + gain * convolution.bias.detach().cpu()
         kept = torch.from_numpy(kept_groups[groups])
         norms = rows.norm(dim=1) + 1e-12
         cosine = (rows @ rows.T / norms / norms[:, None])[~kept][:, kept]  # (removed, kept)
@@ -114,7 +114,7 @@ def neuron_merging(
     order = {}
     for name in (name for channels in sets for name in channels.behind):
         norms = network.model.get_submodule(name).weight.detach().abs().sum(dim=(1, 2, 3))
-        order[name] = network.coupling.filters[name][norms.argsort(descending=True).numpy()]
+        order[name] = network.coupling.filters[name][norms.argsort(descending=True).cpu().numpy()]
     merging = PrunedNetwork(model, example, [Merging(network, sets)])
     for fraction, kept in kept_at(fractions, network, order, example, costs):
         yield fraction, merging.without(np.flatnonzero(~kept))

@@ -26,7 +26,7 @@ from lrp_core.repair.distillation import distil
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
 from neuron_merging import neuron_merging
 from side_by_side import side_by_side
-from tasks import ALL, Draw, Folders, draw
+from tasks import ALL, Draw, Setup, draw
 
 TRAINED_AT = (0.5, 0.3)  # of the multiply-adds: where distillation is tried
 
@@ -88,9 +88,9 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
         yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
 
 
-def measured_rows(task: str, network: str, seed: int, folders: Folders) -> Iterator[dict]:
+def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[dict]:
     """Measure one draw."""
-    one = draw(task, network, seed, folders)
+    one = draw(task, network, seed, setup)
     rows, sizes = call(one)
     yield from ({"task": task, "network": network, "seed": seed} | row for row in (*rows, *alternatives(one, sizes)))
 

@@ -24,7 +24,7 @@ from lrp_core.study.analysis.promise import DEFAULT, DISTILLED, LAYER_BY_LAYER, 
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
-from tasks import TRAINED, Draw, Folders, draw
+from tasks import TRAINED, Draw, Setup, draw
 
 METHODS = (DEFAULT, LAYER_BY_LAYER, NEURON_MERGING, "px-static", "weight")
 LIMITS = (0.75, 0.5, 0.25)  # of the parameters
@@ -50,10 +50,10 @@ def networks(method: str, one: Draw) -> Iterator[tuple[str, nn.Module]]:
             yield DISTILLED, model
 
 
-def measured_rows(task: str, network: str, seed: int, method: str, folders: Folders) -> Iterator[dict]:
+def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:
     """Measure one method on one draw."""
     trained = {network: replace(TRAINED[network], per_class=50, n_test=400)}
-    one = draw(task, network, seed, folders, trained=trained)
+    one = draw(task, network, seed, setup, trained=trained)
     key, whole = {"task": task, "network": network, "seed": seed}, n_parameters(one.model)
     whole_too = [("unpruned", one.model)] if method == DEFAULT else []
     for name, model in (*whole_too, *networks(method, one)):

@@ -25,18 +25,25 @@ from lrp_core.utils.errors import check_choice
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Where images and weights lie.
+class Setup:
+    """Where images and weights lie, and what computes.
 
     Attributes:
         cifar10: class folders of CIFAR-10's test images.
         trashnet: class folders of TrashNet's photographs, 224 px.
         weights: the files ``resnet20-12fca82f.th`` and ``resnet56-4bfd9763.th``.
+        device: of the networks; images stay on the host.
     """
 
     cifar10: Path
     trashnet: Path
     weights: Path
+    device: torch.device
+
+    @property
+    def computed_on(self) -> str:
+        """The name of the GPU, or "cpu"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Draw:
     """A classifier and the images that it is pruned with and measured on.
 
     Attributes:
-        model: in eval mode, frozen.
+        model: in eval mode, frozen, on the device of the setup.
         images: for calibration, normalised, (N, 3, H, W).
         labels: theirs, (N,).
         test_images: of other blocks, normalised, (M, 3, H, W).
@@ -112,7 +119,7 @@ def draw(
     task: str,
     network: str,
     seed: int,
-    folders: Folders,
+    setup: Setup,
     frozen: dict[str, Task] = TASKS,
     trained: dict[str, Trained] = TRAINED,
 ) -> Draw:
@@ -122,7 +129,7 @@ def draw(
         task: one of ``TASKS``; for a trained network, "cifar10".
         network: one of ``FROZEN`` or ``TRAINED``.
         seed: draws calibration and test images, and the folds that choose a head's ridge.
-        folders: of images and weights; ELPV comes from the package registry.
+        setup: of images and weights; ELPV comes from the package registry.
         frozen: how images are drawn for frozen backbones.
         trained: how for trained networks.
 
@@ -133,33 +140,34 @@ def draw(
     check_choice("network", network, [*FROZEN, *TRAINED])
     check_choice("task", task, ["cifar10"] if network in TRAINED else list(frozen))
     if network in TRAINED:
-        return _trained(trained[network], seed, folders)
-    return _frozen(task, frozen[task], network, seed, folders)
+        return _trained(trained[network], seed, setup)
+    return _frozen(task, frozen[task], network, seed, setup)
 
 
-def _frozen(task: str, how: Task, network: str, seed: int, folders: Folders) -> Draw:
+def _frozen(task: str, how: Task, network: str, seed: int, setup: Setup) -> Draw:
     """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
     weights = FROZEN[network]
-    images, labels, blocks, test_images, test_labels, shared = _split(task, how, seed, folders)
+    images, labels, blocks, test_images, test_labels, shared = _split(task, how, seed, setup)
     images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
-    backbone = load_backbone(network, weights)
+    backbone = load_backbone(network, weights).to(setup.device)
     fold = draw_folds(labels, blocks, 5, seed)
     model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
     return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None, shared)
 
 
-def _trained(how: Trained, seed: int, folders: Folders) -> Draw:
+def _trained(how: Trained, seed: int, setup: Setup) -> Draw:
     """Draw images for a trained CIFAR-10 network."""
     task = Task(32, how.per_class, 1, how.n_test)
-    images, labels, _, test_images, test_labels, shared = _split("cifar10", task, seed, folders)
+    images, labels, _, test_images, test_labels, shared = _split("cifar10", task, seed, setup)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
-    return Draw(_cifar_resnet(how, folders.weights), images, labels, test_images, test_labels, None, shared)
+    model = _cifar_resnet(how, setup.weights).to(setup.device)
+    return Draw(model, images, labels, test_images, test_labels, None, shared)
 
 
-def _split(task: str, how: Task, seed: int, folders: Folders) -> tuple:
+def _split(task: str, how: Task, seed: int, setup: Setup) -> tuple:
     """Return pixels, labels and blocks for calibration, pixels and labels for the test, and their overlap."""
-    dataset = _load_dataset(task if task == "elpv" else str(getattr(folders, task).resolve()), how.px)
+    dataset = _load_dataset(task if task == "elpv" else str(getattr(setup, task).resolve()), how.px)
     split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
     calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
     index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))

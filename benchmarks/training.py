@@ -7,7 +7,7 @@ images stands beside it, as a bound that nobody can reach. *Distillation* follow
 (:mod:`lrp_core.repair.distillation`). Batch normalisation stays as it is: images are few. Writes a row a draw, network
 and training to results/benchmarks/training.csv. What data/training has is not measured again.
 
-The draws are those of benchmarks/promise.py.
+Images are drawn as in benchmarks/real_size.py.
 
     python benchmarks/training.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004
 """
@@ -28,9 +28,11 @@ from lrp_core.repair.distillation import distil
 from lrp_core.repair.out_of_fold import draw_folds, with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 from lrp_core.repair.temperature import scale_head
+from lrp_core.utils.devices import device_of
 from promise import measured
+from real_size import TASKS
 from side_by_side import side_by_side
-from tasks import FROZEN, Draw, Folders, draw
+from tasks import FROZEN, Draw, Setup, draw
 
 PAIRS = (("trashnet", "squeezenet1_1"), ("elpv", "squeezenet1_1"), ("cifar10", "resnet20"), ("cifar10", "resnet56"))
 # Step sizes of Adam, relative to a tensor's root mean square (Shazeer and Stern, Adafactor, ICML 2018, sec. 8): heads
@@ -52,12 +54,12 @@ def fine_tuned(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, rat
     """Return a copy whose weights are all trained with cross-entropy; half of the images are mirrored at random."""
     model, generator = copy.deepcopy(model).requires_grad_(True), torch.Generator().manual_seed(0)
     groups = [{"params": part, "lr": rate * part.detach().square().mean().sqrt().item()} for part in model.parameters()]
-    optimiser = torch.optim.Adam(groups)
+    optimiser, device = torch.optim.Adam(groups), device_of(model)
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images), generator=generator).split(BATCH):
             mirrored = torch.rand(len(chosen), 1, 1, 1, generator=generator) < 0.5
             batch = torch.where(mirrored, images[chosen].flip(3), images[chosen])
-            loss = F.cross_entropy(model(batch), labels[chosen])
+            loss = F.cross_entropy(model(batch.to(device)), labels[chosen].to(device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -115,10 +117,10 @@ def rows(one: Draw, frozen: bool) -> Iterator[dict]:
         yield from (row for row, _ in trained("layer by layer", size, model))
 
 
-def measured_rows(task: str, network: str, seed: int, folders: Folders) -> Iterator[dict]:
+def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[dict]:
     """Measure one draw."""
-    one = draw(task, network, seed, folders)
-    key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap}
+    one = draw(task, network, seed, setup, TASKS)
+    key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap, "device": setup.computed_on}
     yield from (key | row for row in rows(one, network in FROZEN))
 
 

@@ -361,6 +361,62 @@ def test_what_is_added_to_a_layer_that_is_ignored_stays_too(samples, residual, m
     assert pruned.after.multiply_adds <= 0.5 * pruned.before.multiply_adds
 
 
+class Padded(nn.Module):
+    """A shortcut that adds channels of zeros, of what the stem gives or of the image, computed first or last."""
+
+    def __init__(self, of_image: bool, first: bool):
+        super().__init__()
+        self.of_image, self.first = of_image, first
+        self.stem, self.wide, self.thin = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 18, 3, 1, 1), nn.Conv2d(18, 16, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, image):
+        def shortcut():
+            return F.pad(image, (0, 0, 0, 0, 4, 9)) if self.of_image else F.pad(x, (0, 0, 0, 0, 4, 4))
+
+        x = F.relu(self.stem(image))
+        early = shortcut() if self.first else None
+        x = self.thin(F.relu(self.wide(x))) + (early if self.first else shortcut())
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("of_image", [False, True])
+@pytest.mark.parametrize("method", ["dynamic", "dynamic-joint", "dynamic+reconstruction"])
+def test_when_a_padded_shortcut_is_computed_changes_nothing(samples, method, of_image):
+    last, first = (
+        prune(settle(Padded(of_image, first)), *samples, method=method, multiply_adds=0.3, folds=0)
+        for first in (False, True)
+    )
+    assert first.kept == last.kept
+    assert torch.allclose(first.model(samples[0]), last.model(samples[0]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction", "dynamic+refit", "budget-search"])
+def test_networks_of_float64(samples, model, method):
+    """Heads are fitted in float32 or float64; what comes out is of the network's own kind."""
+    images, labels = samples
+    double = prune(copy.deepcopy(model).double(), images.double(), labels, method=method, multiply_adds=0.5, folds=2)
+    assert double.model(images.double()).dtype == torch.float64
+
+
+def test_a_criterion_may_leave_its_logits_where_they_are(samples, model):
+    """On a GPU they would be there; here a tensor that says so."""
+    moved = []
+
+    class Elsewhere(torch.Tensor):
+        def to(self, *args, **kwargs):
+            moved.append(args)
+            return self.as_subclass(torch.Tensor).to(*args, **kwargs)
+
+    def criterion(model, images, targets):
+        convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+        filters = {name: torch.rand(len(images), model.get_submodule(name).out_channels) for name in convolutions}
+        return Scores(filters, model(images).as_subclass(Elsewhere))
+
+    prune(model, *samples, method=Method(criterion, rate=True), multiply_adds=0.5, folds=0)
+    assert (samples[0].device,) in moved
+
+
 def test_layers_that_are_not_there_cannot_be_ignored(samples, model):
     for layer in ("7", "conv1", nn.Conv2d(3, 20, 3), model[2]):
         with pytest.raises(

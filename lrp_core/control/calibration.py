@@ -99,7 +99,8 @@ class CalibrationTask:
     def _logits(self) -> torch.Tensor:
         """Return all logits of the current network, from the pass that scored its filters if there was one."""
         scored = self._scores or self._contributions
-        return predict(self.network.model, self._images) if scored is None else scored.logits
+        logits = predict(self.network.model, self._images) if scored is None else scored.logits
+        return logits.to(self._images.device)  # a criterion of the user's may leave them on the network's
 
     def _scored(self) -> Scores:
         if self._scores is None:
@@ -110,12 +111,14 @@ class CalibrationTask:
         """Return the monitored class accuracies without these filters, (n_classes,); the network is not changed.
 
         Without filters, they come from the pass that scored the current network, if there was one. Otherwise only the
-        layers after the first convolution that loses filters are run, on that convolution's stored outputs.
+        layers are run whose values change, on stored outputs of the convolution before them.
         """
         if len(filters) == 0:
             return self._accuracies(self._logits())
         self._evaluated = None  # frees its memory
         first, present = self.network.first_of(filters), self._present()
+        if first is None:
+            return self._accuracies(predict(self.network.without(filters), self._images))
         # Earlier activations stay the same; later ones are stored, in case these filters are removed.
         names = self.network.layer_names[: self.network.layer_names.index(first)]
         activations = [{name: values[name] for name in names} for values in present]

@@ -95,7 +95,7 @@ def end_early(
         last = replace(last, accuracy=accuracy, error=error)
     if (exit_ := earliest([*found, last])) is last:
         return "", model
-    return exit_.name, classifier(up_to(model, exit_.name), exit_.heads.weight.to(images.dtype))
+    return exit_.name, classifier(up_to(model, exit_.name), exit_.heads.weight)
 
 
 def halving(exits: Sequence[Exit]) -> list[Exit]:

@@ -10,7 +10,6 @@ from lrp_core.graph.blocks import without_blocks
 from lrp_core.graph.explicit import of_layers
 from lrp_core.graph.layers import needed
 from lrp_core.graph.tracing import trace
-from lrp_core.utils.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,10 @@ def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:
 
     Args:
         backbone: images to feature maps (N, C, H, W).
-        weight: (n_classes, C).
+        weight: (n_classes, C); the head has the backbone's device and dtype.
     """
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    head.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    like = next(backbone.parameters(), weight)
+    head.weight = nn.Parameter(weight.to(like, copy=True), requires_grad=False)
     parts = {"backbone": backbone, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": head}
-    return nn.Sequential(OrderedDict(parts)).to(device_of(backbone)).eval()
+    return nn.Sequential(OrderedDict(parts)).eval()

@@ -78,6 +78,21 @@ class PrunedNetwork:
         self.layer_names = [names[0] for names in layers]
         self.layer_of = np.array([layers.index(tuple(names)) for names in members])
         self.active = np.ones(self.coupling.n_groups, dtype=bool)
+        self._starts = self._first_changes()
+
+    def _first_changes(self) -> np.ndarray:
+        """Return, by filter number, the index in ``layer_names`` from which on values change without it, (n_filters,).
+
+        A shortcut that adds channels of zeros has the channels of a filter that is computed later.
+        """
+        starts, last = self.layer_of.copy(), -1
+        for layer in self._layers:
+            if layer.name in self.layer_names:
+                last = self.layer_names.index(layer.name)
+            for groups in self.coupling.padded.get(layer.name, ()):
+                of = groups[groups >= 0]
+                starts[of] = np.minimum(starts[of], last)
+        return starts
 
     @property
     def n_filters(self) -> int:
@@ -104,9 +119,13 @@ class PrunedNetwork:
         with torch.no_grad():
             return smaller, run_together(self.layers(smaller), batches, self._compensating(kept_groups))
 
-    def first_of(self, filters: np.ndarray) -> str:
-        """Return the name of the first convolution that loses one of these filters (by number)."""
-        return self.layer_names[self.layer_of[filters].min()]
+    def first_of(self, filters: np.ndarray) -> str | None:
+        """Return the convolution up to which nothing changes without these filters (by number), but that it loses some.
+
+        None if the first convolution comes too late: channels of zeros are added to the image.
+        """
+        start = self._starts[filters].min()
+        return self.layer_names[start] if start >= 0 else None
 
     def outputs_without(
         self,
@@ -116,10 +135,10 @@ class PrunedNetwork:
     ) -> tuple[nn.Module, list[torch.Tensor]]:
         """Return the current network without these filters (by number), and its outputs, batch by batch.
 
-        Only the layers after the first convolution that loses filters are run. The network is that of :meth:`without`.
+        Only the layers after :meth:`first_of` are run. The network is that of :meth:`without`.
 
         Args:
-            filters: one or more active ones.
+            filters: one or more active ones, for which there is such a convolution.
             values: by batch, the values of the current network that the layers after that convolution read; with
                 compensations, for the images that these were made with.
             visit: as for :func:`lrp_core.graph.execution.run_together`; sees each layer before it is compensated.
