@@ -7,7 +7,7 @@ images stands beside it, as a bound that nobody can reach. *Distillation* follow
 (:mod:`lrp_core.repair.distillation`). Batch normalisation stays as it is: images are few. Writes a row a draw, network
 and training to results/benchmarks/training.csv. What data/training has is not measured again.
 
-Images are drawn as in benchmarks/real_size.py.
+The draws are those of benchmarks/promise.py.
 
     python benchmarks/training.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004
 """
@@ -30,7 +30,6 @@ from lrp_core.repair.ridge_head import fit_heads, read_by
 from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.devices import device_of
 from promise import measured
-from real_size import TASKS
 from side_by_side import side_by_side
 from tasks import FROZEN, Draw, Setup, draw
 
@@ -119,7 +118,7 @@ def rows(one: Draw, frozen: bool) -> Iterator[dict]:
 
 def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[dict]:
     """Measure one draw."""
-    one = draw(task, network, seed, setup, TASKS)
+    one = draw(task, network, seed, setup)
     key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap, "device": setup.computed_on}
     yield from (key | row for row in rows(one, network in FROZEN))
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
@@ -371,6 +372,22 @@ def real_size_controller() -> str:
     return _markdown([*header, "AUC of the harmonic mean", "the controller adds"], table)
 
 
+def gpu() -> str:
+    """Compare the same draws on a GPU and on a CPU: accuracies at each size, and seconds."""
+    key = [*PAIR, "method", "seed"]
+    both = [rows.groupby(key) for rows in (_read("benchmarks/gpu.csv"), _real_size())]
+    table = []
+    for names, _ in both[0]:
+        ours, theirs = (of.get_group(names) for of in both)
+        apart = np.abs(ours["test_accuracy"].to_numpy() - theirs["test_accuracy"].to_numpy())
+        seconds = [f"{rows['seconds'].max():.0f}" for rows in (theirs, ours)]
+        table.append(
+            [at_real_size(*names[:2]), METHODS[names[2]], f"{apart.mean():.3f}", f"{apart.max():.3f}", *seconds]
+        )
+    header = ["task, network, image size", "method", "mean difference in accuracy", "largest", "seconds, CPU"]
+    return _markdown([*header, "seconds, GPU"], table)
+
+
 PARAMETERS = (0.75, 0.5, 0.25)  # left, in the published setting
 
 
@@ -459,6 +476,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,
+    "gpu": gpu,
     "published": published,
     "promise": promise,
     "promised-sizes": promised_sizes,
