@@ -1,4 +1,4 @@
-"""Pruning at real size: frozen ImageNet networks at 224 px, and CIFAR-10 ResNets that somebody else trained.
+"""Pruning at real size: frozen ImageNet networks at 224 px, and networks that were trained for CIFAR-10.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
 images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
@@ -9,7 +9,8 @@ controller. The accuracy that the call predicts stands beside the test accuracy.
 size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
 `make tables` makes the tables and the figures.
 
-Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the first four methods on seeds
+Other draws (seeds 900 to 999) chose settings. These chose nothing. benchmarks/fine_tune.py, which trains one of the
+networks, runs first. The ResNets have the first four methods on seeds
 4005 to 4009, too.
 
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
@@ -39,10 +40,13 @@ from lrp_core.study.analysis.real_size import (
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FROZEN, TRAINED, Draw, Setup, Task, draw
+from tasks import FINE_TUNED, FROZEN, TRAINED, Draw, Setup, Task, draw
 
 TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
-PAIRS = (*(("cifar10", network) for network in TRAINED), *((task, network) for network in FROZEN for task in TASKS))
+PAIRS = (
+    *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
+    *((task, network) for network in FROZEN for task in TASKS),
+)
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT)

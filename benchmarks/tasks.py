@@ -1,24 +1,26 @@
 """The draws on which pruning is measured: a classifier, its calibration images, and test images.
 
-Two kinds of classifiers. Frozen ImageNet backbones with a ridge head are fitted to 20 or 40 images a class. CIFAR-10
-ResNets (He et al., Deep Residual Learning for Image Recognition, CVPR 2016, sec. 4.2), trained by Y. Idelbayev
-(github.com/akamaster/pytorch_resnet_cifar10), are taken as they are.
+Frozen ImageNet backbones get a ridge head, which is fitted to 20 or 40 images a class. Trained networks are taken as
+they are: CIFAR-10 ResNets (He et al., Deep Residual Learning for Image Recognition, CVPR 2016, sec. 4.2), trained by
+Y. Idelbayev (github.com/akamaster/pytorch_resnet_cifar10), and a SqueezeNet 1.1 that benchmarks/fine_tune.py trains on
+half of CIFAR-10's test images; its draws are of the other half.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.graph.truncation import classifier
 from lrp_core.repair.ridge_head import fit_heads, pooled_features
-from lrp_core.study.data.datasets import load_dataset
+from lrp_core.study.data.datasets import Dataset, load_dataset
 from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
 from lrp_core.study.data.splits import overlap, split_dataset
 from lrp_core.utils.errors import check_choice
@@ -31,7 +33,7 @@ class Setup:
     Attributes:
         cifar10: class folders of CIFAR-10's test images.
         trashnet: class folders of TrashNet's photographs, 224 px.
-        weights: the files ``resnet20-12fca82f.th`` and ``resnet56-4bfd9763.th``.
+        weights: the files ``resnet20-12fca82f.th`` and ``resnet56-4bfd9763.th``, and that of benchmarks/fine_tune.py.
         device: of the networks; images stay on the host.
     """
 
@@ -88,7 +90,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained CIFAR-10 network.
+    """A trained CIFAR-10 ResNet.
 
     Attributes:
         file: of its weights; the name ends in the first eight digits of its SHA-256.
@@ -106,6 +108,9 @@ class Trained:
 TASKS = {"elpv": Task(48, 40, 32, 100), "cifar10": Task(48, 20, 1, 100), "trashnet": Task(128, 20, 8, None)}
 FROZEN = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}  # network: weights
 TRAINED = {"resnet20": Trained("resnet20-12fca82f.th", 3, 20), "resnet56": Trained("resnet56-4bfd9763.th", 9, 10)}
+FINE_TUNED_START = ("squeezenet1_1", FROZEN["squeezenet1_1"])
+FINE_TUNED, FINE_TUNED_FILE = "squeezenet1_1-trained", "squeezenet1_1-cifar10.safetensors"
+FINE_TUNED_TASK = Task(96, 20, 1, 100)
 ALL = (  # in minutes; real_size.py has 224 px
     *((task, network) for task in ("elpv", "cifar10") for network in FROZEN),
     ("trashnet", "squeezenet1_1"),
@@ -126,28 +131,30 @@ def draw(
     """Return the draw of a seed.
 
     Args:
-        task: one of ``TASKS``; for a trained network, "cifar10".
-        network: one of ``FROZEN`` or ``TRAINED``.
+        task: one of ``TASKS``; "cifar10" for a trained network.
+        network: one of ``FROZEN`` or ``TRAINED``, or ``FINE_TUNED``.
         seed: draws calibration and test images, and the folds that choose a head's ridge.
         setup: of images and weights; ELPV comes from the package registry.
         frozen: how images are drawn for frozen backbones.
-        trained: how for trained networks.
+        trained: how for trained ResNets.
 
     Raises:
         ValueError: an unknown task or network, or a file of weights that is not what its name says.
         FileNotFoundError: no such file of weights.
     """
-    check_choice("network", network, [*FROZEN, *TRAINED])
-    check_choice("task", task, ["cifar10"] if network in TRAINED else list(frozen))
+    check_choice("network", network, [*FROZEN, *TRAINED, FINE_TUNED])
+    check_choice("task", task, list(frozen) if network in FROZEN else ["cifar10"])
     if network in TRAINED:
         return _trained(trained[network], seed, setup)
+    if network == FINE_TUNED:
+        return _fine_tuned(seed, setup)
     return _frozen(task, frozen[task], network, seed, setup)
 
 
 def _frozen(task: str, how: Task, network: str, seed: int, setup: Setup) -> Draw:
     """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
     weights = FROZEN[network]
-    images, labels, blocks, test_images, test_labels, shared = _split(task, how, seed, setup)
+    images, labels, blocks, test_images, test_labels, shared = _split(_dataset(task, how.px, setup), how, seed)
     images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
     backbone = load_backbone(network, weights).to(setup.device)
     fold = draw_folds(labels, blocks, 5, seed)
@@ -156,18 +163,45 @@ def _frozen(task: str, how: Task, network: str, seed: int, setup: Setup) -> Draw
 
 
 def _trained(how: Trained, seed: int, setup: Setup) -> Draw:
-    """Draw images for a trained CIFAR-10 network."""
-    task = Task(32, how.per_class, 1, how.n_test)
-    images, labels, _, test_images, test_labels, shared = _split("cifar10", task, seed, setup)
+    """Draw images for a trained CIFAR-10 ResNet."""
+    task, dataset = Task(32, how.per_class, 1, how.n_test), _dataset("cifar10", 32, setup)
+    images, labels, _, test_images, test_labels, shared = _split(dataset, task, seed)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
     model = _cifar_resnet(how, setup.weights).to(setup.device)
     return Draw(model, images, labels, test_images, test_labels, None, shared)
 
 
-def _split(task: str, how: Task, seed: int, setup: Setup) -> tuple:
+def _fine_tuned(seed: int, setup: Setup) -> Draw:
+    """Draw images that SqueezeNet 1.1 was not trained on."""
+    _, unseen = cifar10_halves(setup)
+    images, labels, _, test_images, test_labels, shared = _split(unseen, FINE_TUNED_TASK, seed)
+    images, test_images = (normalise(pixels, *FINE_TUNED_START) for pixels in (images, test_images))
+    path = setup.weights / FINE_TUNED_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights {path}: python benchmarks/fine_tune.py makes them")
+    backbone = load_backbone(*FINE_TUNED_START)
+    state = load_file(path)
+    model = classifier(backbone, state["head.weight"])
+    model.load_state_dict(state)
+    return Draw(model.to(setup.device), images, labels, test_images, test_labels, None, shared)
+
+
+def cifar10_halves(setup: Setup) -> tuple[Dataset, Dataset]:
+    """Return the first and the second half of each class of CIFAR-10's test images: to train on, and to draw from."""
+    dataset = _dataset("cifar10", FINE_TUNED_TASK.px, setup)
+    of_class = [torch.nonzero(dataset.labels == label).flatten() for label in range(len(dataset.class_names))]
+    halves = [torch.cat(half) for half in zip(*(index.tensor_split(2) for index in of_class), strict=True)]
+    tensors = ("images", "labels", "positions")
+    return tuple(replace(dataset, **{name: getattr(dataset, name)[half] for name in tensors}) for half in halves)
+
+
+def _dataset(task: str, px: int, setup: Setup) -> Dataset:
+    return _load_dataset(task if task == "elpv" else str(getattr(setup, task).resolve()), px)
+
+
+def _split(dataset: Dataset, how: Task, seed: int) -> tuple:
     """Return pixels, labels and blocks for calibration, pixels and labels for the test, and their overlap."""
-    dataset = _load_dataset(task if task == "elpv" else str(getattr(setup, task).resolve()), how.px)
     split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
     calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
     index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 import lrp_core
 from layer_by_layer import layer_by_layer
@@ -49,12 +50,14 @@ def with_head(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, bloc
     return model
 
 
-def fine_tuned(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> nn.Module:
+def fine_tuned(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float, progress: bool = False
+) -> nn.Module:
     """Return a copy whose weights are all trained with cross-entropy; half of the images are mirrored at random."""
     model, generator = copy.deepcopy(model).requires_grad_(True), torch.Generator().manual_seed(0)
     groups = [{"params": part, "lr": rate * part.detach().square().mean().sqrt().item()} for part in model.parameters()]
     optimiser, device = torch.optim.Adam(groups), device_of(model)
-    for _ in range(EPOCHS):
+    for _ in tqdm(range(EPOCHS), "training", unit="epoch", disable=not progress):
         for chosen in torch.randperm(len(images), generator=generator).split(BATCH):
             mirrored = torch.rand(len(chosen), 1, 1, 1, generator=generator) < 0.5
             batch = torch.where(mirrored, images[chosen].flip(3), images[chosen])

@@ -10,6 +10,7 @@ NETWORKS = {
     "resnet20": "ResNet-20",
     "resnet56": "ResNet-56",
     "squeezenet1_1": "SqueezeNet 1.1",
+    "squeezenet1_1-trained": "SqueezeNet 1.1 (trained)",
     "vgg11": "VGG11",
     "vgg16": "VGG16",
 }
@@ -20,7 +21,7 @@ METHODS = NAMES | {
     f"early-exit+{LRP}+reconstruction+refit": f"early exit, {NAMES[LRP]}, reconstruction, refitted head",
     "budget-search": "budget search",
 }
-_CIFAR_RESNETS = ("resnet20", "resnet56")
+_PIXELS = {"resnet20": 32, "resnet56": 32, "squeezenet1_1-trained": 96}  # at real size, unless it is 224
 
 
 def pair(task: str, network: str) -> str:
@@ -30,4 +31,4 @@ def pair(task: str, network: str) -> str:
 
 def at_real_size(task: str, network: str) -> str:
     """Return a task, a network and its pixels, as benchmarks/real_size.py has them, in words."""
-    return f"{pair(task, network)}, {32 if network in _CIFAR_RESNETS else 224} px"
+    return f"{pair(task, network)}, {_PIXELS.get(network, 224)} px"
