@@ -1,6 +1,7 @@
 """A trace against the model's own forward, in float64; what cannot be traced is refused by name."""
 
 import operator
+import types
 
 import pytest
 import torch
@@ -106,6 +107,23 @@ SPELLINGS = {
     "avg_pool2d(x, x.size(3))": (lambda x: F.avg_pool2d(x, x.size(3)).flatten(1), 4),
     "avg_pool2d(x, x.size()[3])": (lambda x: F.avg_pool2d(x, x.size()[3]).flatten(1), 4),
     "avg_pool2d(x, kernel_size=x.shape[-1])": (lambda x: F.avg_pool2d(x, kernel_size=x.shape[-1]).flatten(1), 4),
+    "avg_pool2d(x, x.size(2))": (lambda x: F.avg_pool2d(x, x.size(2)).flatten(1), 4),
+    "avg_pool2d(x, x.size()[2:])": (lambda x: F.avg_pool2d(x, x.size()[2:]).flatten(1), 4),
+    "avg_pool2d(x, kernel_size=x.shape[-2:], padding=0)": (
+        lambda x: F.avg_pool2d(x, kernel_size=x.shape[-2:], padding=0, count_include_pad=False).flatten(1),
+        4,
+    ),
+    "avg_pool2d(x, (h, w), stride=(h, w))": (
+        lambda x: F.avg_pool2d(x, (x.size(2), x.size(3)), stride=(x.size(2), x.size(3))).flatten(1),
+        4,
+    ),
+    "max_pool2d(x, [h, w])": (lambda x: F.max_pool2d(x, [x.size(2), x.size(3)]).flatten(1), 4),
+    "x.data.view(x.data.size(0), -1)": (lambda x: x.data.view(x.data.size(0), -1), 64),
+    "ReLU(inplace=True)(x)": (lambda x: nn.ReLU(inplace=True)(x).mean((2, 3)), 4),
+    "Sequential(ReLU(), AdaptiveAvgPool2d(1))(x)": (
+        lambda x: nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())(x),
+        4,
+    ),
     "x[:, :, ::2, ::2]": (lambda x: x[:, :, ::2, ::2].flatten(1), 16),
     "x[:, :, :, 0::3]": (lambda x: x[:, :, :, 0::3].flatten(1), 32),
     "x[:, :, ::2, ::2].relu_()": (lambda x: x[:, :, ::2, ::2].relu_().flatten(1), 16),
@@ -228,7 +246,11 @@ def test_every_spelling_of_a_call_computes_what_the_model_does(spelling):
         (lambda x: x[0], r"getitem\(conv, 0\)"),
         (lambda x: x.view(x.size(1), -1), r"view\(conv, size, -1\)"),
         (lambda x: x.mean((2, 3)) + x.size(0), r"add\(mean, size\)"),
-        (lambda x: F.avg_pool2d(x, x.size(2)), r"avg_pool2d\(conv, size\)"),
+        (lambda x: F.avg_pool2d(x, (x.size(3), x.size(2))), r"avg_pool2d\(conv, \(size, size_1\)\)"),
+        (lambda x: F.avg_pool2d(x, x.shape[2:], padding=1), r"avg_pool2d\(conv, getitem, padding=1\)"),
+        (lambda x: F.avg_pool2d(x, x.shape[2:], (1, 1)), r"avg_pool2d\(conv, getitem, \(1, 1\)\)"),
+        (lambda x: F.max_pool2d(x, x.size(3)), r"max_pool2d\(conv, size, "),
+        (lambda x: nn.Conv2d(4, 4, 1)(x).mean((2, 3)), "cannot trace Between.forward: module is not installed"),
         (lambda x: F.avg_pool2d(x, x.size(3), 1), r"avg_pool2d\(conv, size, 1\)"),
     ],
 )
@@ -370,11 +392,32 @@ def test_untraceable_networks_are_refused(model, message):
         trace(model)
 
 
-def test_a_pool_as_wide_as_its_input_may_leave_rows():
-    """Of maps of 7 x 4, a square of 4 leaves one row, which is left out."""
-    model = between(lambda x: F.avg_pool2d(x, x.size(3)).flatten(1))
-    x = torch.randn(2, 3, 9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(run(trace(model), {INPUT: x}), model.head(model.conv(x)[:, :, :4].mean((2, 3))))
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_pool_as_wide_or_as_high_as_its_input_may_leave_a_rest(axis):
+    """Of maps of 7 x 4, or 4 x 7, a square of 4 leaves a strip, which is left out."""
+    model = between(lambda x: F.avg_pool2d(x, x.size(axis)).flatten(1))
+    shape = (2, 3, 9, 6) if axis == 3 else (2, 3, 6, 9)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(run(trace(model), {INPUT: x}), model.head(model.conv(x)[:, :, :4, :4].mean((2, 3))))
+
+
+@pytest.mark.parametrize(("wrap", "inside"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])
+def test_a_wrapped_network_is_refused(wrap, inside):
+    model = wrap(between(lambda x: x.mean((2, 3))))
+    with pytest.raises(ValueError, match=rf"wraps the network: give the network itself, model\.{inside}$"):
+        trace(model)
+    assert len(trace(getattr(model, inside))) > 1
+
+
+@pytest.mark.parametrize("name", ["", "conv"])
+def test_a_forward_that_was_replaced_on_an_object_is_refused(name):
+    """A copy of the network would hold the replacement, which calls the unpruned one."""
+    model = between(lambda x: x.mean((2, 3)))
+    part = model.get_submodule(name)
+    part.forward = types.MethodType(lambda self, x: type(self).forward(self, x) * 2, part)
+    kind = type(part).__name__
+    with pytest.raises(ValueError, match=rf"^{kind}\.forward was replaced on an object .*class Mine\({kind}\)"):
+        trace(model)
 
 
 class _Summed(nn.Conv2d):

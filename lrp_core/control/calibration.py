@@ -116,9 +116,10 @@ class CalibrationTask:
         if len(filters) == 0:
             return self._accuracies(self._logits())
         self._evaluated = None  # frees its memory
-        first, present = self.network.first_of(filters), self._present()
+        first = self.network.first_of(filters)
         if first is None:
             return self._accuracies(predict(self.network.without(filters), self._images))
+        present = self._present()
         # Earlier activations stay the same; later ones are stored, in case these filters are removed.
         names = self.network.layer_names[: self.network.layer_names.index(first)]
         activations = [{name: values[name] for name in names} for values in present]

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from lrp_core.graph.arrangement import Arranged, Size
+from lrp_core.graph.arrangement import Arranged, Size, size_of
 from lrp_core.graph.layers import PadChannels, SquarePool
 
 # The functions below take their arguments as torch's do, under the same names, tensors of parameters as tensors. They
@@ -59,16 +59,22 @@ def _dropout(input: Arranged, p: float = 0.5, training: bool = True, inplace: bo
     return nn.Identity()
 
 
-def _max_pool(input: Arranged, *args: object, **kwargs: object) -> nn.Module | None:
-    return nn.MaxPool2d(*args, **kwargs)
+def _pool(kind: type[nn.Module], of_all: type[nn.Module]) -> Callable[..., nn.Module | None]:
+    """Return a function for a pooling; by a window of the input's own size, it pools all positions."""
 
+    def read(input: Arranged, kernel_size: object, stride: object = None, *args: object, **kwargs: object) -> nn.Module:
+        given = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,)
+        if not any(isinstance(each, Size) for each in given):
+            return kind(kernel_size, stride, *args, **kwargs)
+        sizes = tuple(size_of(axis) for axis in input.axes[2:])
+        settings = ("padding", "ceil_mode", "return_indices", "divisor_override")
+        if args or stride not in (None, kernel_size) or any(kwargs.get(name) for name in settings):
+            return None
+        if given == sizes:
+            return of_all(1)
+        return SquarePool(2 + sizes.index(kernel_size)) if kind is nn.AvgPool2d and kernel_size in sizes else None
 
-def _avg_pool(input: Arranged, *args: object, **kwargs: object) -> nn.Module | None:
-    kernel = [*args, *kwargs.values()]
-    width = [each.kind == "w" for each in kernel[0].unknown] if isinstance(kernel[0], Size) else []
-    if len(kernel) == 1 and width == [True] and kernel[0].number == 1 and kernel[0].unknown == input.axes[-1]:
-        return SquarePool()
-    return None if any(isinstance(each, Size) for each in kernel) else nn.AvgPool2d(*args, **kwargs)
+    return read
 
 
 def _adaptive_avg_pool(input: Arranged, output_size: object) -> nn.Module | None:
@@ -193,8 +199,8 @@ _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     **dict.fromkeys((F.prelu, torch.prelu), _prelu),
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
     **dict.fromkeys(("contiguous", "clone", "detach", torch.clone), _identity),
-    F.max_pool2d: _max_pool,
-    F.avg_pool2d: _avg_pool,
+    F.max_pool2d: _pool(nn.MaxPool2d, nn.AdaptiveMaxPool2d),
+    F.avg_pool2d: _pool(nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.adaptive_max_pool2d: _adaptive_max_pool,
     F.pad: _pad,

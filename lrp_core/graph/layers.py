@@ -54,15 +54,20 @@ class PadChannels(nn.Module):
 
 
 class SquarePool(nn.AvgPool2d):
-    """``F.avg_pool2d(x, x.size(3))``: average pooling by a square as wide as the input."""
+    """``F.avg_pool2d(x, x.size(3))``: average pooling by a square as wide, or as high, as the input.
 
-    def __init__(self):
-        """Take nothing: the size comes with the input."""
+    Attributes:
+        axis: 3 for the width, 2 for the height.
+    """
+
+    def __init__(self, axis: int):
+        """Take the axis: the size comes with the input."""
         super().__init__(1)
+        self.axis = axis
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Pool (N, C, H, W)."""
-        return F.avg_pool2d(a, a.shape[3])
+        return F.avg_pool2d(a, a.shape[self.axis])
 
 
 class Product(nn.Module):

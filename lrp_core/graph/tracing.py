@@ -2,10 +2,11 @@
 
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from torch import fx, nn
 
 from lrp_core.graph.arrangement import Arranged
@@ -77,6 +78,11 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, object]) -> object:
+        """Note a module's call; one that the code makes on the spot, as in ``nn.ReLU()(x)``, is looked into."""
+        made = m not in self.submodule_paths and not any(True for _ in m.parameters())
+        return forward(*args, **kwargs) if made else super().call_module(m, forward, args, kwargs)
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         known = type(module) in SUPPORTED or type(module).__name__ == "Conv2dSame"
         return known or super().is_leaf_module(module, qualified_name)
@@ -90,7 +96,8 @@ def trace(model: nn.Module) -> list[Layer]:
 
     Raises:
         ValueError: a layer is not supported (its name and type are in the message), a layer is used twice, a layer
-            overwrites what another still reads, or the model's forward cannot be traced.
+            overwrites what another still reads, the model's forward cannot be traced or was replaced on an object, or
+            another module wraps the model.
     """
     return trace_with_nodes(model)[0]
 
@@ -103,6 +110,7 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
     Raises:
         ValueError: as :func:`trace`.
     """
+    _refuse_wrapped(model)
     tracer = _Tracer(model)
     reader = tracer.reader
     with _predicting(model):
@@ -139,6 +147,23 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
         modules.add(layer.module)
     tensors = [(node, value) for node, value in reader.values.items() if isinstance(value, Arranged)]
     return layers, {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
+
+
+_INSIDE = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuse a network in a wrapper, or with a forward that was replaced: a copy would still call the unpruned one."""
+    kind = type(model).__name__
+    if kind in _INSIDE:
+        raise ValueError(f"{kind} wraps the network: give the network itself, model.{_INSIDE[kind]}")
+    for module in model.modules():
+        if "forward" in vars(module) and not isinstance(module, torch.jit.ScriptModule):
+            kind = type(module).__name__
+            raise ValueError(
+                f"{kind}.forward was replaced on an object (`x.forward = ...`), and a pruned copy would still call the "
+                f"unpruned one: define it in a class instead (`class Mine({kind}): def forward(self, x): ...`)"
+            )
 
 
 @contextmanager
