@@ -20,13 +20,15 @@ from lrp_core.control.cost import LayerCost, parameter_costs
 from lrp_core.metrics.cost import n_parameters
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.distillation import distil
+from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.real_size import LAYERS_REPAIRED
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
 from tasks import TRAINED, Draw, Setup, draw
 
-METHODS = (DEFAULT, LAYER_BY_LAYER, NEURON_MERGING, "px-static", "weight")
+METHODS = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, "px-static", "weight")
 LIMITS = (0.75, 0.5, 0.25)  # of the parameters
 
 
@@ -37,9 +39,12 @@ def counted(network: PrunedNetwork, _image: object) -> list[LayerCost]:
 
 def networks(method: str, one: Draw) -> Iterator[tuple[str, nn.Module]]:
     """Prune by a method, and yield methods and networks: at each limit one, and of ours a distilled one."""
-    if method in (LAYER_BY_LAYER, NEURON_MERGING):
-        prune, some = (layer_by_layer, one.images) if method == LAYER_BY_LAYER else (neuron_merging, one.images[:1])
-        yield from ((method, model) for _, model in prune(one.model, some, LIMITS, counted))
+    if method == NEURON_MERGING:
+        yield from ((method, model) for _, model in neuron_merging(one.model, one.images[:1], LIMITS, counted))
+        return
+    if method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
+        repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
+        yield from ((method, model) for _, model in layer_by_layer(one.model, one.images, LIMITS, counted, repair))
         return
     pruned = lrp_core.prune(one.model, one.images, one.labels, method=method, parameters=0.5, folds=0, progress=False)
     for limit in LIMITS:

@@ -231,6 +231,15 @@ def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
     close([figure])
 
 
+def test_a_legend_takes_the_place_of_a_panel_that_is_empty(rows):
+    """Three panels of four."""
+    others = [rows.assign(task="cifar10", network=network) for network in ("resnet20", "resnet56")]
+    figure = real_size(pd.concat([rows, *others], ignore_index=True))
+    assert figure.legends == []
+    assert [len(axis.get_legend().get_texts()) if axis.get_legend() else 0 for axis in figure.axes] == [0, 0, 0, 4]
+    close([figure])
+
+
 def test_the_figure_of_controllers_has_the_draws_of_both(rows):
     """Without and with the controller, in draws 0 and 1: means of the harmonic mean; a third draw has one of them."""
     more = rows[(rows["method"] == "dynamic") & (rows["seed"] == 1)].assign(seed=2, test_harmonic_mean=0.0)

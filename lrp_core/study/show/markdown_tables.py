@@ -397,7 +397,7 @@ def published() -> str:
     whole = accuracies(rows, 1.0, size="parameters")["unpruned"]
     kept = [accuracies(rows, limit, size="parameters").div(whole, axis=0) for limit in PARAMETERS]
     table = []
-    for method in (CALL, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, ONE_SHOT, "weight"):
+    for method in (CALL, DISTILLED, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, ONE_SHOT, "weight"):
         found = [one[method].dropna() if method in one else pd.Series(dtype=float) for one in kept]
         cells = [
             _number(one.mean()) + (f" ({one.min():.3f} to {one.max():.3f})" if len(one) > 1 else "") for one in found

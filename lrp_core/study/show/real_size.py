@@ -62,11 +62,16 @@ def real_size(rows: pd.DataFrame) -> Figure:
         axis.title.set_fontsize("medium")
         axis.set_ylabel("" if number % columns else "test accuracy")
         axis.set_xlabel("" if number + columns < len(pairs) else "multiply-adds left")
-    for axis in axes.flat[len(pairs) :]:
+    empty = axes.flat[len(pairs) :]
+    for axis in empty:
         axis.set_axis_off()
     shown = [METHODS[method] for method in DRAWN if method in set(rows["method"])]
     handles = [Line2D([], [], **styles[name] | {"ms": 4}, label=name) for name in shown]
-    legend_below(figure, [*handles, Line2D([], [], ls="--", color="0.4", lw=1, label="unpruned")])
+    handles.append(Line2D([], [], ls="--", color="0.4", lw=1, label="unpruned"))
+    if len(empty):
+        empty[0].legend(handles=handles, loc="center", frameon=False)
+    else:
+        legend_below(figure, handles)
     return figure
 
 
