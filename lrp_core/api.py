@@ -24,7 +24,7 @@ from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.outputs import before_softmax, with_softmax
-from lrp_core.graph.tracing import trace
+from lrp_core.graph.tracing import check_trace, trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
 from lrp_core.metrics.cost import Size, latency, n_filters, n_parameters, size
@@ -259,11 +259,13 @@ def prune(
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
     if round_to < 1:
         raise ValueError(f"round_to must be 1 or more, got {round_to}")
-    network, softmax = before_softmax(with_modules(copy.deepcopy(model).eval().requires_grad_(False)))
+    whole = _copied(model)
+    network, softmax = before_softmax(with_modules(whole))
     last = trace(network)[-1]
     ignored = _names(model, network, ignored_layers)
     images, labels = _collect(images, labels)
     images = images.to(next(network.parameters(), images).dtype)
+    check_trace(whole, images[:1])
     _check_labels(labels, logits := predict(network, images[:1]))
     n_outputs, all_reduce = logits.shape[1], _on_host(all_reduce)
     if all_reduce is not single_site:
@@ -533,6 +535,18 @@ def _budget(max_accuracy_drop: float, *others: float | None) -> tuple[str, float
     name, value = given[0] if given else ("max_accuracy_drop", max_accuracy_drop)
     _check_budget(name, value)
     return name, value
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy of the model in eval mode, frozen."""
+    trace(model)  # says what is not supported, before the copy fails on it
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"cannot copy {type(model).__name__}: does an attribute hold a tensor that it computed, such as its last "
+            f"feature maps? Delete it, or run the model in torch.no_grad() ({error})"
+        ) from error
 
 
 def _check_budget(name: str, value: float) -> None:

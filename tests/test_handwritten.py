@@ -405,7 +405,7 @@ def test_what_cannot_be_read_is_refused(model, message):
 def test_a_network_may_end_at_any_layer_that_makes_maps(name):
     """Whose value stands in the code somewhere as maps (N, C, H, W); with its channels last it may not."""
     model, x = network(name), images()
-    layers, nodes = trace_with_nodes(model)
+    layers, nodes, _ = trace_with_nodes(model)
     ends = [layer.name for layer in layers if layer.name in nodes.values()]
     assert {"stem", "relu", "last"} <= set(ends)
     for end in ends:

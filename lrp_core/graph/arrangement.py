@@ -91,6 +91,16 @@ def size_of(axis: Axis) -> Size | int:
     return _plain(known, tuple(each._replace(stride=1) for each in axis if each.size is None))
 
 
+def equal_sizes(one: object, other: object) -> object:
+    """Return whether two shapes are equal, as far as that can be told; :data:`UNKNOWN` where it cannot."""
+    if not isinstance(one, tuple) or not isinstance(other, tuple) or len(one) != len(other):
+        return False
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+    if any(isinstance(a, int) and isinstance(b, int) for a, b in pairs):
+        return False
+    return UNKNOWN if pairs else True
+
+
 def merged(axis: Axis) -> Axis:
     """Return a dimension with parts that follow upon one another made one."""
     parts: list[Part] = []

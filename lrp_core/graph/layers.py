@@ -234,6 +234,12 @@ SUPPORTED = (
 )
 
 
+def pads_like_tensorflow(module: nn.Module) -> bool:
+    """Return whether a module is timm's convolution with TensorFlow's padding: apart from that, a plain one."""
+    kind = type(module)
+    return isinstance(module, nn.Conv2d) and kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
+
+
 def readers(layers: list[Layer]) -> dict[str, list[Layer]]:
     """Return the layers that read each layer, and the network's input, by name; one that reads it twice, twice."""
     found: dict[str, list[Layer]] = {name: [] for name in (INPUT, *(layer.name for layer in layers))}

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, Size, described, flattened
+from lrp_core.graph.arrangement import BATCH, UNKNOWN, Arranged, Size, described, equal_sizes, flattened
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.building import Builder, Maps, NotRead, shape_behind
 from lrp_core.graph.calls import module_of_call, operands, torch_names, written
@@ -27,6 +27,7 @@ from lrp_core.graph.layers import (
     PointwiseConv,
     Product,
     Sum,
+    pads_like_tensorflow,
 )
 from lrp_core.graph.layers import (
     VIEWS as SHARING,
@@ -61,10 +62,11 @@ class Reader(Builder):
         """
         for node in graph.nodes:
             if node.op == "placeholder" and node not in self.values:
-                if self.values:
+                if self.values and not node.args:  # without a default
                     kind = type(self._model).__name__
                     raise ValueError(f"{kind} takes several inputs; one image tensor is supported")
-                self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
+                image = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
+                self.values[node] = UNKNOWN if self.values else image
             elif node.op != "output" and node not in self.values:
                 self._read(node)
 
@@ -72,8 +74,8 @@ class Reader(Builder):
         n_layers = len(self.layers)
         try:
             value = self.values[node] = self._value(node)
-        except NotRead as error:
-            raise self._refusal(node, str(error)) from None
+        except (NotRead, IndexError) as error:
+            raise self._refusal(node, str(error) if isinstance(error, NotRead) else "") from None
         made = list(self.layers.values())[n_layers:]
         if made:
             self.made.add(node)
@@ -86,7 +88,7 @@ class Reader(Builder):
         value = self.values.get(node) if isinstance(node, fx.Node) else None
         try:
             return self.whole(node, len(value.axes))[0] if isinstance(value, Arranged) else ""
-        except NotRead:
+        except (NotRead, IndexError):
             return ""
 
     def _refusal(self, node: fx.Node, why: str) -> ValueError:
@@ -111,6 +113,9 @@ class Reader(Builder):
             return self._of_module(node) if node.op == "call_module" else self._of_call(node, args, kwargs)
         if any(self._is_unknown(each, node) for each in operands(node)):
             return UNKNOWN
+        if node.target in (operator.eq, operator.ne) and any(isinstance(each, tuple) for each in args):
+            equal = equal_sizes(*args)
+            return equal if equal is UNKNOWN else equal is (node.target is operator.eq)
         try:  # sizes, numbers, and what is computed of parameters alone
             function = getattr(args[0], node.target) if node.op == "call_method" else node.target
             with torch.no_grad():
@@ -121,6 +126,8 @@ class Reader(Builder):
     def _is_unknown(self, read: fx.Node, node: fx.Node) -> bool:
         """Return whether what a node computes of a value is not known, since that value is not."""
         value = self.values[read]
+        if isinstance(value, tuple) and any(isinstance(each, Size) for each in value):
+            return node.target not in (operator.getitem, operator.add, operator.eq, operator.ne, len)
         return value is UNKNOWN or (isinstance(value, Size) and node.target not in (operator.mul, operator.floordiv))
 
     def _known(self, node: fx.Node) -> tuple[tuple, dict[str, object]]:
@@ -145,8 +152,10 @@ class Reader(Builder):
 
     def _owner(self, parameter: fx.Node, node: fx.Node) -> str | None:
         """Return the name of the module that a parameter belongs to, for the layer that is made of it."""
-        while parameter.op != "get_attr":
-            parameter = next(iter(parameter.all_input_nodes))
+        while parameter.op != "get_attr" and parameter.all_input_nodes:
+            parameter = parameter.all_input_nodes[0]
+        if parameter.op != "get_attr":
+            return None
         name = parameter.target.rpartition(".")[0]
         return name if name and name not in self.layers else None
 
@@ -263,8 +272,7 @@ def _as_it_predicts(module: nn.Module) -> nn.Module:
         return _with_plain_weight(module)
     if type(module) is nn.ConstantPad2d and module.value == 0:
         return nn.ZeroPad2d(module.padding)
-    # timm's convolution with TensorFlow's padding is what it is a kind of, apart from that.
-    if type(module) not in (*SUPPORTED, *_OTHERS) and type(module).__name__ != "Conv2dSame":
+    if type(module) not in (*SUPPORTED, *_OTHERS) and not pads_like_tensorflow(module):
         raise NotRead
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
         raise NotRead("without running statistics")

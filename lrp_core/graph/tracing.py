@@ -1,5 +1,6 @@
 """A network as a list of layers: one trace serves relevance, removal and partial forward passes."""
 
+import inspect
 import itertools
 import operator
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from torch import fx, nn
 
 from lrp_core.graph.arrangement import Arranged
 from lrp_core.graph.calls import operands, overwrites
-from lrp_core.graph.layers import STATEFUL, SUPPORTED, Layer, needed
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT, STATEFUL, SUPPORTED, Layer, needed, pads_like_tensorflow
 from lrp_core.graph.reading import Reader
+from lrp_core.utils.devices import device_of
 
 _getattr = nn.Module.__getattr__
 
@@ -58,6 +61,7 @@ class _Tracer(fx.Tracer):
         self.reader = Reader(model)
         tensors = itertools.chain(model.named_parameters(), model.named_buffers())
         self._names = {id(tensor): name for name, tensor in tensors}
+        self.asked = False
 
     def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
         """Note parameters and buffers by name; fx would search the whole model for each."""
@@ -73,7 +77,15 @@ class _Tracer(fx.Tracer):
             self.reader.read(self.graph)
         finally:
             nn.Module.__getattr__ = under_tracing
+        self.asked = self.asked or self._is_size(node)
         return self.reader.values[node]
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """Return whether a value comes from sizes of a tensor, and not only from how many dimensions it has."""
+        if isinstance(self.reader.values[node], Arranged):
+            return False
+        read = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
+        return read or any(self._is_size(each) for each in node.all_input_nodes)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -84,7 +96,7 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs) if made else super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        known = type(module) in SUPPORTED or type(module).__name__ == "Conv2dSame"
+        known = type(module) in SUPPORTED or pads_like_tensorflow(module)
         return known or super().is_leaf_module(module, qualified_name)
 
 
@@ -99,13 +111,15 @@ def trace(model: nn.Module) -> list[Layer]:
             overwrites what another still reads, the model's forward cannot be traced or was replaced on an object, or
             another module wraps the model.
     """
-    return trace_with_nodes(model)[0]
+    layers, _, _ = trace_with_nodes(model)
+    return layers
 
 
-def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]:
-    """Return the layers of a network, and by node of its graph the name of the layer that makes the node's value.
+def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str], bool]:
+    """Return the layers of a network, by node of its graph the name of the layer that makes the node's value, and asks.
 
-    Nodes whose value is a rearranged one, such as a permutation of a layer's outputs, are left out.
+    Nodes whose value is a rearranged one, such as a permutation of a layer's outputs, are left out. Whether the code
+    asks for a size, as in ``if x.shape[1] > 8``, comes last: it might decide otherwise in a smaller network.
 
     Raises:
         ValueError: as :func:`trace`.
@@ -115,7 +129,7 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
     reader = tracer.reader
     with _predicting(model):
         try:
-            graph = tracer.trace(model)
+            graph = tracer.trace(model, _defaults(model) or None)
         except Exception as error:  # whatever the model's own code raises under tracing
             raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
         reader.read(graph)
@@ -137,6 +151,8 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
                 name = reader.name(node)
                 raise ValueError(f"nothing reads the result of layer {name!r}; use it, or leave the layer out")
     layers = needed([*reader.layers.values()], output)
+    if any(layer.name == INPUT for layer in layers):
+        raise ValueError(f"a module of {type(model).__name__} is named {INPUT!r}, as the images are; rename it")
     if not layers or output != layers[-1].name:
         raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
     modules: set[nn.Module] = set()
@@ -146,14 +162,43 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str]]
             raise ValueError(f"layer {layer.name!r} is used twice; give each use a module of its own")
         modules.add(layer.module)
     tensors = [(node, value) for node, value in reader.values.items() if isinstance(value, Arranged)]
-    return layers, {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
+    names = {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
+    return layers, names, tracer.asked
 
 
 _INSIDE = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
+def check_trace(model: nn.Module, image: torch.Tensor) -> None:
+    """Refuse a network whose code does something else while it is traced, as with ``isinstance(x, torch.Tensor)``.
+
+    Args:
+        model: as for :func:`trace`.
+        image: one input, (1, C, H, W).
+
+    Raises:
+        ValueError: its output, in eval mode, is not that of its layers; or as :func:`trace`.
+    """
+    layers, image = trace(model), image.to(device_of(model))
+    with torch.no_grad(), _predicting(model):
+        found, again, read = model(image), model(image), run(layers, {INPUT: image})
+    apart = (found - read).abs().max() / found.abs().max()
+    if torch.equal(found, again) and apart > torch.finfo(found.dtype).eps ** 0.5:  # nothing is drawn at random
+        raise ValueError(
+            f"the layers that were read from {type(model).__name__} give another output than it does, by {apart:.2g} "
+            "of the largest number: its code decides by what is not known while it is traced, as by "
+            "isinstance(x, torch.Tensor)"
+        )
+
+
+def _defaults(model: nn.Module) -> dict[str, object]:
+    """Return the defaults of a forward's other arguments, as in ``def forward(self, x, return_features=False)``."""
+    _, *others = inspect.signature(model.forward).parameters.values()
+    return {each.name: each.default for each in others if each.default is not each.empty}
+
+
 def _refuse_wrapped(model: nn.Module) -> None:
-    """Refuse a network in a wrapper, or with a forward that was replaced: a copy would still call the unpruned one."""
+    """Refuse what tracing does not see: a wrapper, a forward that was replaced (copies would still call it), hooks."""
     kind = type(model).__name__
     if kind in _INSIDE:
         raise ValueError(f"{kind} wraps the network: give the network itself, model.{_INSIDE[kind]}")
@@ -164,21 +209,26 @@ def _refuse_wrapped(model: nn.Module) -> None:
                 f"{kind}.forward was replaced on an object (`x.forward = ...`), and a pruned copy would still call the "
                 f"unpruned one: define it in a class instead (`class Mine({kind}): def forward(self, x): ...`)"
             )
+        computes_weight = isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters
+        if (module._forward_hooks or module._forward_pre_hooks) and not computes_weight:
+            raise ValueError(f"a {type(module).__name__} has a forward hook, which may change values: remove it")
 
 
 @contextmanager
 def _predicting(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while, and take away again what tracing adds to it: constants of its code."""
-    training, before = [module for module in model.modules() if module.training], set(vars(model))
+    """Put a model into eval mode for a while, and take back what tracing does to it, such as setting attributes."""
+    training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
+    before = {module: vars(module).copy() for module in model.modules()}
     try:
         yield
     finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
         for module in training:
             module.training = True
-        for name in set(vars(model)) - before:
-            delattr(model, name)
 
 
 def _check_use(node: fx.Node, memory: dict[fx.Node, fx.Node], order: dict[fx.Node, int]) -> None:

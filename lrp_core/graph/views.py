@@ -106,7 +106,11 @@ def _unsqueeze(builder: Builder, node: fx.Node, input: Arranged, dim: int) -> Ar
 def _expand(builder: Builder, node: fx.Node, input: Arranged, *sizes: object) -> Arranged:
     """Read an expansion as nothing: the product that reads it expands by itself."""
     products = (torch.mul, torch.multiply, operator.mul, operator.imul, "mul", "mul_")
-    if not node.users or any(user.target not in products for user in node.users):
+    for user in node.users:
+        others = [each for each in operands(user) if each is not node]
+        if user.target not in products or not all(isinstance(builder.values.get(each), Arranged) for each in others):
+            raise NotRead
+    if not node.users or any(len(operands(user)) < 2 for user in node.users):
         raise NotRead
     return input
 

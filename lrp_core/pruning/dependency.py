@@ -19,6 +19,7 @@ from lrp_core.graph.layers import (
     STATEFUL,
     ChannelNorm,
     ChannelPermutation,
+    ChannelScale,
     ChannelSlice,
     Concat,
     Layer,
@@ -89,6 +90,12 @@ def couple(model: nn.Module, example_input: torch.Tensor, ignored: Collection[st
     joined = _Joined()
     outputs = {INPUT: np.zeros(example_input.shape[1], dtype=int)}
     for layer in layers:
+        channels = shape_of[layer.inputs[0]][1]
+        if isinstance(layer.module, ChannelScale) and len(layer.module.weight) not in (1, channels):
+            raise ValueError(
+                f"layer {layer.name!r} scales {len(layer.module.weight)} channels, and its input has {channels}: give "
+                "images that have as many channels"
+            )
         positions = shape_of[layer.inputs[0]][2:].numel()
         outputs[layer.name] = _outputs(layer, [outputs[name] for name in layer.inputs], positions, joined)
     for name in (layers[-1].name, *ignored):  # the network's outputs cannot be removed

@@ -40,7 +40,7 @@ from lrp_core.graph.layers import (
 )
 from lrp_core.graph.outputs import up_to_logits
 from lrp_core.graph.signs import nonnegative, rectified
-from lrp_core.graph.tracing import trace
+from lrp_core.graph.tracing import check_trace, trace
 from lrp_core.relevance import composites, products, rules
 from lrp_core.relevance.linear_map import LinearMap
 from lrp_core.utils.devices import device_of
@@ -140,6 +140,7 @@ def explain(
         raise ValueError(
             f"{len(images)} images with {len(targets)} targets: give one target to each of 1 or more images"
         )
+    check_trace(model, images[:1])
     device = device_of(model)
     with torch.no_grad():
         propagation = _Propagation(model, composites.composite(composite, box), absolute, pixels)

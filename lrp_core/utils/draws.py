@@ -10,5 +10,5 @@ import torch
 
 def generators(images: torch.Tensor, seed: int) -> list[torch.Generator]:
     """Return a generator for each image of (N, C, H, W)."""
-    starts = (zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes()) for image in images)
+    starts = (zlib.crc32(image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()) for image in images)
     return [torch.Generator().manual_seed(start + (seed << 32)) for start in starts]

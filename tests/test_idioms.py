@@ -1,0 +1,298 @@
+"""Code as people write it: it is read as what it does, also where the network gets smaller, or it is refused."""
+
+import copy
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from masked import masked_run
+from networks import settle
+from torch import nn
+from torch.nn import functional as F
+
+import lrp_core
+from lrp_core.graph.execution import run
+from lrp_core.graph.layers import INPUT
+from lrp_core.graph.tracing import check_trace, trace
+from lrp_core.pruning.network import PrunedNetwork
+
+
+class Net(nn.Module):
+    """Two convolutions, something in between, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.beside = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(8, 6, 3)
+        self.last, self.head = nn.Conv2d(6, 5, 3), nn.Linear(5, 4)
+
+    def between(self, x):
+        return F.relu(self.second(x))
+
+    def forward(self, x):
+        return self.head(F.relu(self.last(self.between(F.relu(self.first(x))))).mean((2, 3)))
+
+
+class Branches(Net):
+    """What a smaller network would decide otherwise."""
+
+    def between(self, x):
+        y = self.second(x)
+        return F.relu(y) if x.shape[1] > 7 else y
+
+
+class Projected(Net):
+    """Shapes that differ in the number of channels, as where a residual block changes it."""
+
+    def between(self, x):
+        y = self.second(x)
+        return y + (self.beside(x) if x.shape != y.shape else x)
+
+
+class Products(Net):
+    def between(self, x):
+        x = self.second(x)
+        b, _, h, w = x.shape
+        return x.view(b, 6 * h, w).view(b, 6, h, w)
+
+
+class Joined(Net):
+    def between(self, x):
+        x = self.second(x)
+        return x.flatten(2).view(x.shape[:1] + (6,) + x.shape[2:])
+
+
+class Named(Net):
+    def forward(self, x):
+        x = F.adaptive_avg_pool2d(self.last(self.between(F.relu(self.first(x)))), 1)
+        return self.head(torch.reshape(x, shape=(-1, 5)))
+
+
+class Listed(Net):
+    """Modules that a list holds, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = [self.first, self.second, self.last]
+
+    def forward(self, x):
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Bound(Net):
+    """A method that is chosen when the network is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.chosen = self.between
+
+    def forward(self, x):
+        return self.head(F.relu(self.last(self.chosen(F.relu(self.first(x))))).mean((2, 3)))
+
+
+class Defaults(Net):
+    def forward(self, x, return_features=False, scale=1.0, mask=None):
+        x = self.between(F.relu(self.first(x)))
+        return x if return_features else self.head(F.relu(self.last(x)).mean((2, 3)))
+
+
+class Keeps(Net):
+    """Feature maps in an attribute, as for Grad-CAM."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = None
+
+    def between(self, x):
+        self.features = F.relu(self.second(x))
+        return self.features
+
+
+class Conv2dSame(nn.Module):
+    """No convolution itself, though timm has one of this name."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 6, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Same(Net):
+    def __init__(self):
+        super().__init__()
+        self.second = Conv2dSame()
+
+
+READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same)
+
+
+def images(n=8, channels=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, channels, 12, 12, generator=generator, dtype=torch.float64), torch.arange(n) % 2
+
+
+def made(kind):
+    torch.manual_seed(0)
+    return settle(kind()).double()
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_smaller_network_is_what_the_whole_one_is_when_masked(kind):
+    model, (x, _) = made(kind), images()
+    attributes = {name: vars(module).copy() for name, module in model.named_modules()}
+    torch.testing.assert_close(run(trace(model), {INPUT: x}), model(x), rtol=1e-10, atol=1e-12)
+    model = made(kind)  # without what it keeps
+    pruned = PrunedNetwork(model, x)
+    gone = [0, 3, 9, 15]
+    expected = masked_run(model, pruned.coupling, np.isin(np.arange(pruned.n_filters), gone), x)
+    torch.testing.assert_close(pruned.without(gone)(x), expected, rtol=1e-10, atol=1e-10)
+    assert (expected - model(x)).abs().max() > 1e-4
+    assert {name: [*vars(module)] for name, module in model.named_modules()} == {
+        name: [*kept] for name, kept in attributes.items()
+    }
+
+
+@pytest.mark.parametrize("kind", [Branches, Listed, Bound, Keeps])
+def test_such_a_network_is_pruned_and_stays_as_it_was(kind):
+    model, (x, y) = made(kind), images()
+    whole = made(kind)(x)
+    pruned = lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False, method="px-static")
+    assert pruned.model(x).shape == whole.shape
+    assert torch.equal(model(x), whole)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.fill_(torch.nan)  # nothing of the smaller network is the whole one's
+    assert pruned.model(x).isfinite().all()
+
+
+def test_tracing_leaves_no_trace_in_the_model():
+    model = made(Keeps)
+    trace(model)
+    assert model.features is None
+
+
+class Unknown(Net):
+    """Shapes that may differ in positions."""
+
+    def between(self, x):
+        x, y = self.second(x), self.beside(x)
+        return x + (y if x.shape != y.shape else 2 * y)
+
+
+class Expanded(Net):
+    """A gate that is made as large as the maps, and used without them."""
+
+    def between(self, x):
+        x = self.second(x)
+        return x.mean((2, 3))[:, :, None, None].expand_as(x) * 0.5
+
+
+class Inside(Net):
+    def between(self, x):
+        return F.relu(self.second(x)) if isinstance(x, torch.Tensor) else self.second(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(Unknown, "cannot trace Unknown.forward"), (Expanded, "unsupported kind expand_as")]
+)
+def test_what_is_not_known_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        trace(made(kind))
+
+
+def test_code_that_does_something_else_while_it_is_traced_is_refused():
+    model, (x, y) = made(Inside), images()
+    for call in (
+        lambda: check_trace(model, x[:1]),
+        lambda: lrp_core.explain(model, x, y),
+        lambda: lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False),
+    ):
+        with pytest.raises(ValueError, match=r"read from Inside give another output .* isinstance\(x, torch.Tensor\)"):
+            call()
+
+
+def test_random_outputs_are_not_compared():
+    """Dropout that stays on is read as nothing."""
+
+    class Dropped(Net):
+        def between(self, x):
+            return F.dropout(F.relu(self.second(x)))
+
+    check_trace(made(Dropped), images()[0][:1])
+
+
+@pytest.mark.parametrize("name", ["", "first", "head"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_refused(name, kind):
+    model = made(Net)
+    handle = getattr(model.get_submodule(name), kind)(lambda *_: None)
+    with pytest.raises(ValueError, match=rf"a {type(model.get_submodule(name)).__name__} has a forward hook"):
+        trace(model)
+    handle.remove()
+    trace(model)
+
+
+def test_a_module_named_like_the_images_is_refused():
+    layers = {
+        "input": nn.Conv2d(3, 4, 3),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "head": nn.Linear(4, 2),
+    }
+    with pytest.raises(ValueError, match="a module of Sequential is named 'input', as the images are; rename it"):
+        trace(nn.Sequential(OrderedDict(layers)))
+
+
+def test_what_cannot_be_copied_is_refused():
+    model, (x, y) = made(Keeps).requires_grad_(True), images()
+    model(x)
+    with pytest.raises(ValueError, match="cannot copy Keeps: does an attribute hold a tensor that it computed"):
+        lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False)
+    normed = Net()
+    normed.second = nn.utils.weight_norm(normed.second)
+    with pytest.raises(ValueError, match="whose weight a hook computes"):
+        lrp_core.prune(normed, x.float(), y, multiply_adds=0.5, folds=0, progress=False)
+
+
+def test_images_have_the_channels_that_the_networks_own_numbers_expect():
+    class Normalises(Net):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+            self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+
+        def forward(self, x):
+            return super().forward(x - self.mean)
+
+    model, (x, y) = made(Normalises), images(channels=1)
+    with pytest.raises(ValueError, match="scales 3 channels, and its input has 1: give images that have as many"):
+        lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False)
+
+
+def test_bfloat16_is_pruned_by_the_default():
+    model, (x, y) = made(Net).bfloat16(), images()
+    pruned = lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False)
+    assert pruned.model(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_layer_below_the_name_of_another_leaves_that_one_alone():
+    """``relu.1``, a flattening, is put below a copy of ``relu``."""
+
+    class Reads(Net):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.flat, self.wide = nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 4)
+            self.scale = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+        def forward(self, x):
+            return self.wide(self.relu(self.flat(self.second(F.relu(self.first(x)) * self.scale))))
+
+    model, (x, _) = made(Reads), images()
+    before = copy.deepcopy(model)
+    smaller = lrp_core.remove_filters(model, {"first": [0]}, x[:1])
+    assert repr(model) == repr(before)
+    assert smaller(x).shape == (8, 4)
