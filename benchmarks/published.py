@@ -30,6 +30,7 @@ from tasks import TRAINED, Draw, Setup, draw
 
 METHODS = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, "px-static", "weight")
 LIMITS = (0.75, 0.5, 0.25)  # of the parameters
+ADDED = 0.001  # of them are biases that reconstruction adds to the smaller networks of layer by layer
 
 
 def counted(network: PrunedNetwork, _image: object) -> list[LayerCost]:
@@ -44,7 +45,8 @@ def networks(method: str, one: Draw) -> Iterator[tuple[str, nn.Module]]:
         return
     if method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
         repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
-        yield from ((method, model) for _, model in layer_by_layer(one.model, one.images, LIMITS, counted, repair))
+        limits = LIMITS if repair is None else [limit - ADDED for limit in LIMITS]
+        yield from ((method, model) for _, model in layer_by_layer(one.model, one.images, limits, counted, repair))
         return
     pruned = lrp_core.prune(one.model, one.images, one.labels, method=method, parameters=0.5, folds=0, progress=False)
     for limit in LIMITS:

@@ -339,14 +339,15 @@ def real_size_parts() -> str:
 def real_size_estimates() -> str:
     """Compare the accuracy that the call predicts with that of the test images, at three sizes."""
     rows, table = _real_size(), []
-    ours = rows[rows["method"] == CALL].dropna(subset="accuracy")
-    for names, of_pair in ours.groupby(PAIR):
+    ours = rows[rows["method"].str.startswith(CALL)].dropna(subset="accuracy")
+    for (*names, method), of_pair in ours.groupby([*PAIR, "method"]):
+        name = at_real_size(*names) + method.removeprefix(CALL).replace(" ", ", ")
         for size in SIZES:
             some = of_pair[of_pair["limit"] == size]
             predicted, found = some["accuracy"], some["test_accuracy"]
             held = found.between(some["accuracy_low"], some["accuracy_high"]).sum()
             cells = [f"{predicted.mean():.3f}", f"{found.mean():.3f}", f"{(predicted - found).abs().mean():.3f}"]
-            table += [[at_real_size(*names), f"{size:.0%}", *cells, f"{held} of {len(some)}"]] if len(some) else []
+            table += [[name, f"{size:.0%}", *cells, f"{held} of {len(some)}"]] if len(some) else []
     header = ["task, network, image size", "multiply-adds left", "predicted accuracy", "test accuracy"]
     return _markdown([*header, "mean distance", "90 % intervals that hold"], table)
 
