@@ -127,7 +127,31 @@ class Same(Net):
         self.second = Conv2dSame()
 
 
-READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same)
+def rectified():
+    """A convolution that does more than its name says."""
+
+    class Conv2dSame(nn.Conv2d):
+        def forward(self, x):
+            return F.relu(super().forward(x))
+
+    net = Net()
+    net.second = Conv2dSame(8, 6, 3)
+    return Between(net)
+
+
+class Between(nn.Module):
+    """The same network, without a rectifier in between."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        net = self.net
+        return net.head(F.relu(net.last(net.second(F.relu(net.first(x))))).mean((2, 3)))
+
+
+READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same, rectified)
 
 
 def images(n=8, channels=3):
@@ -169,10 +193,27 @@ def test_such_a_network_is_pruned_and_stays_as_it_was(kind):
     assert pruned.model(x).isfinite().all()
 
 
+def test_only_timms_padding_is_known_by_its_name():
+    """The activation inside is a layer of its own, as relevance needs it."""
+    assert [type(layer.module) for layer in trace(made(rectified))].count(nn.ReLU) == 3
+
+
+class Adds(Net):
+    """An attribute that there was not before."""
+
+    def between(self, x):
+        self.seen = self.second.seen = x
+        return F.relu(self.second(x))
+
+
 def test_tracing_leaves_no_trace_in_the_model():
     model = made(Keeps)
     trace(model)
     assert model.features is None
+    model = made(Adds)
+    trace(model)
+    assert not hasattr(model, "seen")
+    assert not hasattr(model.second, "seen")
 
 
 class Unknown(Net):
