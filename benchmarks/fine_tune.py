@@ -2,7 +2,7 @@
 
 It starts from ImageNet's weights and a fitted head, and trains all weights at 96 px as benchmarks/training.py does.
 real_size.py draws images from the other half. Writes squeezenet1_1-cifar10.safetensors into the folder of the weights,
-and prints the accuracy on the other half. It takes 10 to 30 minutes.
+and prints the accuracy on the other half. It takes 5 to 20 minutes.
 
     python benchmarks/fine_tune.py --cifar10 DIR --weights DIR
 """

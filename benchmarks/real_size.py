@@ -9,9 +9,8 @@ controller. The accuracy that the call predicts stands beside the test accuracy.
 size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
 `make tables` makes the tables and the figures.
 
-Other draws (seeds 900 to 999) chose settings. These chose nothing. benchmarks/fine_tune.py, which trains one of the
-networks, runs first. The ResNets have the first four methods on seeds
-4005 to 4009, too.
+Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the first four methods on seeds
+4005 to 4009, too. Run benchmarks/fine_tune.py first: it trains one of the networks.
 
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -79,11 +78,9 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
     groups = None if one.groups is None else torch.from_numpy(one.groups)
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     least = rates[-1] if rates else {"multiply_adds": 0.5}
-    if method == HEAD_KNOWN:
-        method, least = DEFAULT, least | {"head_fitted": False}
-    pruned = lrp_core.prune(
-        one.model, one.images, one.labels, method=method, groups=groups, folds=folds, progress=False, **least
-    )
+    told = {"head_fitted": False} if method == HEAD_KNOWN else {}
+    options = {"method": DEFAULT if told else method, "groups": groups, "folds": folds, "progress": False}
+    pruned = lrp_core.prune(one.model, one.images, one.labels, **options, **told, **least)
     seconds, whole = time.perf_counter() - began, pruned.before
     limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
     for asked in (*limits, *rates):

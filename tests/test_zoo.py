@@ -1,6 +1,5 @@
 """The convolutional classifiers of torchvision and timm: read, grouped and pruned, against the masked network."""
 
-import time
 import warnings
 from contextlib import contextmanager
 
@@ -45,13 +44,12 @@ def test_there_are_68_classifiers():
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_of_torchvision_is_traced_and_grouped(name):
-    """In less than five seconds of a processor; most filters can be removed, those of ConvNeXt's streams apart."""
+    """Most filters can be removed, those of ConvNeXt's streams apart."""
     with without_memory():
         model = get_model(name, **HEADS.get(name, {})).eval()
-    start, image = time.process_time(), torch.zeros(1, 3, 224, 224)
+    image = torch.zeros(1, 3, 224, 224)
     layers = trace(model)
     coupling = couple(model, image)
-    assert time.process_time() - start < 5
     assert shapes(layers, image)[layers[-1].name] == (1, 1000)
     filters = np.concatenate(list(coupling.filters.values()))
     assert set(filters) >= set(range(coupling.n_groups))
