@@ -39,12 +39,11 @@ from lrp_core.study.analysis.real_size import (
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FINE_TUNED, FROZEN, TRAINED, Draw, Setup, Task, draw
+from tasks import FINE_TUNED, FROZEN, REAL_SIZE, TRAINED, Draw, Setup, draw
 
-TASKS = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
 PAIRS = (
     *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
-    *((task, network) for network in FROZEN for task in TASKS),
+    *((task, network) for network in FROZEN for task in REAL_SIZE),
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
@@ -102,7 +101,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
 
 def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:
     """Measure one method on one draw."""
-    one = draw(task, network, seed, setup, TASKS)
+    one = draw(task, network, seed, setup, REAL_SIZE)
     key = {
         "task": task,
         "network": network,

@@ -199,9 +199,10 @@ def prune(
     :meth:`Pruned.select` takes another size from it. Cross-validation of the whole pruning estimates the accuracy of
     each size on unseen images (:mod:`lrp_core.control.cross_validation`).
 
-    By default, filters are chosen together, by their effect on all logits per multiply-add that they save
-    (:mod:`lrp_core.control.cost_descent`). The weights of all later layers are adjusted by least squares, so that their
-    outputs stay close to those of the unpruned network (:mod:`lrp_core.repair.reconstruction`).
+    By default, filters are chosen together, by their effect on all logits per multiply-add that they save, or per
+    parameter if the budget is ``parameters`` (:mod:`lrp_core.control.cost_descent`). The weights of all later layers
+    are adjusted by least squares, so that their outputs stay close to those of the unpruned network
+    (:mod:`lrp_core.repair.reconstruction`).
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
@@ -280,7 +281,7 @@ def prune(
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
     run.groups = torch.arange(len(labels)) if groups is None else _check_groups(torch.as_tensor(groups).cpu(), labels)
-    run.until = _until(*budget)
+    run.until, run.by_parameters = _until(*budget), budget[0] == "parameters"
     run.go(folds, head_fitted if is_dense else False, is_dense, progress, callback)
     return run.select(*budget)
 
@@ -304,6 +305,7 @@ class _Run:
         self.groups: torch.Tensor
         self.softmax: Layer | None  # at the end of the user's network
         self.until: Callable[[_Down], bool]
+        self.by_parameters = False  # what a method that chooses by cost counts
         self.judged: HeldOut | None = None
         self.fitted = False  # whether the last layer was fitted to these images
         self.whole = Whole.of(network, images[:1], ignored)
@@ -341,7 +343,9 @@ class _Run:
             theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
             self.fitted = was_fitted(own, theirs, self.all_reduce)
         if self.fitted:
-            self.notes.append(f"The last layer, {name!r}, counts as fitted to these images: every fold fits it anew.")
+            advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
+            note = f"The last layer, {name!r}, counts as fitted to these images: every fold fits it anew.{advice}"
+            self.notes.append(note)
         return features
 
     def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:
@@ -420,6 +424,7 @@ class _Run:
             exit_=exit_ or None,
             ignored=self.ignored,
             round_to=self.round_to,
+            by_parameters=self.by_parameters,
             all_reduce=self.all_reduce,
         )
 

@@ -227,6 +227,31 @@ def test_a_budget_is_kept_and_one_filter_more_would_break_it(samples, model, met
     )
 
 
+class Branches(nn.Module):
+    """Two convolutions side by side: a filter of the first has half of the weights, at 144 positions instead of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow, self.head = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(3, 12, 4), nn.Linear(24, 3)
+
+    def forward(self, x):
+        both = F.relu(self.wide(x)).mean((2, 3)), F.relu(self.narrow(F.adaptive_avg_pool2d(x, 4))).flatten(1)
+        return self.head(torch.cat(both, dim=1))
+
+
+def test_a_budget_of_parameters_weighs_harm_by_parameters(samples):
+    images, labels = samples
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Branches().eval()
+    by_parameters = prune(model, images, labels, parameters=0.6, folds=0)
+    by_multiply_adds = prune(model, images, labels, multiply_adds=0.5, folds=0).select(parameters=0.6)
+    for found in (by_parameters, by_multiply_adds):
+        assert found.after.parameters <= 0.6 * found.before.parameters
+    for found, dearer, cheaper in ((by_parameters, "narrow", "wide"), (by_multiply_adds, "wide", "narrow")):
+        assert len(found.kept[dearer]) < len(found.kept[cheaper])
+
+
 @pytest.mark.parametrize("name", ["multiply_adds", "parameters"])
 def test_at_every_size_what_is_said_to_be_left_is_left(samples, residual, name):
     """Biases count that reconstruction adds: as a fraction of a network that had none."""

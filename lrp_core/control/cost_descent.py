@@ -1,8 +1,8 @@
-"""The descent by cost: joint selection, from one limit of multiply-adds to the next.
+"""The descent by cost: joint selection, from one limit of multiply-adds, or of parameters, to the next.
 
-Each step chooses filters to remove together (:func:`lrp_core.importance.joint.joint_choice`), so that the multiply-adds
-fall to the next of a series of limits, each :data:`STEP` times the previous one. Harm is measured per multiply-add
-saved. Between two steps the network is repaired, and contributions are computed again.
+Each step chooses filters to remove together (:func:`lrp_core.importance.joint.joint_choice`), so that the cost falls to
+the next of a series of limits, each :data:`STEP` times the previous one. Harm is measured per cost saved. Between two
+steps the network is repaired, and contributions are computed again.
 
 Ours.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lrp_core.control.controller import Step
-from lrp_core.control.cost import cost_kept, layer_costs, savings
+from lrp_core.control.cost import LayerCost, cost_kept, savings
 from lrp_core.importance.contribution import projected_contributions
 from lrp_core.importance.joint import joint_choice
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -21,7 +21,7 @@ from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.utils.draws import generators
 from lrp_core.utils.sites import AllReduce, single_site
 
-STEP = 2**-0.5  # two steps halve the multiply-adds
+STEP = 2**-0.5  # two steps halve the cost
 DIRECTIONS = 2  # combinations of the logits per image; chosen on development seeds, as is STEP
 MOST_IMAGES = 512  # that are used to choose filters
 
@@ -30,6 +30,7 @@ def cost_descent(
     network: PrunedNetwork,
     images: torch.Tensor,
     labels: torch.Tensor,
+    costs: list[LayerCost],
     n_outputs: int,
     seed: int,
     all_reduce: AllReduce = single_site,
@@ -40,6 +41,7 @@ def cost_descent(
         network: unpruned; it is changed by every step.
         images: (N, C, H, W), normalised.
         labels: of the images, (N,). Only the accuracies in the records use them, not the choice of filters.
+        costs: of the unpruned network's layers, in multiply-adds or in parameters.
         n_outputs: the number of logits of the classifier itself, which are the network's first ones.
         seed: draws the combinations of logits.
         all_reduce: sums over images, over all sites.
@@ -52,8 +54,7 @@ def cost_descent(
         hits, counts = numbers.bincount(right, len(classes)), numbers.bincount(minlength=len(classes)).double()
         return (all_reduce(hits) / all_reduce(counts).clamp(min=1)).numpy()
 
-    costs, drawing = layer_costs(network, images[:1]), generators(images, seed)
-    limit, step, intact = float(cost_kept(costs, network.active)), 0, None
+    drawing, limit, step, intact = generators(images, seed), float(cost_kept(costs, network.active)), 0, None
     while True:
         directions = _directions(drawing, n_outputs)
         layers = network.layers(network.model)
@@ -104,7 +105,7 @@ def evenly(n: int, most: int) -> torch.Tensor:
     return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
 
 
-def _without(costs: list, active: np.ndarray, filters: np.ndarray) -> int:
+def _without(costs: list[LayerCost], active: np.ndarray, filters: np.ndarray) -> int:
     kept = active.copy()
     kept[filters] = False
     return cost_kept(costs, kept)

@@ -106,6 +106,7 @@ class Descent:
         exit_: str | None = None,
         ignored: Collection[str] = (),
         round_to: int = 1,
+        by_parameters: bool = False,
         all_reduce: AllReduce = single_site,
     ):
         """Take what is needed; nothing is removed yet.
@@ -122,6 +123,7 @@ class Descent:
             exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
             ignored: convolutions that keep all of their filters.
             round_to: layers keep a multiple of so many filters, or all.
+            by_parameters: whether a method that chooses by cost counts parameters, instead of multiply-adds.
             all_reduce: sums over images, over all sites.
         """
         how = how if out_of_fold is not None else replace(how, monitored="training")
@@ -141,7 +143,7 @@ class Descent:
         self._whole, self._exit = whole, exit_
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
-        self._ignored = ignored
+        self._ignored, self._by_parameters = ignored, by_parameters
 
     def walk(self, far_enough: Callable[["Descent"], bool]) -> Iterator[Stop]:
         """Go down, and yield the network at every size of :func:`limits`.
@@ -234,7 +236,8 @@ class Descent:
         how, images, labels = self._how, self._images, self._labels
         if how.by_cost:
             network = self.network.smaller(np.array([], dtype=int), self.network.model)
-            return network, cost_descent(network, images, labels, self._n_outputs, self._seed, self._all_reduce)
+            costs = self._parameters if self._by_parameters else self._costs
+            return network, cost_descent(network, images, labels, costs, self._n_outputs, self._seed, self._all_reduce)
         task = methods.task(
             self._model, self._out_of_fold, images, labels, how, self._seed, self._all_reduce, self._ignored
         )
