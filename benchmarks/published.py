@@ -11,6 +11,7 @@ is not measured again.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
     one = draw(task, network, seed, setup, trained=trained)
     key, whole = {"task": task, "network": network, "seed": seed}, n_parameters(one.model)
     whole_too = [("unpruned", one.model)] if method == DEFAULT else []
-    for name, model in (*whole_too, *networks(method, one)):
+    for name, model in chain(whole_too, networks(method, one)):  # one by one: distillation changes the one before
         yield key | {"method": name, "parameters": n_parameters(model) / whole, **measured(model, one)}
 
 

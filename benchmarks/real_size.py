@@ -3,8 +3,8 @@
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
 images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
 (benchmarks/layer_by_layer.py) as published and with the default's reconstruction, and by LRP in one shot. All but the
-slowest are also pruned by the default without reconstruction, iterative LRP with it, Neuron Merging
-(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP and joint selection, the last two with and without the
+slowest are also pruned by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1,
+Taylor, iterative LRP with and without reconstruction, and joint selection, the last three with and without the
 controller. The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and
 size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
 `make tables` makes the tables and the figures.
@@ -32,9 +32,9 @@ from lrp_core.study.analysis.real_size import (
     DEFAULT,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
-    LRP_REPAIRED,
     NEURON_MERGING,
     ONE_SHOT,
+    WITH_REPAIR,
 )
 from neuron_merging import neuron_merging
 from promise import measured
@@ -48,9 +48,9 @@ PAIRS = (
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT)
-QUICK = (CHOICE_ALONE, LRP_REPAIRED, NEURON_MERGING, "weight")
-# Relevance anew in every step, joint selection, what the controller adds to both, and Taylor.
-MORE = (*chain.from_iterable(CONTROLLERS.items()), "taylor")
+QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
+# Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
+MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")
 SLOW = "efficientnet-lite0"
 # The default, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
 # the calibration images. Only estimates differ.

@@ -2,11 +2,12 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -172,6 +173,7 @@ class Pruned:
         return text + "\n".join(self.notes)
 
 
+@torch.inference_mode(False)  # contributions are gradients, whatever the caller's mode
 def prune(
     model: nn.Module,
     images: torch.Tensor | Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -185,7 +187,7 @@ def prune(
     latency: float | None = None,
     ignored_layers: Collection[str | nn.Module] = (),
     round_to: int = 1,
-    groups: torch.Tensor | None = None,
+    groups: torch.Tensor | Sequence[int | str] | None = None,
     head_fitted: bool | None = None,
     folds: int = FOLDS,
     seed: int = 0,
@@ -195,8 +197,8 @@ def prune(
 ) -> Pruned:
     """Prune a trained classifier on a few labelled images; by default nothing is trained.
 
-    Pruning passes through all sizes, from large to small. The result holds this whole path, whatever the budget, and
-    :meth:`Pruned.select` takes another size from it. Cross-validation of the whole pruning estimates the accuracy of
+    Pruning passes through all sizes, from large to small. The result holds this whole path, and :meth:`Pruned.select`
+    takes another size from it. Cross-validation of the whole pruning estimates the accuracy of
     each size on unseen images (:mod:`lrp_core.control.cross_validation`).
 
     By default, filters are chosen together, by their effect on all logits per multiply-add that they save, or per
@@ -230,12 +232,13 @@ def prune(
         parameters: the largest remaining fraction of its parameters.
         latency: the largest remaining fraction of its seconds for one image, measured here on the sizes of the path.
         ignored_layers: convolutions that keep all filters, by name or as modules of the model.
-        round_to: each layer keeps a multiple of this many filters, or all of its filters; 8 suits most hardware.
-        groups: (N,); images that belong together (of one patient, of one video) have the same number. They stay in one
-            fold, and count as one observation.
+        round_to: each layer keeps a multiple of this many filters, or all of its filters; 8 suits most hardware. Where
+            a sum adds a concatenation to something, each part of the concatenation counts as a layer.
+        groups: (N,), numbers or names; images that belong together (of one patient, of one video) have the same one.
+            They stay in one fold, and count as one observation.
         head_fitted: whether the last layer was fitted to these same images, as on a frozen backbone. Each fold of the
-            cross-validation then refits it. None: decided by a test
-            (:func:`lrp_core.control.cross_validation.was_fitted`).
+            cross-validation then refits it, if it is dense. None: decided by a test
+            (:func:`lrp_core.control.cross_validation.was_fitted`); a last layer that is not dense is believed.
         folds: of the cross-validation; fewer if a class has fewer images. 0: no estimate, in a quarter of the time.
         seed: of the folds, and of random draws.
         progress: whether to show a progress bar.
@@ -256,10 +259,12 @@ def prune(
             f"{method!r} may end the network before a layer, and ranks filters itself: it takes no ignored_layers, and "
             "with budget-search no round_to; leave them out, or choose another method"
         )
-    if folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
+    if not isinstance(folds, int) or folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
-    if round_to < 1:
-        raise ValueError(f"round_to must be 1 or more, got {round_to}")
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"round_to must be a whole number, 1 or more; got {round_to}")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, got {seed}")
     whole = _copied(model)
     network, softmax = before_softmax(with_modules(whole))
     last = trace(network)[-1]
@@ -280,8 +285,18 @@ def prune(
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
-    run.groups = torch.arange(len(labels)) if groups is None else _check_groups(torch.as_tensor(groups).cpu(), labels)
-    run.until, run.by_parameters = _until(*budget), budget[0] == "parameters"
+    run.groups = torch.arange(len(labels)) if groups is None else _check_groups(groups, labels)
+    run.until, run.until_further = _until(*budget), _until(*_half(*budget))
+    run.by_parameters = budget[0] == "parameters"
+    if not is_dense and head_fitted:
+        raise ValueError(
+            f"head_fitted=True fits the last layer anew in each fold: it has to be dense, and {last.name!r} is a "
+            f"{type(last.module).__name__}. Give images that trained no layer, and head_fitted=False"
+        )
+    if not is_dense and head_fitted is None and folds:
+        run.notes.append(
+            f"The network ends with {last.name!r}, no dense layer: the numbers hold only if other images trained it."
+        )
     run.go(folds, head_fitted if is_dense else False, is_dense, progress, callback)
     return run.select(*budget)
 
@@ -305,6 +320,7 @@ class _Run:
         self.groups: torch.Tensor
         self.softmax: Layer | None  # at the end of the user's network
         self.until: Callable[[_Down], bool]
+        self.until_further: Callable[[_Down], bool]  # of the folds, which leave other sizes than all images do
         self.by_parameters = False  # what a method that chooses by cost counts
         self.judged: HeldOut | None = None
         self.fitted = False  # whether the last layer was fitted to these images
@@ -371,7 +387,15 @@ class _Run:
             done += share == 1
 
         self.judged = held_out(
-            self.images, self.labels, fold, self.groups, classifier, self.descent, self.until, show, self.all_reduce
+            self.images,
+            self.labels,
+            fold,
+            self.groups,
+            classifier,
+            self.descent,
+            self.until_further,
+            show,
+            self.all_reduce,
         )
 
     def _descend(self, callback: Callable[[Step], object] | None, bar: tqdm, n_folds: int) -> None:
@@ -445,9 +469,12 @@ class _Run:
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
         if self.softmax is not None and truncation is None:
             model = with_softmax(model, self.softmax)
+        estimate = self._estimate(size)
+        if estimate is None and self.judged is not None:
+            notes.append("No accuracy is predicted for this size: networks pruned without a fold did not get so small.")
         return Pruned(
             model=model,
-            estimate=self._estimate(size),
+            estimate=estimate,
             path=self.path,
             before=self.before,
             after=_measured(model, self.images, self.labels),
@@ -476,6 +503,11 @@ class _Run:
             size = self.down.first(lambda size: _keeps(self.down, size, name, value)) if rows else None
             fits = [size] if rows and _keeps(self.down, size, name, value) else []
             least = _reached(self.down, self.down.last, name) if rows else 1 - (name == "pruning_ratio")
+        if not fits and least == 1 - (name == "pruning_ratio"):
+            raise ValueError(
+                f"{name}={value} cannot be kept: nothing of this network can be removed with round_to={self.round_to} "
+                f"and {len(self.ignored)} ignored layers"
+            )
         if not fits:
             further = "a smaller budget of multiply_adds" if name == "latency" else "this budget"
             raise ValueError(
@@ -526,6 +558,11 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
     return lambda down: _keeps(down, down.last, name, value)
 
 
+def _half(name: str, value: float) -> tuple[str, float]:
+    """Return a budget that leaves half of what another one does."""
+    return name, 1 - (1 - value) / 2 if name == "pruning_ratio" else value / 2
+
+
 def _all_filters(model: nn.Module) -> dict[str, list[int]]:
     """Return the filters of every convolution."""
     convolutions = [layer for layer in trace(model) if isinstance(layer.module, nn.Conv2d)]
@@ -555,6 +592,8 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _check_budget(name: str, value: float) -> None:
+    if isinstance(value, str) or not np.isreal(value):
+        raise ValueError(f"{name} must be a number, got {value!r}")
     if name == "max_accuracy_drop" and not 0 <= value < 100:
         raise ValueError(f"max_accuracy_drop must lie in [0, 100), in points of 100; got {value}")
     if name != "max_accuracy_drop" and not 0 < value < 1:
@@ -564,6 +603,7 @@ def _check_budget(name: str, value: float) -> None:
 def _names(model: nn.Module, network: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
     """Return the names of convolutions that are given by name or as modules of the model."""
     names = {id(module): name for name, module in model.named_modules()}
+    ignored_layers = [ignored_layers] if isinstance(ignored_layers, str) else ignored_layers
     found = [layer if isinstance(layer, str) else names.get(id(layer)) for layer in ignored_layers]
     convolutions = [layer.name for layer in trace(network) if isinstance(layer.module, nn.Conv2d)]
     for layer, name in zip(ignored_layers, found, strict=True):
@@ -643,17 +683,18 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
         raise ValueError(f"every site needs images of every class; so many of {sites} sites have some of {found}")
 
 
-def _check_groups(groups: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Raise an error if these are not groups of the images."""
-    if groups.shape != labels.shape or groups.is_floating_point() or groups.is_complex():
-        raise ValueError(f"groups must be integers (N,), one for each image; got {groups.dtype} {tuple(groups.shape)}")
+def _check_groups(groups: torch.Tensor | Sequence[int | str], labels: torch.Tensor) -> torch.Tensor:
+    """Return the groups of the images as numbers; raise an error if they are none."""
+    names = groups.cpu().numpy() if isinstance(groups, torch.Tensor) else np.asarray(groups)
+    if names.shape != labels.shape or names.dtype.kind not in "iuUO":
+        raise ValueError(f"groups must be integers or names (N,), one per image; got {names.dtype} {names.shape}")
     for label in labels.unique():
-        if len(groups[labels == label].unique()) < 2:
+        if len(found := np.unique(names[(labels == label).numpy()])) < 2:
             raise ValueError(
-                f"all images of class {int(label)} are of one group, {int(groups[labels == label][0])}: none could "
-                "judge a network that has not seen them; give images of two or more"
+                f"all images of class {int(label)} are of one group, {found[0]}: none could judge a network that has "
+                "not seen them; give images of two or more"
             )
-    return groups.long()
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1])
 
 
 def _draw(labels: torch.Tensor, groups: torch.Tensor, n_folds: int, seed: int, all_reduce: AllReduce) -> torch.Tensor:

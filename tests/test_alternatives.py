@@ -1,6 +1,9 @@
 """The alternatives of benchmarks/, on a network each of whose filters has a twin: half of them can go without loss."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import published
 import pytest
 import torch
 from layer_by_layer import Readers, channel_sets, greedy_order, layer_by_layer
@@ -11,6 +14,7 @@ from torch import nn
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
 
@@ -69,3 +73,19 @@ def test_least_squares_make_good_what_goes_with_the_twins(task, reconstructed):
     dropped = PrunedNetwork(model, images).without(np.array([4, 5, 6, 7, 11, 12, 13]))
     assert lost(model, dropped, images) > 100 * lost(model, smaller, images)
     assert lost(model, smaller, images) < 1e-3
+
+
+def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
+    """Distillation changes the network in place."""
+    model = chain(2, 1)
+
+    def networks(method, one):
+        for number, name in enumerate((DEFAULT, DISTILLED)):
+            model[0].bias.fill_(number)
+            yield name, model
+
+    monkeypatch.setattr(published, "networks", networks)
+    monkeypatch.setattr(published, "draw", lambda *_, **__: SimpleNamespace(model=chain(2, 1)))
+    monkeypatch.setattr(published, "measured", lambda model, _: {"test_accuracy": model[0].bias[0].item()})
+    _, *rows = published.measured_rows("cifar10", "resnet56", 0, DEFAULT, None)
+    assert {row["method"]: row["test_accuracy"] for row in rows} == {DEFAULT: 0, DISTILLED: 1}

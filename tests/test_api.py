@@ -368,6 +368,53 @@ def test_budgets_that_cannot_be_selected_are_told(pruned, budgets, message):
 # Layers that stay, and multiples
 
 
+@pytest.mark.parametrize("budget", [{"parameters": 0.04}, {"pruning_ratio": 0.8}])
+def test_a_small_budget_has_an_estimate_too(samples, budget):
+    """Folds leave other sizes than all images do, and go on until they are as small."""
+    images, labels = samples
+    for seed in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), *build()[5:7])
+            model = nn.Sequential(*model, nn.Linear(16, 3)).eval()
+        assert prune(model, images, labels, **budget, seed=seed).estimate.images == len(images)
+
+
+@pytest.mark.parametrize("method", ["joint-cost+reconstruction+distillation", "joint", "px-static"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(samples, model, method, mode):
+    expected = prune(model, *samples, method=method, multiply_adds=0.5, folds=0)
+    with mode():
+        found = prune(model, *samples, method=method, multiply_adds=0.5, folds=0)
+        assert torch.equal(found.model(samples[0]), expected.model(samples[0]))
+
+
+def test_a_last_layer_that_is_not_dense_is_believed_and_this_is_said(samples):
+    model = trained(samples, dense_head=False)
+    (note,) = prune(model, *samples, multiply_adds=0.5).notes
+    assert "ends with '7', no dense layer: the numbers hold only if other images trained it" in note
+    assert prune(model, *samples, multiply_adds=0.5, head_fitted=False).notes == ()
+    assert prune(model, *samples, multiply_adds=0.5, folds=0).notes == ()
+
+
+def test_groups_may_have_names(samples, model):
+    numbers = torch.arange(36) // 4
+    found = [
+        prune(model, *samples, groups=groups, multiply_adds=0.5, folds=3).estimate
+        for groups in (numbers, [f"patient {number}" for number in numbers.tolist()])
+    ]
+    assert found[0] == found[1]
+    assert found[0].observations == 27  # nine groups in each of three classes
+
+
+def test_one_large_group_beside_small_ones(samples, model):
+    """Scikit-learn's folds would leave a class out of the inner folds that choose the strength of the head's ridge."""
+    images, labels = (part[:24] for part in samples)
+    groups = torch.tensor([0] * 18 + [1, 2, 3, 4, 5, 6])
+    for folds in (2, 4):
+        assert prune(model, images, labels, groups=groups, head_fitted=True, folds=folds, multiply_adds=0.5).estimate
+
+
 def test_layers_that_are_ignored_keep_all_filters(samples, model):
     by_name = prune(model, *samples, folds=0, multiply_adds=0.3, ignored_layers=["0"])
     assert by_name.kept["0"] == list(range(20))
@@ -678,7 +725,19 @@ BAD = {
     "one fold": ({"folds": 1, "multiply_adds": 0.5}, "folds must be 2 or more, or 0 with a budget .*got 1"),
     "folds below 0": ({"folds": -2, "multiply_adds": 0.5}, "folds must be 2 or more, .*got -2"),
     "a drop that nothing estimates": ({"folds": 0}, "or 0 with a budget that needs no estimate; got 0"),
-    "multiples of nothing": ({"round_to": 0}, "round_to must be 1 or more, got 0"),
+    "folds that are no number of folds": ({"folds": 2.0, "multiply_adds": 0.5}, "folds must be 2 or more, .*got 2.0"),
+    "multiples of nothing": ({"round_to": 0}, "round_to must be a whole number, 1 or more; got 0"),
+    "multiples of more than there are": (
+        {"round_to": 64, "multiply_adds": 0.5, "folds": 0},
+        "nothing of this network can be removed with round_to=64 and 0 ignored layers",
+    ),
+    "a budget in words": ({"multiply_adds": "0.5"}, "multiply_adds must be a number, got '0.5'"),
+    "a seed below 0": ({"seed": -1}, "seed must be a whole number from 0 .*got -1"),
+    "a method by number": ({"method": 3}, "a method is a name, a Method or a criterion .*got 3"),
+    "a fitted head that is a convolution": (
+        {"model": build(dense_head=False), "head_fitted": True},
+        "it has to be dense, and '7' is a Flatten",
+    ),
     "a method misspelt": ({"method": "dynamics"}, "unknown method 'dynamics'; choose one of"),
     "more than can be removed": (
         {"pruning_ratio": 0.99, "folds": 0},

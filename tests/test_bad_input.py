@@ -349,6 +349,12 @@ TABLE = [
         "2 images with 1 targets",
     ),
     (
+        "targets that are no classes",
+        lambda t: lrp.explain(miniature_vgg(), IMAGES, TARGETS.float()),
+        ValueError,
+        r"targets must be classes, integers \(N,\); got torch.float32 \(2,\)",
+    ),
+    (
         "a class that is not there",
         lambda t: lrp.explain(miniature_vgg(), IMAGES, TARGETS + 9),
         ValueError,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -65,6 +66,15 @@ def test_readme_shows_the_one_call_in_six_lines(readers, tmp_path, monkeypatch):
     assert pruned.estimate.images == 12
     assert 0 < pruned.after.parameters < pruned.before.parameters
     assert (tmp_path / "pruned.safetensors").is_file()
+
+
+def test_what_readme_prints_is_what_the_notebook_printed():
+    """All but the latency, which every machine measures anew."""
+    (sample,) = re.findall(r"^```text\n(.+?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    notebook = nbformat.read(ROOT / "notebooks" / "06_your_own_network.ipynb", 4)
+    printed = [part.text for cell in notebook.cells for part in cell.get("outputs", []) if "text" in part]
+    latency = re.compile(r"\d+% of the latency")
+    assert latency.sub("", sample.strip()) in {latency.sub("", text.strip()) for text in printed}
 
 
 def anchors(page):

@@ -267,10 +267,10 @@ def test_a_single_draw_has_a_figure_and_tables_without_differences(rows, written
 
 
 def test_draws_on_a_gpu_stand_beside_those_on_the_cpu(rows, written):
-    """A GPU that is off by 0.1 at one of four sizes, in a tenth of the time."""
-    cpu = rows.assign(seconds=50.0)
+    """A GPU that is off by 0.1 at one of the three sizes that it ran, in a tenth of the time."""
+    cpu = rows.assign(seconds=50.0, limit=None)
     cpu.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
-    gpu = cpu[(cpu["method"] == OURS) & (cpu["seed"] == 0)].assign(seconds=5.0)
+    gpu = cpu[(cpu["method"] == OURS) & (cpu["seed"] == 0) & (cpu["multiply_adds"] > 0.1)].assign(seconds=5.0)
     gpu.loc[gpu["multiply_adds"] == 0.5, "test_accuracy"] -= 0.1
     gpu.to_csv(written / "results" / "benchmarks" / "gpu.csv", index=False)
-    assert cells(markdown_tables.gpu()) == [[METHODS[OURS], "0.025", "0.100", "50", "5"]]
+    assert cells(markdown_tables.gpu()) == [[METHODS[OURS], "0.033", "0.100", "50", "5"]]

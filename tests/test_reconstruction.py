@@ -240,6 +240,36 @@ class Dense(nn.Module):
         return self.head(F.elu(self.project(self.hidden(x)).permute(0, 3, 1, 2)).mean((2, 3)))
 
 
+class Context(nn.Module):
+    """A branch of one pixel that is added to every position of its shortcut, or the other way round."""
+
+    def __init__(self, on_a_pixel: bool):
+        super().__init__()
+        self.on_a_pixel = on_a_pixel
+        self.first, self.branch, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        maps = F.relu(self.first(x))
+        pixel = F.avg_pool2d(maps, 6)
+        both = maps + self.branch(pixel) if self.on_a_pixel else pixel + self.branch(maps)
+        return self.head(F.relu(both).mean((2, 3)))
+
+
+@pytest.mark.parametrize("on_a_pixel", [True, False])
+def test_a_shortcut_of_another_size_is_not_made_up_for(on_a_pixel):
+    """The branch is fitted to its own output alone, by ridge regression."""
+    images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Context(on_a_pixel).eval().requires_grad_(False)
+    branch = pruned(model, images, [0, 1], strength=0.1).branch
+    maps = F.relu(model.first(images))
+    read = F.adaptive_avg_pool2d(maps, 1) if on_a_pixel else maps
+    x, z = rows(read)[:, 2:].double(), rows(model.branch(read))[:, 2:].double()
+    weight, _ = ridge_towards(model.branch.weight[2:, 2:].flatten(1).double(), x, z, 0.1, constant=True)
+    torch.testing.assert_close(branch.weight.flatten(1).double(), torch.as_tensor(weight), rtol=1e-4, atol=1e-5)
+
+
 def test_dense_layers_on_maps_are_fitted_as_the_convolutions_that_they_are(monkeypatch):
     """And those of a gate to what the gate gave before its sigmoid."""
     monkeypatch.setattr(reconstruction, "SAMPLES", 10**6)

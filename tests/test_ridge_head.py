@@ -118,8 +118,21 @@ def test_folds_are_balanced_and_keep_blocks_whole():
 
 
 def test_folds_that_lose_a_class_are_refused():
-    with pytest.raises(ValueError, match="a class has no image left; choose more folds"):
+    with pytest.raises(ValueError, match="class 0 has no image left: it has images of 1 blocks; give images of more"):
         draw_folds(features()[1], np.repeat(np.arange(3), 20), 2, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_large_block_takes_no_class_from_all_folds_but_one(seed):
+    """Of each class most images are of block 0, and one each of two others."""
+    labels, blocks = torch.arange(24) % 3, np.array([0] * 18 + [1, 2, 3, 4, 5, 6])
+    for n_folds in (2, 3):
+        fold = draw_folds(labels, blocks, n_folds, seed)
+        assert sorted(fold.unique().tolist()) == list(range(n_folds))
+        for label in range(3):
+            assert len(fold[labels == label].unique()) > 1
+        for block in range(7):
+            assert len(fold[blocks == block].unique()) == 1
 
 
 @pytest.mark.parametrize("bias", [True, False])

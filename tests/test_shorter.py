@@ -11,6 +11,7 @@ from lrp_core.control import early_exit
 from lrp_core.control.budget_search import BudgetSearch
 from lrp_core.control.descent import STEP
 from lrp_core.graph.exits import own_end
+from lrp_core.graph.tracing import trace
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.importance.registry import criterion
 from lrp_core.metrics.accuracy import predict
@@ -60,6 +61,33 @@ def prune(*args, **kwargs) -> lrp_core.Pruned:
 def test_a_backbone_ends_where_pooling_and_flattening_begin(model):
     assert own_end(model) == "relu_3"  # that of the last convolution
     assert own_end(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())) == "1"
+
+
+class TwoDepths(nn.Module):
+    """A gate that flattens on the way, and a head that may read an earlier layer, too."""
+
+    def __init__(self, both: bool):
+        super().__init__()
+        self.both, self.first, self.second = both, nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.gate, self.head = nn.Linear(6, 6), nn.Linear(32 if both else 8, 3)
+
+    def forward(self, x):
+        early = F.relu(self.first(x))
+        gated = early * torch.sigmoid(self.gate(early.mean((2, 3))))[:, :, None, None]
+        late = F.relu(self.second(gated)).mean((2, 3))
+        return self.head(torch.cat([F.adaptive_avg_pool2d(gated, 2).flatten(1), late], dim=1) if self.both else late)
+
+
+def test_a_gate_that_flattens_is_no_end():
+    model = TwoDepths(both=False)
+    assert "second" in {layer.name: layer.inputs for layer in trace(model)}[own_end(model)]
+
+
+@pytest.mark.parametrize("method", ["early-exit+joint-cost", "budget-search"])
+def test_a_head_that_reads_two_layers_has_no_one_end(samples, method):
+    model = settle(TwoDepths(both=True))
+    with pytest.raises(ValueError, match=r"several layers, which meet in 'cat'.* choose another method"):
+        prune(model, *samples, method=method, multiply_adds=0.5, folds=0, head_fitted=False)
 
 
 @pytest.mark.parametrize("method", ["early-exit", "early-exit+joint-cost+reconstruction", "early-exit+px-static"])

@@ -141,6 +141,8 @@ def method(name: str | Method | Criterion) -> Method:
         return name
     if callable(name):
         return Method(name, reconstruct=True)
+    if not isinstance(name, str):
+        raise ValueError(f"a method is a name, a Method or a criterion (a function); got {name!r}")
     if name in COMPLETE:
         return COMPLETE[name]
     plain, *added = name.removeprefix(f"{EARLY_EXIT}+").split("+")

@@ -21,10 +21,22 @@ def own_end(model: nn.Module) -> str:
 
     Args:
         model: images to logits, made of supported layers.
+
+    Raises:
+        ValueError: the head reads the maps of several layers.
     """
     layers = trace(model)
-    by_name = {layer.name: layer for layer in layers}
-    name = next((layer.inputs[0] for layer in layers if isinstance(layer.module, nn.Flatten)), layers[-1].name)
+    by_name, name = {layer.name: layer for layer in layers}, layers[-1].name
+    if not any(isinstance(layer.module, nn.Flatten) for layer in layers):
+        return name
+    while not isinstance(by_name[name].module, nn.Flatten):
+        if len(by_name[name].inputs) > 1 or by_name[name].inputs == (INPUT,):
+            raise ValueError(
+                f"the head reads several layers, which meet in {name!r}: early exits and budget search end a network "
+                "after one layer, so choose another method"
+            )
+        (name,) = by_name[name].inputs
+    (name,) = by_name[name].inputs
     while isinstance(by_name[name].module, POOLING):
         (name,) = by_name[name].inputs
     return name

@@ -73,15 +73,15 @@ class Contribution:
             with torch.enable_grad():  # with respect to the images: the network's parameters need no gradients
                 logits = run(layers, {INPUT: batch.requires_grad_()}, keep)
                 own = logits[:, classes.to(device)]
-                centred = own - own.mean(dim=1, keepdim=True)
+                centred = (own - own.mean(dim=1, keepdim=True)).unbind(dim=1)
             activations = [kept[end] for end in ends]
             n_numbers = len(batch) * sum(a.shape[1] for a in activations)
             n_classes = max(1, CHUNK // (8 * n_numbers))
             for first in range(0, len(classes), n_classes):
                 chosen = slice(first, min(first + n_classes, len(classes)))
                 by_class = []
-                for logit in centred.T[chosen]:
-                    gradients = torch.autograd.grad(logit.sum(), activations, retain_graph=True)
+                for logit in centred[chosen]:
+                    gradients = torch.autograd.grad(logit, activations, torch.ones_like(logit), retain_graph=True)
                     pairs = zip(activations, gradients, strict=True)
                     by_class.append([(a.detach() * gradient).sum(dim=(2, 3)) for a, gradient in pairs])
                 stacked = (torch.stack(parts, dim=1).to(images.device) for parts in zip(*by_class, strict=True))
@@ -123,7 +123,7 @@ def projected_contributions(
 
         with torch.enable_grad():
             given = run(folded, {INPUT: batch.requires_grad_()}, keep)
-            combined = torch.einsum("nk,nrk->rn", given[:, : towards.shape[2]], towards).sum(dim=1)
+            combined = torch.einsum("nk,nrk->rn", given[:, : towards.shape[2]], towards).sum(dim=1).unbind()
         activations, by_direction = [kept[end] for end in ends], []
         for r, combination in enumerate(combined):
             gradients = torch.autograd.grad(combination, activations, retain_graph=r < len(combined) - 1)

@@ -27,7 +27,7 @@ def pruning_auc(rates: Sequence[float], accuracies: Sequence[float]) -> float:
     rates, accuracies = np.asarray(rates, dtype=float), np.asarray(accuracies, dtype=float)
     if rates.shape != accuracies.shape or rates.ndim != 1:
         raise ValueError(f"expected as many rates as accuracies, got {rates.shape} and {accuracies.shape}")
-    if len(rates) < 2 or rates[0] != 0 or (np.diff(rates) <= 0).any() or not MAX_RATE - 1e-9 <= rates[-1] <= 1:
+    if len(rates) < 2 or rates[0] != 0 or not (np.diff(rates) > 0).all() or not MAX_RATE - 1e-9 <= rates[-1] <= 1:
         raise ValueError(f"rates must increase from 0 to {MAX_RATE} or beyond (at most 1), got {rates.tolist()}")
     inside = rates < MAX_RATE - 1e-9
     end = np.interp(MAX_RATE, rates, accuracies)

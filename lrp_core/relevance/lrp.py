@@ -105,6 +105,7 @@ class Explanation:
         return {name: gap.mean().item() for name, gap in gaps.items()}
 
 
+@torch.inference_mode(False)  # relevance is computed by gradients, whatever the caller's mode
 def explain(
     model: nn.Module,
     images: torch.Tensor,
@@ -125,7 +126,7 @@ def explain(
     Args:
         model: a classifier made of supported layers, from images (N, C, H, W) to logits (N, K); not changed.
         images: (N, C, H, W), in the dtype of the model's parameters; results are on the images' device.
-        targets: the class to explain for each sample, (N,), int64.
+        targets: the class to explain for each sample, (N,), integers.
         composite: the rule of each layer: a name, or a rule for each depth
             (:func:`lrp_core.relevance.composites.composite`).
         absolute: sum |R| over positions instead of R.
@@ -140,8 +141,10 @@ def explain(
         raise ValueError(
             f"{len(images)} images with {len(targets)} targets: give one target to each of 1 or more images"
         )
+    if targets.dtype.is_floating_point or targets.dim() != 1:
+        raise ValueError(f"targets must be classes, integers (N,); got {targets.dtype} {tuple(targets.shape)}")
     check_trace(model, images[:1])
-    device = device_of(model)
+    device, targets = device_of(model), targets.long()
     with torch.no_grad():
         propagation = _Propagation(model, composites.composite(composite, box), absolute, pixels)
         parts = [

@@ -32,7 +32,8 @@ def distil(model: nn.Module, teacher: nn.Module, images: torch.Tensor, seed: int
         batch = _varied(images[chosen], generator).to(device)
         with torch.no_grad():
             wanted = teacher(batch)
-        loss = (model(batch) - wanted).square().mean() / wanted.var()
+        with torch.enable_grad():  # whatever the caller's mode
+            loss = (model(batch) - wanted).square().mean() / wanted.var()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -63,10 +63,32 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
     fold = np.empty(len(y), dtype=np.int64)
     for k, (_, held_out) in enumerate(folds.split(y, y, blocks)):
         fold[held_out] = k
-    for k in range(n_folds):
-        if len(np.unique(y[fold != k])) <= y.max():
-            raise ValueError(f"without fold {k} of {n_folds} a class has no image left; choose more folds")
+    if _in_one_fold(y, fold) is not None:  # as happens if one block is much larger than the others
+        fold = _spread(y, blocks, n_folds)
+    if (label := _in_one_fold(y, fold)) is not None:
+        n_blocks = len(np.unique(blocks[y == label]))
+        raise ValueError(
+            f"without one of the {n_folds} folds class {label} has no image left: it has images of {n_blocks} blocks; "
+            "give images of more, or choose smaller blocks"
+        )
     return torch.from_numpy(fold)
+
+
+def _in_one_fold(y: np.ndarray, fold: np.ndarray) -> int | None:
+    """Return a class whose images are all in one fold; None if there is none."""
+    return next((int(label) for label in np.unique(y) if len(np.unique(fold[y == label])) == 1), None)
+
+
+def _spread(y: np.ndarray, blocks: np.ndarray, n_folds: int) -> np.ndarray:
+    """Return the fold of each image: each class gets its blocks into several folds, that with fewest blocks first."""
+    fold_of: dict[int, int] = {}
+    for found in sorted((np.unique(blocks[y == label]) for label in np.unique(y)), key=len):
+        for block in found:
+            if block not in fold_of:
+                of_class = [fold_of[other] for other in found if other in fold_of]
+                used = list(fold_of.values())
+                fold_of[block] = min(range(n_folds), key=lambda k: (of_class.count(k), used.count(k)))
+    return np.array([fold_of[block] for block in blocks])
 
 
 def with_out_of_fold_heads(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Module:

@@ -217,7 +217,7 @@ def _target(
     else:
         positions = torch.arange(n_positions, device=device).expand(len(images), -1)
     added = None
-    if shortcut is not None:
+    if shortcut is not None and lives[0][shortcut[1]].shape == outputs[0].shape:  # else the sum repeats one of them
         norm, name = shortcut
         added = _Shortcut(norm, name, _at([live[name] for live in lives], positions))
     return _Target(positions, outputs[0].shape[3], _at(outputs, positions), added)

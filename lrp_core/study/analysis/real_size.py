@@ -8,7 +8,9 @@ from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
 CHOICE_ALONE = "joint-cost"  # the default without its repair
-LRP_REPAIRED, LAYERS_REPAIRED = (f"{method}+reconstruction" for method in (LRP, LAYER_BY_LAYER))  # the repair alone
+LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
+    f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
+)
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
     CHOICE_ALONE: "ours without reconstruction",
@@ -19,13 +21,14 @@ NAMES = {  # as tables and figures call them
     LRP: "iterative LRP",
     CONTROLLED: "iterative LRP, controller",
     LRP_REPAIRED: "iterative LRP, reconstruction",
-    f"{CONTROLLED}+reconstruction": "iterative LRP, controller, reconstruction",
+    CONTROLLED_REPAIRED: "iterative LRP, controller, reconstruction",
     "joint": "joint selection",
     "dynamic-joint": "joint selection, controller",
     "weight": "L1, global",
     "taylor": "Taylor, global",
 }
 CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}  # methods, and the same with the controller
+WITH_REPAIR = {LRP_REPAIRED: CONTROLLED_REPAIRED}  # the same at real size only
 PAIR = ["task", "network"]
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
@@ -25,6 +24,7 @@ from lrp_core.study.analysis.real_size import (
     NAMES,
     ONE_SHOT,
     PAIR,
+    WITH_REPAIR,
     accuracies,
     areas,
     differences,
@@ -275,8 +275,8 @@ _LEFT = [f"{size:.0%} left" for size in SIZES]
 _PARTS = {  # a method, minus another that differs in how filters are chosen, or in the repair
     "our choice, not layer by layer": (CALL, LAYERS_REPAIRED),
     "our choice, not iterative LRP": (CALL, LRP_REPAIRED),
-    "our repair, of our choice": (CALL, CHOICE_ALONE),
-    "our repair, of layer by layer": (LAYERS_REPAIRED, LAYER_BY_LAYER),
+    "our reconstruction, of our choice": (CALL, CHOICE_ALONE),
+    "our reconstruction, of layer by layer": (LAYERS_REPAIRED, LAYER_BY_LAYER),
 }
 
 
@@ -361,7 +361,7 @@ def real_size_controller() -> str:
     found = [areas(rows, measure) for measure in ("test_accuracy", "test_harmonic_mean")]
     gains = {
         without: [differences(area, overlaps(rows), method, without) for area in found]
-        for without, method in CONTROLLERS.items()
+        for without, method in (CONTROLLERS | WITH_REPAIR).items()
     }
     for names, _ in rows.groupby(PAIR):
         for without, by_measure in gains.items():
@@ -373,15 +373,22 @@ def real_size_controller() -> str:
     return _markdown([*header, "AUC of the harmonic mean", "the controller adds"], table)
 
 
+def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add what a network was asked for: a limit of multiply-adds, a pruning ratio, or (alternatives) a share."""
+    limits, ratios, shares = (
+        rows[name].map(f"{name} {{:.3f}}".format) for name in ("limit", "pruning_ratio", "multiply_adds")
+    )
+    return rows.assign(size=limits.where(rows["limit"].notna(), ratios.where(rows["pruning_ratio"].notna(), shares)))
+
+
 def gpu() -> str:
     """Compare the same draws on a GPU and on a CPU: accuracies at each size, and seconds."""
-    key = [*PAIR, "method", "seed"]
-    both = [rows.groupby(key) for rows in (_read("benchmarks/gpu.csv"), _real_size())]
-    table = []
-    for names, _ in both[0]:
-        ours, theirs = (of.get_group(names) for of in both)
-        apart = np.abs(ours["test_accuracy"].to_numpy() - theirs["test_accuracy"].to_numpy())
-        seconds = [f"{rows['seconds'].max():.0f}" for rows in (theirs, ours)]
+    key, table = [*PAIR, "method", "seed"], []
+    both = [_by_size(rows).groupby(key) for rows in (_read("benchmarks/gpu.csv"), _real_size())]
+    for names, ours in both[0]:
+        rows = ours.merge(both[1].get_group(names), on="size", suffixes=("", "_cpu"))
+        apart = (rows["test_accuracy"] - rows["test_accuracy_cpu"]).abs()
+        seconds = [f"{rows[column].max():.0f}" for column in ("seconds_cpu", "seconds")]
         table.append(
             [at_real_size(*names[:2]), METHODS[names[2]], f"{apart.mean():.3f}", f"{apart.max():.3f}", *seconds]
         )
