@@ -7,7 +7,8 @@ images stands beside it, as a bound that nobody can reach. *Distillation* follow
 (:mod:`lrp_core.repair.distillation`). Batch normalisation stays as it is: images are few. Writes a row a draw, network
 and training to results/benchmarks/training.csv. What data/training has is not measured again.
 
-No other benchmark has these draws at this size. Run benchmarks/fine_tune.py first: it trains one of the networks.
+The draws are those of benchmarks/promise.py, which leaves one network out: that of benchmarks/fine_tune.py, to be run
+first.
 
     python benchmarks/training.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004
 """
@@ -32,10 +33,10 @@ from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.devices import device_of
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FINE_TUNED, FROZEN, REAL_SIZE, TRAINED, Draw, Setup, draw
+from tasks import FINE_TUNED, FROZEN, TRAINED, Draw, Setup, draw
 
 PAIRS = (
-    *((task, "squeezenet1_1") for task in REAL_SIZE),
+    *((task, "squeezenet1_1") for task in ("trashnet", "elpv")),
     *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
 )
 # Step sizes of Adam, relative to a tensor's root mean square (Shazeer and Stern, Adafactor, ICML 2018, sec. 8): heads
@@ -124,7 +125,7 @@ def rows(one: Draw, frozen: bool) -> Iterator[dict]:
 
 def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[dict]:
     """Measure one draw."""
-    one = draw(task, network, seed, setup, REAL_SIZE)
+    one = draw(task, network, seed, setup)
     key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap, "device": setup.computed_on}
     yield from (key | row for row in rows(one, network in FROZEN))
 
