@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -259,12 +260,13 @@ def prune(
             f"{method!r} may end the network before a layer, and ranks filters itself: it takes no ignored_layers, and "
             "with budget-search no round_to; leave them out, or choose another method"
         )
-    if not isinstance(folds, int) or folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
+    if not isinstance(folds, Integral) or folds == 1 or folds < 0 or (folds == 0 and budget[0] == "max_accuracy_drop"):
         raise ValueError(f"folds must be 2 or more, or 0 with a budget that needs no estimate; got {folds}")
-    if not isinstance(round_to, int) or round_to < 1:
+    if not isinstance(round_to, Integral) or round_to < 1:
         raise ValueError(f"round_to must be a whole number, 1 or more; got {round_to}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, got {seed}")
+    folds, round_to, seed = int(folds), int(round_to), int(seed)
     whole = _copied(model)
     network, softmax = before_softmax(with_modules(whole))
     last = trace(network)[-1]

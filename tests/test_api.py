@@ -397,6 +397,13 @@ def test_a_last_layer_that_is_not_dense_is_believed_and_this_is_said(samples):
     assert prune(model, *samples, multiply_adds=0.5, folds=0).notes == ()
 
 
+def test_numbers_of_numpy_are_numbers(samples, model):
+    folds, seed, left = np.int64(2), np.uint32(1), np.float32(0.5)
+    found = prune(model, *samples, multiply_adds=left, folds=folds, round_to=np.int16(2), seed=seed)
+    expected = prune(model, *samples, multiply_adds=0.5, folds=2, round_to=2, seed=1)
+    assert (found.kept, found.estimate) == (expected.kept, expected.estimate)
+
+
 def test_groups_may_have_names(samples, model):
     numbers = torch.arange(36) // 4
     found = [
