@@ -7,8 +7,7 @@ images stands beside it, as a bound that nobody can reach. *Distillation* follow
 (:mod:`lrp_core.repair.distillation`). Batch normalisation stays as it is: images are few. Writes a row a draw, network
 and training to results/benchmarks/training.csv. What data/training has is not measured again.
 
-The draws are those of benchmarks/promise.py, which leaves one network out: that of benchmarks/fine_tune.py, to be run
-first.
+The draws are those of benchmarks/promise.py.
 
     python benchmarks/training.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004
 """
@@ -33,12 +32,9 @@ from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.devices import device_of
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FINE_TUNED, FROZEN, TRAINED, Draw, Setup, draw
+from tasks import FROZEN, Draw, Setup, draw
 
-PAIRS = (
-    *((task, "squeezenet1_1") for task in ("trashnet", "elpv")),
-    *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
-)
+PAIRS = (("trashnet", "squeezenet1_1"), ("elpv", "squeezenet1_1"), ("cifar10", "resnet20"), ("cifar10", "resnet56"))
 # Step sizes of Adam, relative to a tensor's root mean square (Shazeer and Stern, Adafactor, ICML 2018, sec. 8): heads
 # on features of large scale have small weights.
 RATES = (2e-4, 2e-3, 2e-2)
