@@ -226,8 +226,8 @@ def test_a_layer_too_wide_for_moments_at_several_sites_keeps_what_it_gave(monkey
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([0, 1, 0], r"groups must be integers \(N,\), one for each image; got torch.int64 \(3,\)"),
-        ([0.0] * 12, r"got torch.float32 \(12,\)"),
+        ([0, 1, 0], r"groups must be integers or names \(N,\), one per image; got int64 \(3,\)"),
+        ([0.0] * 12, r"got float32 \(12,\)"),
         ([7] * 12, "all images of class 0 are of one group, 7: none could judge a network that has not seen them"),
         ([0, 1, 2] * 4, "all images of class 0 are of one group, 0"),
         ([0, 1, 2] * 2 + [0, 4, 2] * 2, "all images of class 0 are of one group, 0: .* give images of two or more"),
