@@ -6,7 +6,8 @@ images, which come from other blocks and choose nothing. All networks are pruned
 slowest are also pruned by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1,
 Taylor, iterative LRP with and without reconstruction, and joint selection, the last three with and without the
 controller. The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and
-size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours.
+size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and
+the committed rows lack some of them.
 `make tables` makes the tables and the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the first four methods on seeds
