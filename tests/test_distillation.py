@@ -39,6 +39,15 @@ def test_the_logits_come_nearer_to_those_of_the_unpruned_network(pair, monkeypat
     assert after[1] < 0.7 * before[1]
 
 
+def test_it_trains_whatever_the_callers_mode(pair):
+    teacher, model, images = pair
+    other = copy.deepcopy(model)
+    distil(model, teacher, images, 0)
+    with torch.no_grad():
+        distil(other, teacher, images, 0)
+    assert torch.equal(other(images), model(images))
+
+
 def test_statistics_stay_and_parameters_are_frozen_again(pair):
     teacher, model, images = pair
     before, of_teacher = copy.deepcopy(model.state_dict()), copy.deepcopy(teacher.state_dict())

@@ -34,6 +34,20 @@ def whole(contributions):
     return [(slice(None), slice(None), contributions - contributions.mean(axis=1, keepdims=True))]
 
 
+def test_contributions_are_gradients_whatever_the_callers_mode():
+    images, targets = torch.randn(4, 3, 12, 12, dtype=torch.float64), torch.arange(4)
+    model, directions = miniature_vgg(), torch.ones(4, 1, 4)
+    directions[:, :, 0] = -1
+
+    def found() -> list[torch.Tensor]:
+        projected, _ = projected_contributions(trace(model), images, directions)
+        return [*Contribution()(model, images, targets).filters.values(), *projected.values()]
+
+    expected = found()
+    with torch.no_grad():
+        assert all(torch.equal(one, other) for one, other in zip(found(), expected, strict=True))
+
+
 @pytest.fixture
 def drawn():
     rng = np.random.default_rng(0)

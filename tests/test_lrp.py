@@ -74,6 +74,15 @@ def test_batches_do_not_matter(images, targets):
     assert all(torch.allclose(whole[name], parts[name], rtol=1e-12) for name in whole)
 
 
+def test_the_callers_gradient_mode_does_not_matter(images, targets):
+    model = miniature_vgg()
+    expected = lrp.filter_relevance(model, images, targets)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = lrp.filter_relevance(model, images, targets)
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_model_comes_back_as_it_was(images, targets):
     model = miniature_vgg().train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
