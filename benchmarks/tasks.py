@@ -7,8 +7,9 @@ half of CIFAR-10's test images; its draws are of the other half.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ class Draw:
         test_labels: theirs, (M,).
         groups: the block of each calibration image, (N,); None if images are independent of each other.
         overlap: the share of a class's images that are test images, averaged over classes.
+        test_pixels: of the test images, (M, 3, H, W), uint8.
+        prepare: from pixels to normalised images.
     """
 
     model: nn.Module
@@ -69,6 +72,8 @@ class Draw:
     test_labels: torch.Tensor
     groups: np.ndarray | None
     overlap: float
+    test_pixels: torch.Tensor
+    prepare: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -155,29 +160,23 @@ def draw(
 def _frozen(task: str, how: Task, network: str, seed: int, setup: Setup) -> Draw:
     """Draw images, and fit a ridge head to a frozen backbone's features of the calibration images."""
     weights = FROZEN[network]
-    images, labels, blocks, test_images, test_labels, shared = _split(_dataset(task, how.px, setup), how, seed)
-    images, test_images = (normalise(pixels, network, weights) for pixels in (images, test_images))
     backbone = load_backbone(network, weights).to(setup.device)
-    fold = draw_folds(labels, blocks, 5, seed)
-    model = classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
-    return Draw(model, images, labels, test_images, test_labels, blocks if how.block > 1 else None, shared)
+
+    def with_ridge_head(images: torch.Tensor, labels: torch.Tensor, blocks: np.ndarray) -> nn.Module:
+        fold = draw_folds(labels, blocks, 5, seed)
+        return classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
+
+    return _drawn(with_ridge_head, _dataset(task, how.px, setup), how, seed, partial(_normalise, network, weights))
 
 
 def _trained(how: Trained, seed: int, setup: Setup) -> Draw:
     """Draw images for a trained CIFAR-10 ResNet."""
-    task, dataset = Task(32, how.per_class, 1, how.n_test), _dataset("cifar10", 32, setup)
-    images, labels, _, test_images, test_labels, shared = _split(dataset, task, seed)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    images, test_images = ((pixels.float() / 255 - mean) / std for pixels in (images, test_images))
-    model = _cifar_resnet(how, setup.weights).to(setup.device)
-    return Draw(model, images, labels, test_images, test_labels, None, shared)
+    model, task = _cifar_resnet(how, setup.weights).to(setup.device), Task(32, how.per_class, 1, how.n_test)
+    return _drawn(lambda *_: model, _dataset("cifar10", 32, setup), task, seed, _normalise_for_cifar)
 
 
 def _fine_tuned(seed: int, setup: Setup) -> Draw:
     """Draw images that SqueezeNet 1.1 was not trained on."""
-    _, unseen = cifar10_halves(setup)
-    images, labels, _, test_images, test_labels, shared = _split(unseen, FINE_TUNED_TASK, seed)
-    images, test_images = (normalise(pixels, *FINE_TUNED_START) for pixels in (images, test_images))
     path = setup.weights / FINE_TUNED_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}: python benchmarks/fine_tune.py makes them")
@@ -185,7 +184,17 @@ def _fine_tuned(seed: int, setup: Setup) -> Draw:
     state = load_file(path)
     model = classifier(backbone, state["head.weight"])
     model.load_state_dict(state)
-    return Draw(model.to(setup.device), images, labels, test_images, test_labels, None, shared)
+    model, (_, unseen) = model.to(setup.device), cifar10_halves(setup)
+    return _drawn(lambda *_: model, unseen, FINE_TUNED_TASK, seed, partial(_normalise, *FINE_TUNED_START))
+
+
+def _normalise(network: str, weights: str, pixels: torch.Tensor) -> torch.Tensor:
+    return normalise(pixels, network, weights)
+
+
+def _normalise_for_cifar(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels.float() / 255 - mean) / std
 
 
 def cifar10_halves(setup: Setup) -> tuple[Dataset, Dataset]:
@@ -201,14 +210,31 @@ def _dataset(task: str, px: int, setup: Setup) -> Dataset:
     return _load_dataset(task if task == "elpv" else str(getattr(setup, task).resolve()), px)
 
 
-def _split(dataset: Dataset, how: Task, seed: int) -> tuple:
-    """Return pixels, labels and blocks for calibration, pixels and labels for the test, and their overlap."""
+def _drawn(
+    network: Callable[[torch.Tensor, torch.Tensor, np.ndarray], nn.Module],
+    dataset: Dataset,
+    how: Task,
+    seed: int,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+) -> Draw:
+    """Split the images, and make the network from the calibration images, their labels and their blocks."""
     split = split_dataset(dataset, seed, how.per_class, how.n_test or len(dataset.labels), how.block)
     calibration, test = (split[split["split"] == side] for side in ("calibration", "test"))
     index, test_index = (torch.tensor(rows["index"].to_numpy(copy=True)) for rows in (calibration, test))
     blocks = calibration["block"].to_numpy(copy=True)
-    calibrated, tested = ((dataset.images[one], dataset.labels[one]) for one in (index, test_index))
-    return *calibrated, blocks, *tested, overlap(dataset.labels, tested[1])
+    images, labels = prepare(dataset.images[index]), dataset.labels[index]
+    test_pixels, test_labels = dataset.images[test_index], dataset.labels[test_index]
+    return Draw(
+        model=network(images, labels, blocks),
+        images=images,
+        labels=labels,
+        test_images=prepare(test_pixels),
+        test_labels=test_labels,
+        groups=blocks if how.block > 1 else None,
+        overlap=overlap(dataset.labels, test_labels),
+        test_pixels=test_pixels,
+        prepare=prepare,
+    )
 
 
 class LambdaLayer(nn.Module):

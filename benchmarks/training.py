@@ -32,9 +32,12 @@ from lrp_core.repair.temperature import scale_head
 from lrp_core.utils.devices import device_of
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FROZEN, Draw, Setup, draw
+from tasks import FINE_TUNED, FROZEN, TRAINED, Draw, Setup, draw
 
-PAIRS = (("trashnet", "squeezenet1_1"), ("elpv", "squeezenet1_1"), ("cifar10", "resnet20"), ("cifar10", "resnet56"))
+PAIRS = (
+    *((task, "squeezenet1_1") for task in ("trashnet", "elpv")),
+    *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
+)
 # Step sizes of Adam, relative to a tensor's root mean square (Shazeer and Stern, Adafactor, ICML 2018, sec. 8): heads
 # on features of large scale have small weights.
 RATES = (2e-4, 2e-3, 2e-2)
