@@ -151,7 +151,43 @@ class Between(nn.Module):
         return net.head(F.relu(net.last(net.second(F.relu(net.first(x))))).mean((2, 3)))
 
 
+class Sliced(Net):
+    """Parts of a sequence, which the code makes on the spot."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Sequential(nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1))
+
+    def between(self, x):
+        return self.second[1:](self.second[:1](x))
+
+
+class Casts(Net):
+    """What a network for mixed precision does between its layers; all values have one type."""
+
+    def between(self, x):
+        y = self.second(x.to(self.second.weight.dtype)).type_as(x)
+        y = y.to(x.device, x.dtype, copy=True)
+        return F.relu(y if y.dtype == x.dtype else y.half()).double()
+
+
+class InPlace(Net):
+    def between(self, x):
+        return torch.relu_(self.second(x))
+
+
+class Synchronised(Net):
+    """As torch.nn.SyncBatchNorm.convert_sync_batchnorm makes it of a network that several GPUs train."""
+
+    def __init__(self):
+        super().__init__()
+        second = nn.Sequential(nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6))
+        self.second = nn.SyncBatchNorm.convert_sync_batchnorm(second)
+        self.head = nn.Sequential(nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm1d(5)), nn.Linear(5, 4))
+
+
 READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same, rectified)
+READ += (Sliced, Casts, InPlace, Synchronised)
 
 
 def images(n=8, channels=3):
@@ -180,7 +216,7 @@ def test_a_smaller_network_is_what_the_whole_one_is_when_masked(kind):
     }
 
 
-@pytest.mark.parametrize("kind", [Branches, Listed, Bound, Keeps])
+@pytest.mark.parametrize("kind", [Branches, Listed, Bound, Keeps, Sliced, Synchronised])
 def test_such_a_network_is_pruned_and_stays_as_it_was(kind):
     model, (x, y) = made(kind), images()
     whole = made(kind)(x)

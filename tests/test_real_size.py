@@ -169,6 +169,61 @@ def test_the_published_setting_has_the_accuracy_that_is_kept(tmp_path, monkeypat
     ]
 
 
+def test_more_images_have_a_row_each_with_the_lead_over_layer_by_layer(tmp_path, monkeypatch):
+    """Student's t with one degree of freedom is 12.706; overlap 0.2 makes the variance (1/2 + 1/4) of the sample's."""
+    others = ("layer-by-layer", "layer-by-layer+reconstruction")
+    found = [
+        dict(zip(("task", "network"), PAIR, strict=True))
+        | {"seed": seed, "images": images, "overlap": 0.2, "method": method, "multiply_adds": left}
+        | {"test_accuracy": accuracy - 0.1 * seed + 0.01 * images - (0.02 if method in others and seed else 0)}
+        for images in (5, 10)
+        for seed in (0, 1)
+        for method, left, accuracy in (
+            ("unpruned", 1.0, 0.7),
+            (OURS, 0.5, 0.6),
+            (OURS, 0.25, 0.5),
+            (others[0], 0.25, 0.2),
+            (others[1], 0.5, 0.5),
+            (others[1], 0.25, 0.4),
+        )
+    ]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "few_images.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    half = 12.7062 * 0.02 / 2**0.5 * 0.75**0.5
+    lead = f"+0.110 ({0.11 - half:+.3f} to {0.11 + half:+.3f})"
+    assert cells(markdown_tables.few_images()) == [
+        ["5", "2", "0.700", "0.600", "0.500", "0.190", "0.390", lead],
+        ["10", "2", "0.750", "0.650", "0.550", "0.240", "0.440", lead],
+    ]
+
+
+def test_robustness_is_what_corrupted_images_cost_more_than_clean_ones(tmp_path, monkeypatch):
+    kinds = ("noise", "blur", "brightness", "JPEG")
+    found = [
+        dict(zip(("task", "network"), pair, strict=True))
+        | {"seed": seed, "overlap": 0.2, "method": method, "budget": left, "images": kind}
+        | {"accuracy": clean - lost * (kind != "clean") + 0.1 * seed, "harmonic_mean": 0.5}
+        for pair in (PAIR, ("cifar10", "resnet20"))
+        for seed in (0, 1)
+        for method, left, clean, lost in (("unpruned", 1.0, 0.8, 0.2), (OURS, 0.25, 0.6, 0.3), (OURS, 0.5, 0.7, 0.2))
+        for kind in ("clean", *kinds)
+    ]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "robustness.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    of_network = [
+        ["2", "100%", "unpruned", "0.850", "0.650", ""],
+        ["2", "50%", "ours", "0.750", "0.550", "+0.000 (+0.000 to +0.000)"],
+        ["2", "25%", "ours", "0.650", "0.350", "+0.100 (+0.100 to +0.100)"],
+    ]
+    table = markdown_tables.robustness_at_real_size()
+    assert [row.replace("-0.000", "+0.000") for each in cells(table) for row in each] == [
+        row for each in of_network * 2 for row in each
+    ]
+    assert table.splitlines()[2].startswith(f"| {at_real_size('cifar10', 'resnet20')} |")
+
+
 def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypatch):
     keys = dict(zip(("task", "network"), PAIR, strict=True))
     found = [

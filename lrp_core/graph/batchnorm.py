@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lrp_core.graph.layers import Layer, readers
+from lrp_core.graph.layers import BATCH_NORMS, Layer, readers
 from lrp_core.graph.sharing import with_weight
 
 
-def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and shift by channel, (C,) each, of a batch normalisation in eval mode."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     shift = -norm.running_mean * scale
@@ -19,7 +19,7 @@ def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.T
 class ChannelAffine(nn.Module):
     """A batch normalisation in eval mode, as the scale and shift that it is."""
 
-    def __init__(self, norm: nn.BatchNorm2d):
+    def __init__(self, norm: nn.BatchNorm2d | nn.SyncBatchNorm):
         """Take scale and shift from the running statistics."""
         super().__init__()
         scale, shift = affine(norm)
@@ -41,7 +41,7 @@ def fold_batchnorm(layers: list[Layer]) -> list[Layer]:
     renamed: dict[str, str] = {}
     for layer in layers:
         layer = replace(layer, inputs=tuple(renamed.get(name, name) for name in layer.inputs))
-        if isinstance(layer.module, nn.BatchNorm2d):
+        if isinstance(layer.module, BATCH_NORMS):
             source = folded.get(layer.inputs[0])
             if source is not None and isinstance(source.module, nn.Conv2d) and len(read_by[source.name]) == 1:
                 scale, shift = affine(layer.module)

@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from lrp_core.graph.arrangement import BATCH, Arranged, Axes, Axis, described, order, part, size_of
 from lrp_core.graph.layers import (
+    BATCH_NORMS,
     INPUT,
     OUTPUTS,
     PADDING,
@@ -50,11 +51,13 @@ class Builder:
     Attributes:
         layers: by name, in the order in which they run.
         values: by node, what it stands for: a layer's outputs, rearranged; a size, a number, a parameter's tensor.
+        parameter: one of the model's; all values have its type, and are on its device.
     """
 
     def __init__(self, model: nn.Module):
         """Take a model."""
         self._model, self.layers = model, {}
+        self.parameter = next(model.parameters(), torch.empty(0))
         self.values: dict[fx.Node, object] = {}
         self._shapes = {INPUT: Maps(None, part("h", None, INPUT), part("w", None, INPUT))}
         self._replaced: dict[str, str] = {}  # flattenings that are gone, since their vectors are maps after all
@@ -180,7 +183,7 @@ class Builder:
 
     def _make_maps(self, name: str) -> None:
         layer = self.layers.get(name)
-        if layer is None or isinstance(layer.module, (nn.BatchNorm2d, *OUTPUTS)):
+        if layer is None or isinstance(layer.module, (*BATCH_NORMS, *OUTPUTS)):
             raise NotRead
         if isinstance(layer.module, nn.Flatten):
             shape, source = self._shapes[layer.inputs[0]], layer.inputs[0]

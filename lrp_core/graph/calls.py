@@ -181,7 +181,7 @@ def _given(module: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
 
 
 _CALLS: dict[object, Callable[..., nn.Module | None]] = {
-    **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), _in_place_last(nn.ReLU)),
+    **dict.fromkeys((torch.relu, torch.relu_, F.relu, "relu", "relu_"), _in_place_last(nn.ReLU)),
     **dict.fromkeys((F.relu6,), _in_place_last(nn.ReLU6)),
     **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_"), _in_place_last(nn.Sigmoid)),
     **dict.fromkeys((torch.tanh, F.tanh, "tanh", "tanh_"), _in_place_last(nn.Tanh)),
@@ -199,6 +199,7 @@ _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     **dict.fromkeys((F.prelu, torch.prelu), _prelu),
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
     **dict.fromkeys(("contiguous", "clone", "detach", torch.clone), _identity),
+    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type", "type_as"), _identity),  # one type throughout
     F.max_pool2d: _pool(nn.MaxPool2d, nn.AdaptiveMaxPool2d),
     F.avg_pool2d: _pool(nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
@@ -250,7 +251,7 @@ def overwrites(node: fx.Node) -> bool:
     names = getattr(getattr(node.target, "__code__", None), "co_varnames", ())
     if "inplace" in names:
         return bool({**dict(zip(names, node.args, strict=False)), **node.kwargs}.get("inplace", False))
-    return node.target in (operator.iadd, operator.imul, operator.isub, operator.itruediv)
+    return node.target in (operator.iadd, operator.imul, operator.isub, operator.itruediv, torch.relu_)
 
 
 def written(node: fx.Node, name: str) -> str:

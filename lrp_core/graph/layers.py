@@ -223,7 +223,8 @@ ACTIVATIONS = (  # by channel and position
 )
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, SquarePool)
 PADDING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)  # of positions
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, ChannelNorm)
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # of maps; they predict alike
+NORMS = (*BATCH_NORMS, nn.GroupNorm, ChannelNorm)
 REARRANGED = (ChannelSlice, ChannelPermutation, PadChannels)  # channels go elsewhere, or come from nowhere
 STATEFUL = (*WEIGHTED, *NORMS, ChannelScale, ChannelConv, nn.PReLU, *REARRANGED)  # differ in a smaller network
 VIEWS = (nn.Flatten, Subsample, ChannelSlice)  # of the memory of what they read

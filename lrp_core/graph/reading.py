@@ -14,6 +14,7 @@ from lrp_core.graph.calls import module_of_call, operands, torch_names, written
 from lrp_core.graph.joins import JOINS, joined
 from lrp_core.graph.layers import (
     ACTIVATIONS,
+    BATCH_NORMS,
     IDENTITIES,
     INPUT,
     OUTPUTS,
@@ -145,7 +146,7 @@ class Reader(Builder):
         except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError):  # arguments that do not fit
             raise NotRead from None
         tensors = [each for each in operands(node) if isinstance(self.values[each], Arranged)]
-        if module is None or len(tensors) != 1:
+        if module is None or (len(tensors) != 1 and not isinstance(module, nn.Identity)):  # x.type_as(y)
             raise NotRead
         parameters = [each for each in operands(node) if isinstance(self.values[each], torch.Tensor)]
         return self._applied(node, module, tensors[0], self._owner(parameters[0], node) if parameters else None)
@@ -194,14 +195,15 @@ class Reader(Builder):
         ):
             raise NotRead("(only over the classes, at the network's end)")
         dimensions = len(value.axes)
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, *POOLING, *PADDING)):
-            dimensions = 4
-        elif isinstance(module, (nn.BatchNorm1d, *OUTPUTS)):
+        of_vectors = isinstance(module, nn.BatchNorm1d) or (isinstance(module, nn.SyncBatchNorm) and dimensions == 2)
+        if of_vectors or isinstance(module, OUTPUTS):
             dimensions = 2
+        elif isinstance(module, (nn.Conv2d, *BATCH_NORMS, *POOLING, *PADDING)):
+            dimensions = 4
         source, shape = self.whole(read, dimensions)
         if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is None:  # of a call; in a state_dict
             module.num_batches_tracked = getattr(self._modules.get(name), "num_batches_tracked", None)
-        if isinstance(module, nn.BatchNorm1d):
+        if of_vectors:
             module = ChannelScale(*(each.detach() for each in affine(module)))
         return self.emit(name, module, (source,), shape_behind(name, module, shape))
 
@@ -274,7 +276,7 @@ def _as_it_predicts(module: nn.Module) -> nn.Module:
         return nn.ZeroPad2d(module.padding)
     if type(module) not in (*SUPPORTED, *_OTHERS) and not pads_like_tensorflow(module):
         raise NotRead
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
+    if isinstance(module, (nn.BatchNorm1d, *BATCH_NORMS)) and module.running_mean is None:
         raise NotRead("without running statistics")
     if isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters:
         raise NotRead("whose weight a hook computes (remove the hook, which leaves the weight)")

@@ -91,8 +91,8 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, object]) -> object:
-        """Note a module's call; one that the code makes on the spot, as in ``nn.ReLU()(x)``, is looked into."""
-        made = m not in self.submodule_paths and not any(True for _ in m.parameters())
+        """Note a module's call; one that the code makes on the spot is looked into: ``nn.ReLU()``, ``layers[:3]``."""
+        made = m not in self.submodule_paths and not m._parameters
         return forward(*args, **kwargs) if made else super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:

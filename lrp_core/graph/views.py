@@ -40,6 +40,8 @@ def _size(builder: Builder, node: fx.Node, input: Arranged, dim: int | None = No
 def _attribute(builder: Builder, node: fx.Node, input: Arranged, name: str) -> object:
     if name == "data":
         return input
+    if name in ("dtype", "device"):
+        return getattr(builder.parameter, name)
     if name not in ("shape", "ndim"):
         raise NotRead
     return _size(builder, node, input) if name == "shape" else len(input.axes)

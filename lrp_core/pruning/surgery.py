@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.layers import WEIGHTED, ChannelConv, ChannelPermutation, ChannelSlice
+from lrp_core.graph.layers import BATCH_NORMS, WEIGHTED, ChannelConv, ChannelPermutation, ChannelSlice
 from lrp_core.pruning.dependency import Coupling, couple
 
 
@@ -96,7 +96,7 @@ def _keep(module: nn.Module, outputs: torch.Tensor | None, inputs: torch.Tensor)
             per_group = module.num_channels // module.num_groups
             module.num_channels = int(inputs.sum())
             module.num_groups = module.num_channels // per_group
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, BATCH_NORMS):
             module.num_features = int(inputs.sum())
             if module.num_batches_tracked is not None:
                 module.num_batches_tracked = module.num_batches_tracked.clone()

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from lrp_core.graph.batchnorm import affine
 from lrp_core.graph.execution import batched, run_together
-from lrp_core.graph.layers import Layer, Sum, readers
+from lrp_core.graph.layers import BATCH_NORMS, Layer, Sum, readers
 from lrp_core.graph.padding import padding
 from lrp_core.graph.tracing import trace
 from lrp_core.pruning.dependency import Coupling
@@ -53,7 +53,7 @@ class _Shortcut:
         samples: of the shortcut in the unpruned network, (S, C).
     """
 
-    norm: nn.BatchNorm2d | None
+    norm: nn.BatchNorm2d | nn.SyncBatchNorm | None
     name: str
     samples: torch.Tensor
 
@@ -180,7 +180,7 @@ def _is_fitted(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
-def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | None, str]]:
+def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | nn.SyncBatchNorm | None, str]]:
     """Return, for each layer that ends a branch, the batch normalisation after it and the shortcut that is added.
 
     Of two branches that meet in a sum, the one that is run last compensates: only then is the other one known.
@@ -190,7 +190,7 @@ def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | None, st
         norm, last = None, layer
         if _is_fitted(layer.module) and len(read_by[layer.name]) == 1:
             (reader,) = read_by[layer.name]
-            if isinstance(reader.module, nn.BatchNorm2d) and len(read_by[reader.name]) == 1:
+            if isinstance(reader.module, BATCH_NORMS) and len(read_by[reader.name]) == 1:
                 norm, last = reader.module, reader
                 (reader,) = read_by[reader.name]
             others = [name for name in reader.inputs if name != last.name]
@@ -202,7 +202,7 @@ def _shortcuts(layers: list[Layer]) -> dict[str, tuple[nn.BatchNorm2d | None, st
 def _target(
     layer: Layer,
     lives: list[dict[str, torch.Tensor]],
-    shortcut: tuple[nn.BatchNorm2d | None, str] | None,
+    shortcut: tuple[nn.BatchNorm2d | nn.SyncBatchNorm | None, str] | None,
     images: torch.Tensor,
     per_image: int,
 ) -> _Target:

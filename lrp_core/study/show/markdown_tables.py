@@ -32,6 +32,7 @@ from lrp_core.study.analysis.real_size import (
     means,
     overlaps,
 )
+from lrp_core.study.analysis.robustness import CORRUPTIONS, robustness_summary
 from lrp_core.study.analysis.statistics import paired_interval
 from lrp_core.study.paths import ROOT
 from lrp_core.study.show.names import METHODS, NETWORKS, at_real_size, pair
@@ -396,6 +397,34 @@ def gpu() -> str:
     return _markdown([*header, "seconds, GPU"], table)
 
 
+def few_images() -> str:
+    """Return accuracies by the number of labelled images, and the lead over layer by layer with our reconstruction."""
+    rows, table = _read("benchmarks/few_images.csv"), []
+    columns = [(CALL, 0.5), (CALL, 0.25), (LAYER_BY_LAYER, 0.25), (LAYERS_REPAIRED, 0.25)]
+    for (*names, images), some in rows.groupby([*PAIR, "images"]):
+        at = {size: accuracies(some, size) for size in (1.0, 0.5, 0.25)}
+        lead = differences(at[0.25], overlaps(some), CALL, LAYERS_REPAIRED)
+        cells = [_number(at[size][method].mean()) for method, size in (("unpruned", 1.0), *columns)]
+        cells += [_interval(*row[_MEAN]) for _, row in lead.iterrows()]
+        table.append([at_real_size(*names), str(images), str(some["seed"].nunique()), *cells])
+    header = [f"{METHODS[method]}, {size:.0%} left" for method, size in columns]
+    header = ["task, network, image size", "images per class", "draws", "unpruned", *header]
+    return _markdown([*header, "ours minus layer by layer, reconstruction, 25% left"], table)
+
+
+def robustness_at_real_size() -> str:
+    """Return accuracies on clean and on corrupted images, and how much more is lost on the latter."""
+    rows, table = _read("benchmarks/robustness.csv"), []
+    for names, some in rows.groupby(PAIR):
+        found = robustness_summary(some.assign(backbone=names[1]), CORRUPTIONS)
+        for row in found.sort_values("budget", ascending=False, kind="stable").itertuples():
+            cells = [at_real_size(*names), str(row.seeds), f"{row.budget:.0%}", METHODS.get(row.method, row.method)]
+            cells += [_number(row.clean), _number(row.corrupted)]
+            table.append([*cells, *([_interval(row.more_lost, row.low, row.high)] if row.budget < 1 else [])])
+    header = ["task, network, image size", "draws", "multiply-adds left", "method", "clean accuracy"]
+    return _markdown([*header, "accuracy on corrupted images", "more lost than on clean images"], table)
+
+
 PARAMETERS = (0.75, 0.5, 0.25)  # left, in the published setting
 
 
@@ -484,6 +513,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,
+    "few-images": few_images,
+    "robustness-at-real-size": robustness_at_real_size,
     "gpu": gpu,
     "published": published,
     "promise": promise,
