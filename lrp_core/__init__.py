@@ -43,7 +43,7 @@ __all__ = [
     "remove_filters",
     "trace",
 ]
-__version__ = "0.4.5"
+__version__ = "0.4.6"
 
 
 def __getattr__(name: str) -> object:
