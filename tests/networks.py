@@ -38,7 +38,7 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
             layer.weight.data.normal_(0, (2 / layer.weight[0].numel()) ** 0.5, generator=generator)
             if layer.bias is not None:
                 draw(layer.bias, -0.1, 0.1)
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
             draw(layer.weight, 0.5, 1.5)
             draw(layer.bias, -0.1, 0.1)
             draw(layer.running_mean, -0.1, 0.1)

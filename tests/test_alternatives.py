@@ -1,14 +1,18 @@
 """The alternatives of benchmarks/, on a network each of whose filters has a twin: half of them can go without loss."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import few_images
 import numpy as np
 import published
 import pytest
+import robustness
 import torch
 from layer_by_layer import Readers, channel_sets, greedy_order, layer_by_layer
 from networks import settle
 from neuron_merging import neuron_merging
+from tasks import Setup
 from torch import nn
 
 from lrp_core.metrics.cost import multiply_adds
@@ -89,3 +93,41 @@ def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
     monkeypatch.setattr(published, "measured", lambda model, _: {"test_accuracy": model[0].bias[0].item()})
     _, *rows = published.measured_rows("cifar10", "resnet56", 0, DEFAULT, None)
     assert {row["method"]: row["test_accuracy"] for row in rows} == {DEFAULT: 0, DISTILLED: 1}
+
+
+def test_few_images_prune_by_each_method_to_each_size(task):
+    model, images = task
+    one = SimpleNamespace(model=model, images=images, labels=torch.arange(len(images)) % 4, groups=None)
+    (whole, *others), cost = few_images.networks(one), multiply_adds(model, images[:1])
+    assert whole == ("unpruned", 1.0, model)
+    assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 3
+    assert len({method for method, _, _ in others}) == 3
+    for _, limit, smaller in others:
+        assert 0.5 * limit < multiply_adds(smaller, images[:1]) / cost <= limit
+
+
+class Bright(nn.Module):
+    """Class 1 if the image is brighter than 0.5 on average."""
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.5), requires_grad=False)
+
+    def forward(self, x):
+        over = x.mean((1, 2, 3)) - self.level
+        return torch.stack([-over, over], dim=1)
+
+
+def test_robustness_measures_corrupted_images_as_the_network_reads_them(monkeypatch):
+    """A grey of 60 of 255 is dark; 0.3 brighter, it is not. Noise, blur and JPEG leave means alone."""
+    pixels = torch.tensor([60, 200], dtype=torch.uint8).repeat_interleave(5)[:, None, None, None].repeat(1, 3, 32, 32)
+    one = SimpleNamespace(test_pixels=pixels, prepare=lambda given: given.float() / 255, overlap=0.1)
+    one.test_images, one.test_labels = one.prepare(pixels), torch.arange(2).repeat_interleave(5)
+    monkeypatch.setattr(robustness, "draw", lambda *_: one)
+    monkeypatch.setattr(robustness, "networks", lambda one: [("unpruned", 1.0, Bright())])
+    setup = Setup(Path(), Path(), Path(), torch.device("cpu"))
+    rows = {row["images"]: row for row in robustness.measured_rows("elpv", "resnet20", 0, setup)}
+    assert {kind: row["accuracy"] for kind, row in rows.items()} == {
+        kind: 0.5 if kind == "brightness" else 1.0 for kind in ("clean", "noise", "blur", "brightness", "JPEG")
+    }
+    assert rows["brightness"]["harmonic_mean"] == 0

@@ -229,6 +229,27 @@ def test_such_a_network_is_pruned_and_stays_as_it_was(kind):
     assert pruned.model(x).isfinite().all()
 
 
+class Residual(Net):
+    """A batch normalisation between the end of a branch and the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(8, 7, 3, padding=1), nn.ReLU(), nn.Conv2d(7, 8, 1), nn.BatchNorm2d(8))
+
+    def between(self, x):
+        return F.relu(self.second(F.relu(x + self.branch(x))))
+
+
+def test_synchronised_batch_normalisation_is_pruned_like_the_usual_one():
+    model, (x, y) = made(Residual), images()
+    options = {"multiply_adds": 0.6, "folds": 0, "progress": False}
+    usual = lrp_core.prune(model, x, y, **options)
+    other = lrp_core.prune(nn.SyncBatchNorm.convert_sync_batchnorm(model), x, y, **options)
+    assert other.kept == usual.kept
+    assert type(other.model.branch[3]) is nn.SyncBatchNorm
+    torch.testing.assert_close(other.model(x), usual.model(x), rtol=1e-12, atol=1e-12)
+
+
 def test_only_timms_padding_is_known_by_its_name():
     """The activation inside is a layer of its own, as relevance needs it."""
     assert [type(layer.module) for layer in trace(made(rectified))].count(nn.ReLU) == 3
