@@ -3,7 +3,7 @@
 The draws are those of benchmarks/real_size.py but for the number of images. A frozen network's head is fitted to the
 same images, so the unpruned network gets better with more of them, too. Ours stands beside layer by layer, as published
 and with our reconstruction. Writes a row a draw, number, method and size to results/benchmarks/few_images.csv. What
-data/few_images has is not measured again.
+data/few_images has is not measured again; the committed rows lack TrashNet, which takes longest.
 
     python benchmarks/few_images.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """

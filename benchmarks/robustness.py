@@ -3,7 +3,7 @@
 The networks and draws are those of benchmarks/real_size.py, the corruptions those of the small study
 (lrp_core/study/analysis/robustness.py): noise, blur, brightness and JPEG. Nothing is chosen by them. Writes a row a
 draw, method, size and kind of images to results/benchmarks/robustness.csv. What data/robustness has is not measured
-again.
+again; the committed rows lack TrashNet, which takes longest.
 
     python benchmarks/robustness.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
