@@ -568,7 +568,7 @@ def test_a_callback_is_given_every_step_once_and_in_order(samples, model, method
 
 
 def test_accuracies_are_counted_class_by_class(samples, model, pruned):
-    small = pruned.select(multiply_adds=0.03)
+    small = pruned.select(multiply_adds=pruned.path[-1].multiply_adds)
     for network, said in ((model, small.before), (small.model, small.after), (pruned.model, pruned.after)):
         counted = accuracies(network, samples)
         assert said.accuracies == pytest.approx(dict(enumerate(counted)), abs=1e-6)
