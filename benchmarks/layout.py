@@ -28,9 +28,10 @@ def main() -> None:
     """Time the calls, and write the rows."""
     torch.set_num_threads(1)
     setup, rows = Setup(Path(), Path(), Path(), torch.device("cpu")), []
-    todo = [(network, turn, layout) for network in FROZEN for turn in range(TURNS) for layout in LAYOUTS]
+    draws = {network: draw("elpv", network, 900, setup, REAL_SIZE) for network in FROZEN}
+    todo = [(network, turn, layout) for network in draws for turn in range(TURNS) for layout in LAYOUTS]
     for network, turn, layout in tqdm(todo, "calls", unit="call"):
-        one = draw("elpv", network, 900, setup, REAL_SIZE)
+        one = draws[network]
         images, began = one.images.to(memory_format=LAYOUTS[layout]), time.process_time()
         pruned = lrp_core.prune(
             one.model,

@@ -9,12 +9,13 @@ again; the committed rows lack TrashNet, which takes longest.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from few_images import networks
-from lrp_core.metrics.accuracy import class_accuracies, harmonic_mean, predict
 from lrp_core.study.analysis.robustness import CLEAN, corrupted
+from promise import measured
 from side_by_side import side_by_side
 from tasks import FINE_TUNED, REAL_SIZE, TRAINED, Setup, draw
 
@@ -30,9 +31,8 @@ def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[
     key = {"task": task, "network": network, "seed": seed, "overlap": one.overlap, "device": setup.computed_on}
     for method, limit, model in networks(one):
         for kind, images in seen.items():
-            predicted = predict(model, images, 100).argmax(dim=1)
-            by_class = class_accuracies(predicted, one.test_labels, int(one.test_labels.max()) + 1)
-            scores = {"accuracy": by_class.mean().item(), "harmonic_mean": harmonic_mean(by_class)}
+            found = measured(model, replace(one, test_images=images))
+            scores = {name: found[f"test_{name}"] for name in ("accuracy", "harmonic_mean")}
             yield key | {"method": method, "budget": limit, "images": kind, **scores}
 
 

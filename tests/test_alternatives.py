@@ -12,7 +12,7 @@ import torch
 from layer_by_layer import Readers, channel_sets, greedy_order, layer_by_layer
 from networks import settle
 from neuron_merging import neuron_merging
-from tasks import Setup
+from tasks import Draw, Setup
 from torch import nn
 
 from lrp_core.metrics.cost import multiply_adds
@@ -121,8 +121,8 @@ class Bright(nn.Module):
 def test_robustness_measures_corrupted_images_as_the_network_reads_them(monkeypatch):
     """A grey of 60 of 255 is dark; 0.3 brighter, it is not. Noise, blur and JPEG leave means alone."""
     pixels = torch.tensor([60, 200], dtype=torch.uint8).repeat_interleave(5)[:, None, None, None].repeat(1, 3, 32, 32)
-    one = SimpleNamespace(test_pixels=pixels, prepare=lambda given: given.float() / 255, overlap=0.1)
-    one.test_images, one.test_labels = one.prepare(pixels), torch.arange(2).repeat_interleave(5)
+    images, labels = pixels.float() / 255, torch.arange(2).repeat_interleave(5)
+    one = Draw(None, images, labels, images, labels, None, 0.1, pixels, lambda given: given.float() / 255)
     monkeypatch.setattr(robustness, "draw", lambda *_: one)
     monkeypatch.setattr(robustness, "networks", lambda one: [("unpruned", 1.0, Bright())])
     setup = Setup(Path(), Path(), Path(), torch.device("cpu"))

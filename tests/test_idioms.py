@@ -297,8 +297,21 @@ class Inside(Net):
         return F.relu(self.second(x)) if isinstance(x, torch.Tensor) else self.second(x)
 
 
+class ReadAgain(Net):
+    """The rectifier has overwritten what is read once more."""
+
+    def between(self, x):
+        y = self.second(x)
+        return torch.relu_(y) + y
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"), [(Unknown, "cannot trace Unknown.forward"), (Expanded, "unsupported kind expand_as")]
+    ("kind", "message"),
+    [
+        (Unknown, "cannot trace Unknown.forward"),
+        (Expanded, "unsupported kind expand_as"),
+        (ReadAgain, "'relu_' works in place on a tensor that 'add' reads afterwards"),
+    ],
 )
 def test_what_is_not_known_is_refused(kind, message):
     with pytest.raises(ValueError, match=message):

@@ -39,12 +39,17 @@ def rows():
     return pd.DataFrame(found).sample(frac=1, random_state=0)  # in no order
 
 
+def write(rows, name, folder, monkeypatch):
+    """Make a repository that has these rows of a benchmark, and the tables' own."""
+    (folder / "results" / "benchmarks").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "results" / "benchmarks" / f"{name}.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", folder)
+
+
 @pytest.fixture
 def written(rows, tmp_path, monkeypatch):
     """A repository that has these rows."""
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    rows.to_csv(tmp_path / "results" / "benchmarks" / "real_size.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(rows, "real_size", tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -160,9 +165,7 @@ def test_the_published_setting_has_the_accuracy_that_is_kept(tmp_path, monkeypat
             (0, "layer-by-layer", 0.5, 0.45),
         )
     ]
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "published.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(found, "published", tmp_path, monkeypatch)
     assert cells(markdown_tables.published()) == [
         ["2", "1.000 (1.000 to 1.000)", "0.694 (0.500 to 0.889)", ""],
         ["1", "", "0.500", ""],
@@ -187,9 +190,7 @@ def test_more_images_have_a_row_each_with_the_lead_over_layer_by_layer(tmp_path,
             (others[1], 0.25, 0.4),
         )
     ]
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "few_images.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(found, "few_images", tmp_path, monkeypatch)
     half = 12.7062 * 0.02 / 2**0.5 * 0.75**0.5
     lead = f"+0.110 ({0.11 - half:+.3f} to {0.11 + half:+.3f})"
     assert cells(markdown_tables.few_images()) == [
@@ -209,9 +210,7 @@ def test_robustness_is_what_corrupted_images_cost_more_than_clean_ones(tmp_path,
         for method, left, clean, lost in (("unpruned", 1.0, 0.8, 0.2), (OURS, 0.25, 0.6, 0.3), (OURS, 0.5, 0.7, 0.2))
         for kind in ("clean", *kinds)
     ]
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "robustness.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(found, "robustness", tmp_path, monkeypatch)
     of_network = [
         ["2", "100%", "unpruned", "0.850", "0.650", "", "", ""],
         ["2", "50%", "ours", "0.750", "0.550", "88%", "85%", "+0.000 (+0.000 to +0.000)"],
@@ -236,9 +235,7 @@ def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypa
             ("ours", 0.5, "fine-tuning before", 0.5 + more),
         )
     ]
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "training.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(found, "training", tmp_path, monkeypatch)
     table = cells(markdown_tables.training())
     assert table == [
         ["unpruned", "0.650", "0.750", "", "", ""],
@@ -262,9 +259,7 @@ def test_what_training_gains_is_paired_by_draw(tmp_path, monkeypatch):
         )
         for seed, value in enumerate(values)
     ]
-    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
-    pd.DataFrame(found).to_csv(tmp_path / "results" / "benchmarks" / "training.csv", index=False)
-    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    write(found, "training", tmp_path, monkeypatch)
     half = 12.7062 * 0.02 / 2**0.5 * 0.75**0.5
     before = f"+0.110 ({0.11 - half:+.3f} to {0.11 + half:+.3f})"
     assert cells(markdown_tables.training_gains()) == [
