@@ -186,8 +186,38 @@ class Synchronised(Net):
         self.head = nn.Sequential(nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm1d(5)), nn.Linear(5, 4))
 
 
+class Checks(Net):
+    """Images are checked, as by Hugging Face's networks, and their colours put in another order."""
+
+    n_colours = 3
+
+    def forward(self, x, labels=None, *args, scale=1.0, **options):
+        if x.shape[1] != self.n_colours or x.size(1) == 1 or len(x.shape) != 4:
+            raise ValueError("give images in colour")
+        return super().forward(x[:, [2, 1, 0]].flip(1) if labels is None else x)
+
+
+class Elsewhere(Net):
+    """The convolution that comes first in the list of modules does not read the images."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.last = nn.Conv2d(6, 5, 3)
+        super().__init__()
+
+
+class Parted(Net):
+    """Parts in a loop, put together in another order, and maps of another size."""
+
+    def between(self, x):
+        x = F.interpolate(self.second(x), scale_factor=2, mode="bilinear")
+        b, c = x.shape[:2]
+        x = x.view(b, 2, c // 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        return torch.cat([F.relu(part) for part in x.flip(1).split(2, 1)], 1).clamp(0, 1)
+
+
 READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same, rectified)
-READ += (Sliced, Casts, InPlace, Synchronised)
+READ += (Sliced, Casts, InPlace, Synchronised, Checks, Elsewhere, Parted)
 
 
 def images(n=8, channels=3):
@@ -216,7 +246,7 @@ def test_a_smaller_network_is_what_the_whole_one_is_when_masked(kind):
     }
 
 
-@pytest.mark.parametrize("kind", [Branches, Listed, Bound, Keeps, Sliced, Synchronised])
+@pytest.mark.parametrize("kind", [Branches, Listed, Bound, Keeps, Sliced, Synchronised, Checks, Parted])
 def test_such_a_network_is_pruned_and_stays_as_it_was(kind):
     model, (x, y) = made(kind), images()
     whole = made(kind)(x)
@@ -305,9 +335,33 @@ class ReadAgain(Net):
         return torch.relu_(y) + y
 
 
+class Several(Net):
+    def forward(self, x, mask):
+        return super().forward(x) * mask
+
+
+class Output(Net):
+    """A dictionary, as Hugging Face's networks return it."""
+
+    def forward(self, x):
+        return OrderedDict(logits=super().forward(x))
+
+
+class Grey(Net):
+    """A check that fails for images with as many channels as the first convolution reads."""
+
+    def forward(self, x):
+        if x.shape[1] != 1:
+            raise ValueError("give grey images")
+        return super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (Several, "Several takes several inputs; one image tensor is supported"),
+        (Output, r"Output must return the tensor .* wrap it in a module .*: return self.network\(x\).logits"),
+        (Grey, "cannot trace Grey.forward: give grey images"),
         (Unknown, "cannot trace Unknown.forward"),
         (Expanded, "unsupported kind expand_as"),
         (ReadAgain, "'relu_' works in place on a tensor that 'add' reads afterwards"),

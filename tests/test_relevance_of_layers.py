@@ -62,6 +62,8 @@ REARRANGING = {
     "shuffle": (nn.ChannelShuffle(2), 4, [1, 6, 6, 16]),  # 1 3 2 4
     "zeros": (lambda x: F.pad(x, (0, 1, 0, 0)), 8, [1, 6, 15, 28]),  # each channel, then a zero
     "copies": (lambda x: F.pad(x, (0, 1, 0, 0), mode="replicate"), 8, [1 + 2, 6 + 8, 15 + 18, 28 + 32]),
+    "another size": (lambda x: F.interpolate(x, (1, 2)), 8, [1 + 2, 6 + 8, 15 + 18, 28 + 32]),
+    "flip": (lambda x: x.flip(1), 4, [4, 6, 6, 4]),  # 4 3 2 1 times 1 2 3 4
     "scale": (lambda x: 3 * x, 4, [3, 12, 27, 48]),
     "scale and shift": (lambda x: 2 * x + 1, 4, [3, 10, 21, 36]),  # the constant takes none
 }
@@ -73,6 +75,14 @@ def test_what_moves_values_moves_relevance_back(kind, no_stabiliser):
     expected = torch.tensor(contributions, dtype=torch.float64) / sum(contributions)
     got = relevance_behind(Of(function), 4, n_inputs, torch.ones(1, 1, 1, 1, dtype=torch.float64))
     torch.testing.assert_close(got, expected)
+
+
+def test_what_lies_between_two_positions_shares_by_contribution(no_stabiliser):
+    """Between 1 and 3 lies 2; the three outputs, times 1, 2, 3, are 1, 1 + 3 and 9."""
+    image = torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64)
+    model = Middle(nn.Upsample((1, 3), mode="bilinear", align_corners=True), 1, 3)
+    got = lrp.explain(model, image, ONE, EPSILON, pixels=True).pixels
+    torch.testing.assert_close(got, torch.tensor([[[[2 / 14, 12 / 14]]]], dtype=torch.float64))
 
 
 GATES = {

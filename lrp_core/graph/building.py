@@ -12,6 +12,7 @@ from lrp_core.graph.layers import (
     OUTPUTS,
     PADDING,
     POOLING,
+    RESIZING,
     ChannelPermutation,
     ChannelSlice,
     Layer,
@@ -23,6 +24,10 @@ from lrp_core.graph.layers import (
 
 class NotRead(Exception):
     """A node whose computation has no layer; the message says why, where its name and arguments do not."""
+
+
+class OtherImages(Exception):
+    """Images have another number of channels than was taken for granted."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,12 @@ class Builder:
         parameter: one of the model's; all values have its type, and are on its device.
     """
 
-    def __init__(self, model: nn.Module):
-        """Take a model."""
+    def __init__(self, model: nn.Module, channels: int | None):
+        """Take a model, and how many channels its images have; None if that is not known."""
         self._model, self.layers = model, {}
         self.parameter = next(model.parameters(), torch.empty(0))
         self.values: dict[fx.Node, object] = {}
-        self._shapes = {INPUT: Maps(None, part("h", None, INPUT), part("w", None, INPUT))}
+        self._shapes = {INPUT: Maps(channels, part("h", None, INPUT), part("w", None, INPUT))}
         self._replaced: dict[str, str] = {}  # flattenings that are gone, since their vectors are maps after all
         self._uses: dict[str, list[fx.Node]] = {}  # by module, the nodes that call it
 
@@ -210,6 +215,8 @@ def shape_behind(name: str, module: nn.Module, before: Maps) -> Maps:
     """Return the shape of what a layer, by name and module, makes of one input of a shape."""
     channels, height, width = before.channels, before.height, before.width
     if isinstance(module, nn.Conv2d):
+        if channels not in (None, module.in_channels):
+            raise OtherImages
         channels = module.out_channels
         if module.kernel_size == module.stride == (1, 1) and module.padding in ((0, 0), "same", "valid"):
             return Maps(channels, height, width)
@@ -222,6 +229,6 @@ def shape_behind(name: str, module: nn.Module, before: Maps) -> Maps:
         size = size if isinstance(size, tuple | list) else (size, size)
         height = height if size[0] is None else part("h", size[0])
         width = width if size[1] is None else part("w", size[1])
-    elif isinstance(module, (nn.Conv2d, *POOLING, *PADDING, Subsample)):
+    elif isinstance(module, (nn.Conv2d, *POOLING, *PADDING, *RESIZING, Subsample)):
         height, width = part("h", None, name), part("w", None, name)
     return Maps(channels, height, width)

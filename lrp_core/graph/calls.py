@@ -42,9 +42,9 @@ def _hardtanh(input: Arranged, min_val: float = -1.0, max_val: float = 1.0, inpl
 
 
 def _clamp(input: Arranged, min: float | None = None, max: float | None = None) -> nn.Module | None:
-    if min == 0:
-        return {None: nn.ReLU, 6: nn.ReLU6}.get(max, lambda: None)()
-    return None
+    if min is None or max is None:
+        return nn.ReLU() if (min, max) == (0, None) else None
+    return _hardtanh(input, min, max)
 
 
 def _prelu(input: Arranged, weight: torch.Tensor) -> nn.Module | None:
@@ -93,6 +93,21 @@ def _pad(input: Arranged, pad: object, mode: str = "constant", value: float | No
         return PadChannels(*numbers[4:])
     kinds = {"constant": nn.ZeroPad2d, "reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
     return kinds[mode](tuple(numbers)) if len(numbers) == 4 and mode in kinds else None
+
+
+def _interpolate(
+    input: Arranged,
+    size: object = None,
+    scale_factor: object = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> nn.Module | None:
+    given = size if isinstance(size, tuple) else (size,)
+    if antialias or any(isinstance(each, Size) for each in given):
+        return None
+    return nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
 
 
 def _softmax(input: Arranged, dim: int | None = None, _stacklevel: int = 3, dtype: object = None) -> nn.Module | None:
@@ -205,6 +220,7 @@ _CALLS: dict[object, Callable[..., nn.Module | None]] = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.adaptive_max_pool2d: _adaptive_max_pool,
     F.pad: _pad,
+    F.interpolate: _interpolate,
     **dict.fromkeys((torch.softmax, F.softmax, "softmax"), _softmax),
     **dict.fromkeys((torch.log_softmax, F.log_softmax, "log_softmax"), _log_softmax),
     **dict.fromkeys((torch.conv2d, F.conv2d), _conv2d),

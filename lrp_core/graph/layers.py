@@ -223,6 +223,7 @@ ACTIVATIONS = (  # by channel and position
 )
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, SquarePool)
 PADDING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)  # of positions
+RESIZING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)  # by averages of positions
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # of maps; they predict alike
 NORMS = (*BATCH_NORMS, nn.GroupNorm, ChannelNorm)
 REARRANGED = (ChannelSlice, ChannelPermutation, PadChannels)  # channels go elsewhere, or come from nowhere
@@ -231,7 +232,8 @@ VIEWS = (nn.Flatten, Subsample, ChannelSlice)  # of the memory of what they read
 IDENTITIES = (nn.Dropout, nn.Dropout2d, nn.Identity)  # do nothing in a network that predicts
 OUTPUTS = (nn.Softmax, nn.LogSoftmax)  # only at the network's end
 SUPPORTED = (
-    *(*STATEFUL, *ACTIVATIONS, *POOLING, *PADDING, nn.Flatten, Subsample, Sum, Product, Concat, *IDENTITIES, *OUTPUTS),
+    *(*STATEFUL, *ACTIVATIONS, *POOLING, *PADDING, *RESIZING, nn.Flatten, Subsample),
+    *(Sum, Product, Concat, *IDENTITIES, *OUTPUTS),
 )
 
 

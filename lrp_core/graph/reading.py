@@ -20,6 +20,7 @@ from lrp_core.graph.layers import (
     OUTPUTS,
     PADDING,
     POOLING,
+    RESIZING,
     SUPPORTED,
     ChannelConv,
     ChannelNorm,
@@ -47,9 +48,9 @@ class Reader(Builder):
         reused: the name of a layer whose module, which has parameters, has served another one; "" if there is none.
     """
 
-    def __init__(self, model: nn.Module):
-        """Take a model."""
-        super().__init__(model)
+    def __init__(self, model: nn.Module, channels: int | None):
+        """Take a model, and how many channels its images have; None if that is not known."""
+        super().__init__(model, channels)
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self.made: set[fx.Node] = set()
         self.shares: set[fx.Node] = set()
@@ -59,15 +60,12 @@ class Reader(Builder):
         """Read those nodes of a graph that have not been read yet.
 
         Raises:
-            ValueError: one has no layer, or is a second input.
+            ValueError: one has no layer.
+            OtherImages: a convolution reads another number of channels.
         """
         for node in graph.nodes:
             if node.op == "placeholder" and node not in self.values:
-                if self.values and not node.args:  # without a default
-                    kind = type(self._model).__name__
-                    raise ValueError(f"{kind} takes several inputs; one image tensor is supported")
-                image = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
-                self.values[node] = UNKNOWN if self.values else image
+                self.values[node] = Arranged(INPUT, self.shape(Arranged(INPUT, ())).axes)
             elif node.op != "output" and node not in self.values:
                 self._read(node)
 
@@ -198,7 +196,7 @@ class Reader(Builder):
         of_vectors = isinstance(module, nn.BatchNorm1d) or (isinstance(module, nn.SyncBatchNorm) and dimensions == 2)
         if of_vectors or isinstance(module, OUTPUTS):
             dimensions = 2
-        elif isinstance(module, (nn.Conv2d, *BATCH_NORMS, *POOLING, *PADDING)):
+        elif isinstance(module, (nn.Conv2d, *BATCH_NORMS, *POOLING, *PADDING, *RESIZING)):
             dimensions = 4
         source, shape = self.whole(read, dimensions)
         if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is None:  # of a call; in a state_dict
@@ -282,6 +280,8 @@ def _as_it_predicts(module: nn.Module) -> nn.Module:
         raise NotRead("whose weight a hook computes (remove the hook, which leaves the weight)")
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         raise NotRead(f"with padding_mode={module.padding_mode!r}")
+    if isinstance(module, RESIZING) and module.mode not in ("nearest", "nearest-exact", "bilinear"):
+        raise NotRead(f"with mode={module.mode!r} (only nearest, nearest-exact or bilinear)")
     if isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) and module.return_indices:
         raise NotRead("with return_indices=True")
     return module

@@ -9,6 +9,7 @@ from lrp_core.graph.layers import (
     POOLING,
     REARRANGED,
     RECTIFIERS,
+    RESIZING,
     Concat,
     Layer,
     Product,
@@ -18,7 +19,7 @@ from lrp_core.graph.layers import (
 )
 
 # Behind these nothing is negative if nothing was before.
-_SIGN_KEEPING = (nn.Flatten, *POOLING, *PADDING, Subsample, *REARRANGED, Sum, Product, Concat)
+_SIGN_KEEPING = (nn.Flatten, *POOLING, *PADDING, *RESIZING, Subsample, *REARRANGED, Sum, Product, Concat)
 _KEEPING_ZERO = tuple(kind for kind in ACTIVATIONS if kind not in (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus))
 
 

@@ -11,13 +11,16 @@ import torch
 from torch import fx, nn
 
 from lrp_core.graph.arrangement import Arranged
+from lrp_core.graph.building import OtherImages
 from lrp_core.graph.calls import operands, overwrites
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, STATEFUL, SUPPORTED, Layer, needed, pads_like_tensorflow
 from lrp_core.graph.reading import Reader
+from lrp_core.graph.views import Parts
 from lrp_core.utils.devices import device_of
 
 _getattr = nn.Module.__getattr__
+_VARIABLE = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD  # *args, **kwargs
 
 
 def _noted(function: object) -> object:
@@ -32,7 +35,8 @@ class _Proxy(fx.Proxy):
     """A value under tracing.
 
     Notes ``x += y`` as what it is; fx's own would note ``x + y``, as if ``x`` were still there afterwards. Numbers that
-    are known, such as those of channels, may be asked for: ``if x.shape[1] > 8``.
+    are known, such as those of channels, may be asked for: ``if x.shape[1] > 8``. What has a known length may be taken
+    apart: ``*x.shape``, ``for part in x.chunk(2, 1)``.
     """
 
     __iadd__, __imul__ = _noted(operator.iadd), _noted(operator.imul)
@@ -41,6 +45,14 @@ class _Proxy(fx.Proxy):
     def __bool__(self) -> bool:
         known = self.tracer.known(self.node)
         return bool(known) if isinstance(known, int) else super().__bool__()
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        known = self.tracer.known(self.node)
+        return iter([self[i] for i in range(len(self))]) if isinstance(known, tuple | Parts) else super().__iter__()
+
+    def __len__(self) -> int:
+        known = self.tracer.known(self.node)
+        return len(known) if isinstance(known, tuple | Parts) else super().__len__()
 
     def __index__(self) -> int:
         known = self.tracer.known(self.node)
@@ -53,15 +65,32 @@ class _Proxy(fx.Proxy):
         return int(known) if isinstance(known, float) else self.__index__()
 
 
+    def __getattr__(self, name: str) -> fx.Proxy:
+        return _Attribute(self, name)
+
+
+class _Attribute(_Proxy, fx.proxy.Attribute):
+    """A tensor's attribute or method under tracing: ``x.shape``, ``x.size``."""
+
+
 class _Tracer(fx.Tracer):
     """Looks into a model's own modules, but not into those that this project knows by their kind."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, channels: int | None):
         super().__init__()
-        self.reader = Reader(model)
+        self.reader = Reader(model, channels)
         tensors = itertools.chain(model.named_parameters(), model.named_buffers())
         self._names = {id(tensor): name for name, tensor in tensors}
         self.asked = False
+
+    def create_args_for_root(
+        self, root_fn: Callable, is_module: bool, concrete_args: object = None
+    ) -> tuple[Callable, list[object]]:
+        """Give a forward one image tensor; its other arguments keep their defaults."""
+        first, *others = [*inspect.signature(root_fn).parameters.values()][1:]
+        if any(each.default is each.empty and each.kind not in _VARIABLE for each in others):
+            raise ValueError(f"{type(self.root).__name__} takes several inputs; one image tensor is supported")
+        return root_fn, [self.root, self.create_proxy("placeholder", first.name, (), {})]
 
     def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
         """Note parameters and buffers by name; fx would search the whole model for each."""
@@ -85,6 +114,8 @@ class _Tracer(fx.Tracer):
         if isinstance(self.reader.values[node], Arranged):
             return False
         read = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
+        if read and self.reader.values[node.args[0]].layer == INPUT:  # images stay as they are
+            return False
         return read or any(self._is_size(each) for each in node.all_input_nodes)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -125,14 +156,12 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str],
         ValueError: as :func:`trace`.
     """
     _refuse_wrapped(model)
-    tracer = _Tracer(model)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    try:  # images have the channels that the first convolution reads, unless that is not the first in the forward
+        tracer, graph = _traced(model, first.in_channels if first else None)
+    except OtherImages:
+        tracer, graph = _traced(model, None)
     reader = tracer.reader
-    with _predicting(model):
-        try:
-            graph = tracer.trace(model, _defaults(model) or None)
-        except Exception as error:  # whatever the model's own code raises under tracing
-            raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
-        reader.read(graph)
     order = {node: i for i, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, fx.Node] = {}  # by node, the one whose memory its value lies in
     output = ""
@@ -154,7 +183,11 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str],
     if any(layer.name == INPUT for layer in layers):
         raise ValueError(f"a module of {type(model).__name__} is named {INPUT!r}, as the images are; rename it")
     if not layers or output != layers[-1].name:
-        raise ValueError(f"{type(model).__name__} must return the tensor that its last layer makes")
+        kind = type(model).__name__
+        raise ValueError(
+            f"{kind} must return the tensor that its last layer makes. If it returns more, as Hugging Face's networks "
+            f"do, wrap it in a module whose forward returns its logits alone: return self.network(x).logits"
+        )
     modules: set[nn.Module] = set()
     for layer in layers:
         twice = isinstance(layer.module, STATEFUL) and layer.module in modules
@@ -164,6 +197,20 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str],
     tensors = [(node, value) for node, value in reader.values.items() if isinstance(value, Arranged)]
     names = {node: reader.layer(value) for node, value in tensors if value.axes == reader.shape(value).axes}
     return layers, names, tracer.asked
+
+
+def _traced(model: nn.Module, channels: int | None) -> tuple[_Tracer, fx.Graph]:
+    """Trace a model, taking for granted how many channels images have, if that is given, and read its graph."""
+    tracer = _Tracer(model, channels)
+    with _predicting(model):
+        try:
+            graph = tracer.trace(model)
+        except OtherImages:
+            raise
+        except Exception as error:  # whatever the model's own code raises under tracing
+            raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
+        tracer.reader.read(graph)
+    return tracer, graph
 
 
 _INSIDE = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
@@ -189,12 +236,6 @@ def check_trace(model: nn.Module, image: torch.Tensor) -> None:
             "of the largest number: its code decides by what is not known while it is traced, as by "
             "isinstance(x, torch.Tensor)"
         )
-
-
-def _defaults(model: nn.Module) -> dict[str, object]:
-    """Return the defaults of a forward's other arguments, as in ``def forward(self, x, return_features=False)``."""
-    _, *others = inspect.signature(model.forward).parameters.values()
-    return {each.name: each.default for each in others if each.default is not each.empty}
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import fx, nn
 from lrp_core.graph.arrangement import Arranged, Size, flattened, merged, size_of, viewed
 from lrp_core.graph.building import Builder, NotRead, shape_behind
 from lrp_core.graph.calls import operands
-from lrp_core.graph.layers import ChannelSlice, Subsample
+from lrp_core.graph.layers import ChannelPermutation, ChannelSlice, Subsample
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Parts:
     whole: fx.Node
     axis: int
     bounds: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        """Return how many."""
+        return len(self.bounds)
 
 
 def _size(builder: Builder, node: fx.Node, input: Arranged, dim: int | None = None) -> object:
@@ -149,6 +153,9 @@ def _getitem(builder: Builder, node: fx.Node, input: object, index: object) -> o
         elif isinstance(each, int):
             if value.axes[axis] or each not in (0, -1):
                 value = _part(builder, node, source, axis, slice(each, each + 1 or None))
+        elif isinstance(each, tuple | list):
+            kept.append(axis)
+            value = _reordered(builder, node, source, axis, [*each])
         elif isinstance(each, slice):
             kept.append(axis)
             if each.step in (None, 1) and each != slice(None):
@@ -200,6 +207,23 @@ def _slice(builder: Builder, node: fx.Node, source: fx.Node, axis: int, start: i
     return Arranged(made.layer, (*value.axes[:axis], shape.axes[1], *value.axes[axis + 1 :]))
 
 
+def _reordered(builder: Builder, node: fx.Node, source: fx.Node, axis: int, index: list[int]) -> Arranged:
+    """Return all channels of a value in another order, as of ``x[:, [2, 1, 0]]``."""
+    layer = builder.in_order(source, axis)
+    value = builder.values[source]
+    if builder.channel_axis(value) != axis or sorted(index) != list(range(builder.shape(value).channels or 0)):
+        raise NotRead("(only of all channels, each once)")
+    name, module = builder.unused(node), ChannelPermutation(torch.tensor(index))
+    made = builder.emit(name, module, (layer,), builder.shape(value))
+    return Arranged(made.layer, value.axes)
+
+
+def _flip(builder: Builder, node: fx.Node, input: Arranged, *given: int, dims: object = ()) -> Arranged:
+    (axis,) = _several(given or dims)
+    axis %= len(input.axes)
+    return _reordered(builder, node, operands(node)[0], axis, [*range(size_of(input.axes[axis]))][::-1])
+
+
 def _chunk(builder: Builder, node: fx.Node, input: Arranged, chunks: int, dim: int = 0) -> Parts:
     size = size_of(input.axes[dim])
     return _split(builder, node, input, -(-size // chunks), dim)
@@ -230,6 +254,7 @@ VIEWS: dict[object, Callable[..., object]] = {
     **dict.fromkeys((torch.unsqueeze, "unsqueeze"), _unsqueeze),
     **dict.fromkeys(("expand", "expand_as"), _expand),
     operator.getitem: _getitem,
+    **dict.fromkeys((torch.flip, "flip"), _flip),
     **dict.fromkeys((torch.chunk, "chunk"), _chunk),
     **dict.fromkeys((torch.split, "split"), _split),
 }

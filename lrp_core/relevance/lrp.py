@@ -28,6 +28,7 @@ from lrp_core.graph.layers import (
     INPUT,
     PADDING,
     REARRANGED,
+    RESIZING,
     WEIGHTED,
     ChannelConv,
     ChannelNorm,
@@ -47,6 +48,7 @@ from lrp_core.utils.devices import device_of
 
 _PASSING = (*ACTIVATIONS, ChannelAffine, ChannelScale, ChannelNorm, nn.GroupNorm)
 _MOVING = (*REARRANGED, *PADDING, Subsample)
+_AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, *RESIZING)  # SquarePool is an AvgPool2d
 _NO_VALUES = (*_PASSING, *_MOVING, nn.Flatten, Concat, Product)  # their backward pass needs shapes at most
 
 
@@ -253,7 +255,7 @@ class _Propagation:
             return products.shared(relevance, [shapes[name] for name in layer.inputs], gates)
         if isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d):
             return [_winner_takes_all(module, inputs[0], relevance)]
-        if isinstance(module, (Sum, nn.AvgPool2d, nn.AdaptiveAvgPool2d, ChannelConv)):  # SquarePool is an AvgPool2d
+        if isinstance(module, (Sum, *_AVERAGING, ChannelConv)):
             return _norm(module, inputs, relevance)
         raise AssertionError(f"no rule for {type(module).__name__}")  # graph.layers.SUPPORTED and this list differ
 
