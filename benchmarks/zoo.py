@@ -1,4 +1,4 @@
-"""Which classifiers are read, and is what comes of them right? Those of torchvision, and families of timm; a row each.
+"""Which classifiers are read, and is what comes of them right? A row each, of torchvision, timm and Hugging Face.
 
 A classifier with random weights is traced, its filters grouped, relevance taken, and half of its multiply-adds pruned
 by relevance. The smaller network is compared with the whole one in which the same channels are set to zero; of each
@@ -11,6 +11,7 @@ Classifiers that have been measured are not measured again.
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,26 +31,44 @@ from lrp_core.study.show.export import write_exported
 from masked import masked_run
 
 import timm
+import transformers
 from torchvision import models
 
 MEASURED, ROWS = ROOT / "data" / "zoo", ROOT / "results" / "benchmarks" / "zoo.csv"
-TRANSFORMERS = ("vit", "swin", "maxvit")
-CLASSIFIERS = [name for name in models.list_models(module=models) if not name.startswith(TRANSFORMERS)]
+ATTENTION = ("vit", "swin", "maxvit")
+CLASSIFIERS = [name for name in models.list_models(module=models) if not name.startswith(ATTENTION)]
 HEADS = {name: {"aux_logits": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
 TIMM = (
     *("convnext_atto", "cspresnet50", "dla46_c", "ecaresnet26t", "ese_vovnet19b_dw", "ghostnet_050", "hardcorenas_a"),
-    *("hgnetv2_b0", "inception_next_atto", "mixnet_s", "mobilenetv3_small_050", "mobilenetv4_conv_small_050"),
+    *(
+        "hgnetv2_b0",
+        "hrnet_w18_small",
+        "inception_next_atto",
+        "mixnet_s",
+        "mobilenetv3_small_050",
+        "mobilenetv4_conv_small_050",
+    ),
     *("nf_regnet_b0", "regnety_002", "repvgg_a0", "repvit_m0_9", "res2net50_26w_4s", "resnet18d", "resnetblur50"),
     *("resnetv2_50x1_bit", "rexnet_100", "seresnet18", "test_efficientnet", "tf_efficientnet_lite0", "xception41"),
 )
+B0 = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}  # the default is B7
+HUGGING_FACE = {"ConvNext": {}, "EfficientNet": B0, "RegNet": {}, "ResNet": {}}  # family: other than by default
+HUGGING_FACE_REFUSED = ("ConvNextV2", "MobileNetV1", "MobileNetV2")
 FAMILIES = (  # of torchvision, one network each; chains of convolutions and plain residual networks apart
     *("squeezenet1_1", "densenet121", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
     *("shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf"),
     *("resnext50_32x4d", "convnext_tiny"),
 )
 NOT_EXPORTED = "resnetv2_50x1_bit"  # onnxruntime makes its padding by zeros before max pooling a padding by -inf
-EXPORTED = ("alexnet", "vgg11_bn", "resnet18", *FAMILIES, *(name for name in TIMM if name != NOT_EXPORTED))
-REFUSED = ("convnextv2_atto", "gcresnext26ts", "resnest14d", "skresnet18", "hrnet_w18_small", "vgg11")  # of timm's
+EXPORTED = (
+    "alexnet",
+    "vgg11_bn",
+    "resnet18",
+    *FAMILIES,
+    *(name for name in TIMM if name != NOT_EXPORTED),
+    *HUGGING_FACE,
+)
+REFUSED = ("convnextv2_atto", "gcresnext26ts", "resnest14d", "skresnet18", "vgg11")  # of timm's
 LAST = ("convnext_b", "convnext_l", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l")
 LAST += ("densenet201", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf", "resnext101", "vgg", "wide_resnet101")
 LARGE = 100_000_000  # parameters; above, float32 instead of float64
@@ -67,7 +86,26 @@ def classifiers() -> dict[tuple[str, str], Callable[..., nn.Module]]:
         for name in CLASSIFIERS
     }
     names = (*TIMM, *REFUSED)
-    return found | {("timm", name): lambda name=name, **more: timm.create_model(name, **more) for name in names}
+    found |= {("timm", name): lambda name=name, **more: timm.create_model(name, **more) for name in names}
+    names = (*HUGGING_FACE, *HUGGING_FACE_REFUSED)
+    return found | {("transformers", name): partial(hugging_face, name) for name in names}
+
+
+class Logits(nn.Module):
+    """A network of Hugging Face that returns its logits alone."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x).logits
+
+
+def hugging_face(family: str, num_classes: int) -> nn.Module:
+    """Return a classifier of a family of Hugging Face's, with random weights."""
+    config = getattr(transformers, f"{family}Config")(**HUGGING_FACE.get(family, {}), num_labels=num_classes)
+    return Logits(getattr(transformers, f"{family}ForImageClassification")(config))
 
 
 def drawn(model: nn.Module, size: int) -> nn.Module:

@@ -331,18 +331,28 @@ def budget_steps():
 
 def test_a_budget_search_is_drawn_of_networks_whose_layers_have_numbers_for_names():
     trace = budget_steps()
-    figure = control.budget_search(trace)
+    figure = control.budget_search(trace, ["2", "7", "12", "28"])
     errors, depth = figure.axes
     assert [label.get_text() for label in errors.get_legend().get_texts()] == ["start", "filters", "exit", "block"]
     assert [label.get_text() for label in depth.get_yticklabels()] == ["28", "7"]
     assert_legends_cover_nothing(figure)
-    skipping = control.budget_search(trace.assign(truncation=["add_2", "add_2 -add", "add_2 -add -add_1"]))
+    skipping = control.budget_search(trace.assign(truncation=["add_2", "add_2 -add", "add_2 -add -add_1"]), ["add_2"])
     assert [text.get_text() for text in skipping.axes[1].texts] == ["", "1", "2"]
+
+
+def test_exits_are_drawn_by_depth_whatever_their_order_in_the_search():
+    trace = budget_steps().assign(truncation=["cat_2", "", "cat_7"])
+    depth = control.budget_search(trace, ["cat", "cat_2", "cat_7"]).axes[1]
+    from_the_top = sorted(zip(depth.get_yticks(), depth.get_yticklabels(), strict=True), key=lambda tick: tick[0])
+    assert depth.get_ylim()[0] > depth.get_ylim()[1]  # the first on top
+    assert [label.get_text() for _, label in from_the_top] == ["whole backbone", "cat_7", "cat_2"]
+    assert depth.lines[0].get_ydata().tolist() == [2, 0, 1]
 
 
 def test_the_figures_of_a_backbone_are_drawn_from_the_tables_of_its_folder(tmp_path):
     tables = {
         "heads/confusion": pd.DataFrame({"true": ["cat", "dog"], "cat": [3, 1], "dog": [1, 3]}),
+        "heads/depth": pd.DataFrame({"exit": [7, 28, 7, 28]}),
         "dynamic/monitored": pd.DataFrame(
             [(s, r, m, 0.5 + 0.1 * s, 0.4) for s in (0, 1) for r in (0.0, 0.5) for m in ("cross-fitted", "training")],
             columns=["seed", "rate", "monitored", "value", "test"],

@@ -1,4 +1,4 @@
-"""The convolutional classifiers of torchvision and timm: read, grouped and pruned, against the masked network."""
+"""The convolutional classifiers of three libraries: read, grouped and pruned, against the masked network."""
 
 import warnings
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 from masked import masked_run
 from torch import nn
 from torchvision.models import get_model
-from zoo import CLASSIFIERS, FAMILIES, HEADS, TIMM, classifiers, drawn, side
+from zoo import CLASSIFIERS, FAMILIES, HEADS, HUGGING_FACE, TIMM, classifiers, drawn, hugging_face, side
 
 from lrp_core.graph.execution import run, shapes
 from lrp_core.graph.explicit import with_modules
@@ -93,6 +93,33 @@ def test_so_it_is_of_networks_of_timm(name):
     check(drawn(model.eval(), 64).double(), 64)
 
 
+@pytest.mark.parametrize("family", HUGGING_FACE)
+def test_so_it_is_of_networks_of_hugging_face(family):
+    with torch.random.fork_rng():
+        model = hugging_face(family, num_classes=4)
+    check(drawn(model.eval(), 64).double(), 64)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("ConvNextV2", r"unsupported kind linalg_vector_norm\("),
+        ("MobileNetV1", "cannot trace Logits.forward"),  # asks how large the maps are, to pad them
+        ("MobileNetV2", "is not known before the network is run"),
+    ],
+)
+def test_what_is_not_read_of_hugging_face_is_refused_by_name(family, message):
+    with without_memory():
+        model = hugging_face(family, num_classes=4)
+    with pytest.raises(ValueError, match=message):
+        trace(model)
+
+
+def test_what_returns_more_than_logits_is_refused_with_advice():
+    with pytest.raises(ValueError, match=r"ResNetForImageClassification .* return self.network\(x\).logits"):
+        trace(hugging_face("ResNet", num_classes=4).network)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -100,7 +127,6 @@ def test_so_it_is_of_networks_of_timm(name):
         ("gcresnext26ts", r"unsupported kind softmax\("),
         ("resnest14d", r"unsupported kind sum\("),
         ("skresnet18", r"unsupported kind stack\("),
-        ("hrnet_w18_small", "unsupported kind Upsample"),
         ("vgg11", "cannot trace VGG.forward"),  # asks how large the maps are
     ],
 )

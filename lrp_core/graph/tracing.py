@@ -44,7 +44,9 @@ class _Proxy(fx.Proxy):
 
     def __bool__(self) -> bool:
         known = self.tracer.known(self.node)
-        return bool(known) if isinstance(known, int) else super().__bool__()
+        if not isinstance(known, int):
+            raise TypeError("an `if` or `assert` asks for a value that is not known before the network is run")
+        return bool(known)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
         known = self.tracer.known(self.node)
@@ -63,7 +65,6 @@ class _Proxy(fx.Proxy):
     def __int__(self) -> int:
         known = self.tracer.known(self.node)
         return int(known) if isinstance(known, float) else self.__index__()
-
 
     def __getattr__(self, name: str) -> fx.Proxy:
         return _Attribute(self, name)

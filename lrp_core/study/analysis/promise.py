@@ -48,6 +48,35 @@ def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def errors(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
+    """Return by how much the default's estimates miss, on average over draws.
+
+    Args:
+        rows: of benchmarks/promise.py, one a draw, method and size.
+        points: that the accuracy may fall by, where the size is chosen by that.
+
+    Returns:
+        A row for the unpruned network, all pruned sizes and the chosen size; columns ``accuracy`` and ``drop``: the
+        estimate less the test's value, in points.
+    """
+    ours = rows[(rows["method"] == DEFAULT) & rows["drop"].notna()]
+    whole = ours[ours["multiply_adds"] == 1].set_index(DRAW)["test_accuracy"]
+    ours = ours.join(whole.rename("whole"), on=DRAW)
+    missed = pd.DataFrame(
+        {
+            "accuracy": 100 * (ours["accuracy"] - ours["test_accuracy"]),
+            "drop": ours["drop"] - 100 * (ours["whole"] - ours["test_accuracy"]),
+        }
+    )
+    chosen = ours.merge(choices(rows, points)[[*DRAW, "multiply_adds"]].assign(chosen=True), how="left")["chosen"]
+    masks = {
+        "the unpruned network": ours["multiply_adds"] == 1,
+        "all pruned sizes": ours["multiply_adds"] < 1,
+        "the chosen size": chosen.notna().to_numpy(),
+    }
+    return pd.DataFrame({name: missed[mask].mean() for name, mask in masks.items()}).T
+
+
 def at_size(rows: pd.DataFrame, multiply_adds: float) -> pd.DataFrame:
     """Return each method's largest network within a fraction of the multiply-adds, by draw: its test accuracy.
 

@@ -13,7 +13,7 @@ def backbone_figures(folder: Path, seed: int) -> dict[str, Figure]:
     """Return a backbone's figures by name: confusion, monitored, controller_trace, budget_search.
 
     Args:
-        folder: of the backbone, with heads/confusion.csv, dynamic/monitored.csv, dynamic/trace.csv and
+        folder: of the backbone, with heads/confusion.csv, heads/depth.csv, dynamic/monitored.csv, dynamic/trace.csv and
             budget_search/trace.csv in it.
         seed: whose run of the first method is drawn.
 
@@ -21,11 +21,12 @@ def backbone_figures(folder: Path, seed: int) -> dict[str, Figure]:
         FileNotFoundError: a table is not there.
     """
     confusion = pd.read_csv(folder / "heads" / "confusion.csv").set_index("true")
+    exits = pd.read_csv(folder / "heads" / "depth.csv")["exit"].unique()
     return {
         "confusion": confusion_matrix(confusion.to_numpy(), confusion.index.tolist()),
         "monitored": monitored(pd.read_csv(folder / "dynamic" / "monitored.csv")),
         "controller_trace": controller_trace(_first_run(folder / "dynamic" / "trace.csv", seed)),
-        "budget_search": budget_search(_first_run(folder / "budget_search" / "trace.csv", seed)),
+        "budget_search": budget_search(_first_run(folder / "budget_search" / "trace.csv", seed), exits),
     }
 
 

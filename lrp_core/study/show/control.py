@@ -1,5 +1,6 @@
 """Figures of what the controller and the budget search monitored, tried and did."""
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import matplotlib.pyplot as plt
@@ -92,11 +93,12 @@ def controller_step(trace: pd.DataFrame, step: int) -> Figure:
     return figure
 
 
-def budget_search(trace: pd.DataFrame) -> Figure:
+def budget_search(trace: pd.DataFrame, exits: Sequence[str]) -> Figure:
     """Show one run of the budget search: the error of each action's candidate at each budget, and the depth kept.
 
     Args:
         trace: of one run, one row per budget: budget, action, truncation, error, candidate_<action>.
+        exits: of the backbone, the first one first; the backbone's own end may be left out.
     """
     figure, (errors, depth) = plt.subplots(2, 1, figsize=(9, 6.4), sharex=True, layout="constrained")
     colours = sns.color_palette("colorblind")
@@ -108,8 +110,11 @@ def budget_search(trace: pd.DataFrame) -> Figure:
         errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=action, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
     errors.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="action")
-    truncations = [Truncation.parse(str(truncation)) for truncation in trace["truncation"]]  # VGG's layers are numbers
-    names = list(dict.fromkeys(truncation.exit for truncation in truncations))
+    truncations = [
+        Truncation.parse(str(truncation)) for truncation in trace["truncation"].fillna("")
+    ]  # VGG's layers are numbers
+    taken = {truncation.exit for truncation in truncations}
+    names = [name for name in ("", *reversed([str(name) for name in exits])) if name in taken]  # the deepest on top
     rows = [names.index(truncation.exit) for truncation in truncations]
     depth.step(trace["budget"], rows, where="mid", color="0.5", lw=1)
     for budget, row, truncation in zip(trace["budget"], rows, truncations, strict=True):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.promise import DEFAULT as CALL
-from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices
+from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices, errors
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
@@ -258,6 +258,13 @@ def _kept(loss: pd.Series, holds: pd.Series) -> list[str]:
 
 PROMISED = (CALL, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING)
 PROMISED_SIZES = (0.71, 0.5, 0.3, 0.125)
+
+
+def promise_errors() -> str:
+    """By how much the call's estimates miss the test's values, on average over draws and sizes."""
+    missed = errors(_read("benchmarks/promise.csv"))
+    table = [[name, f"{row['accuracy']:+.1f}", f"{row['drop']:+.1f}"] for name, row in missed.iterrows()]
+    return _markdown(["of", "accuracy, predicted minus tested", "drop, predicted minus tested"], table)
 
 
 def promised_sizes() -> str:
@@ -524,6 +531,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu": gpu,
     "published": published,
     "promise": promise,
+    "promise-errors": promise_errors,
     "promised-sizes": promised_sizes,
     "training": training,
     "training-gains": training_gains,
@@ -540,6 +548,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning-cost": pruning_cost,
     "zoo-torchvision": partial(zoo, "torchvision"),
     "zoo-timm": partial(zoo, "timm"),
+    "zoo-hugging-face": partial(zoo, "transformers"),
     "zoo-refused": refused,
 }
 END = "<!-- end of table -->"
