@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED
@@ -30,10 +29,7 @@ LIMITS = (0.5, 0.25)  # of the multiply-adds
 def networks(one: Draw) -> Iterator[tuple[str, float, nn.Module]]:
     """Yield methods, sizes and networks."""
     yield "unpruned", 1.0, one.model
-    groups = None if one.groups is None else torch.from_numpy(one.groups)
-    pruned = lrp_core.prune(
-        one.model, one.images, one.labels, groups=groups, multiply_adds=LIMITS[-1], folds=0, progress=False
-    )
+    pruned = one.prune(multiply_adds=LIMITS[-1], folds=0)
     yield from ((DEFAULT, limit, pruned.select(multiply_adds=limit).model) for limit in LIMITS)
     for method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
         repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None

@@ -8,17 +8,17 @@ processor, and the test accuracy. It takes 5 to 15 minutes.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-import lrp_core
 from lrp_core.study.data.files import write_csv
 from lrp_core.study.paths import ROOT
 from promise import measured
-from tasks import FROZEN, REAL_SIZE, Setup, draw
+from tasks import IMAGENET, REAL_SIZE, Setup, draw
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 TURNS = 2
@@ -28,20 +28,13 @@ def main() -> None:
     """Time the calls, and write the rows."""
     torch.set_num_threads(1)
     setup, rows = Setup(Path(), Path(), Path(), torch.device("cpu")), []
-    draws = {network: draw("elpv", network, 900, setup, REAL_SIZE) for network in FROZEN}
+    draws = {network: draw("elpv", network, 900, setup, REAL_SIZE) for network in IMAGENET}
     todo = [(network, turn, layout) for network in draws for turn in range(TURNS) for layout in LAYOUTS]
     for network, turn, layout in tqdm(todo, "calls", unit="call"):
         one = draws[network]
-        images, began = one.images.to(memory_format=LAYOUTS[layout]), time.process_time()
-        pruned = lrp_core.prune(
-            one.model,
-            images,
-            one.labels,
-            groups=torch.from_numpy(one.groups),
-            multiply_adds=0.25,
-            folds=0,
-            progress=False,
-        )
+        one = replace(one, images=one.images.to(memory_format=LAYOUTS[layout]))
+        began = time.process_time()
+        pruned = one.prune(multiply_adds=0.25, folds=0)
         seconds = time.process_time() - began
         key = {"network": network, "turn": turn, "layout": layout}
         rows.append(key | {"seconds": round(seconds, 1), **measured(pruned.model, one)})

@@ -40,9 +40,8 @@ def measured(model: nn.Module, one: Draw) -> dict[str, float]:
 
 def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
     """Prune by the call's default; return a row a size, and the sizes."""
-    groups = None if one.groups is None else torch.from_numpy(one.groups)
     began = time.perf_counter()
-    pruned = lrp_core.prune(one.model, one.images, one.labels, groups=groups, multiply_adds=0.5, progress=False)
+    pruned = one.prune(multiply_adds=0.5)
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     predict(one.model, one.images)

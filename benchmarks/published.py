@@ -15,7 +15,6 @@ from itertools import chain
 
 from torch import nn
 
-import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.control.cost import LayerCost, parameter_costs
 from lrp_core.metrics.cost import n_parameters
@@ -49,7 +48,7 @@ def networks(method: str, one: Draw) -> Iterator[tuple[str, nn.Module]]:
         limits = LIMITS if repair is None else [limit - ADDED for limit in LIMITS]
         yield from ((method, model) for _, model in layer_by_layer(one.model, one.images, limits, counted, repair))
         return
-    pruned = lrp_core.prune(one.model, one.images, one.labels, method=method, parameters=0.5, folds=0, progress=False)
+    pruned = one.prune(method=method, parameters=0.5, folds=0)
     for limit in LIMITS:
         model = pruned.select(parameters=limit).model
         yield method, model

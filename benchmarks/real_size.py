@@ -1,4 +1,4 @@
-"""Pruning at real size: frozen ImageNet networks at 224 px, and networks that were trained for CIFAR-10.
+"""Pruning at real size: frozen networks at 224 px (VGG16: 96 px), and networks that were trained for CIFAR-10.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
 images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
@@ -22,7 +22,6 @@ from itertools import chain
 import torch
 from torch import nn
 
-import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
 from lrp_core.repair.reconstruction import Reconstruction
@@ -39,11 +38,12 @@ from lrp_core.study.analysis.real_size import (
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FINE_TUNED, FROZEN, REAL_SIZE, TRAINED, Draw, Setup, draw
+from tasks import FINE_TUNED, IMAGENET, REAL_SIZE, TRAINED, VGG, VGG_SIZE, Draw, Setup, draw
 
 PAIRS = (
     *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
-    *((task, network) for network in FROZEN for task in REAL_SIZE),
+    *((task, network) for network in IMAGENET for task in REAL_SIZE),
+    *((task, VGG) for task in VGG_SIZE),
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
@@ -51,7 +51,7 @@ MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
 MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")
-SLOW = "efficientnet-lite0"
+SLOW = ("efficientnet-lite0", VGG)
 # The default, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
 # the calibration images. Only estimates differ.
 HEAD_KNOWN = f"{DEFAULT} head_fitted=False"
@@ -74,12 +74,10 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
         for share, model in networks:
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
-    groups = None if one.groups is None else torch.from_numpy(one.groups)
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     least = rates[-1] if rates else {"multiply_adds": 0.5}
     told = {"head_fitted": False} if method == HEAD_KNOWN else {}
-    options = {"method": DEFAULT if told else method, "groups": groups, "folds": folds, "progress": False}
-    pruned = lrp_core.prune(one.model, one.images, one.labels, **options, **told, **least)
+    pruned = one.prune(method=DEFAULT if told else method, folds=folds, **told, **least)
     seconds, whole = time.perf_counter() - began, pruned.before
     limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
     for asked in (*limits, *rates):
@@ -101,7 +99,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
 
 def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:
     """Measure one method on one draw."""
-    one = draw(task, network, seed, setup, REAL_SIZE)
+    one = draw(task, network, seed, setup, VGG_SIZE if network == VGG else REAL_SIZE)
     key = {
         "task": task,
         "network": network,
@@ -111,7 +109,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
         "device": setup.computed_on,
     }
     yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
-    folds = FOLDS if method in (DEFAULT, HEAD_KNOWN) and network != SLOW else 0
+    folds = FOLDS if method in (DEFAULT, HEAD_KNOWN) and network not in SLOW else 0
     yield from (key | row for row in rows(method, one, folds))
 
 
@@ -120,7 +118,7 @@ def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
     for methods in (MAIN, QUICK, MORE):
         for seed in seeds:
             for task, network in PAIRS:
-                if methods is MAIN or network != SLOW:
+                if methods is MAIN or network not in SLOW:
                     yield from ((task, network, seed, method) for method in methods)
             if methods is MAIN:
                 yield "cifar10", FINE_TUNED, seed, HEAD_KNOWN

@@ -1,9 +1,11 @@
 """The draws on which pruning is measured: a classifier, its calibration images, and test images.
 
-Frozen ImageNet backbones get a ridge head, which is fitted to 20 or 40 images a class. Trained networks are taken as
-they are: CIFAR-10 ResNets (He et al., Deep Residual Learning for Image Recognition, CVPR 2016, sec. 4.2), trained by
-Y. Idelbayev (github.com/akamaster/pytorch_resnet_cifar10), and a SqueezeNet 1.1 that benchmarks/fine_tune.py trains on
-half of CIFAR-10's test images; its draws are of the other half.
+Frozen backbones get a ridge head, which is fitted to 20 or 40 images a class. Two were trained on ImageNet. The third,
+VGG16, was trained on edges as well (HED, Xie and Tu, ICCV 2015): that leaves it of use for solar cells only.
+
+Trained networks are taken as they are: CIFAR-10 ResNets (He et al., Deep Residual Learning for Image Recognition, CVPR
+2016, sec. 4.2), trained by Y. Idelbayev (github.com/akamaster/pytorch_resnet_cifar10), and a SqueezeNet 1.1 that
+benchmarks/fine_tune.py trains on half of CIFAR-10's test images; its draws are of the other half.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+import lrp_core
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.graph.truncation import classifier
 from lrp_core.repair.ridge_head import fit_heads, pooled_features
@@ -70,10 +73,14 @@ class Draw:
     labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
-    groups: np.ndarray | None
+    groups: torch.Tensor | None
     overlap: float
     test_pixels: torch.Tensor
     prepare: Callable[[torch.Tensor], torch.Tensor]
+
+    def prune(self, **options: object) -> lrp_core.Pruned:
+        """Prune the classifier with its images; options as those of :func:`lrp_core.prune`."""
+        return lrp_core.prune(self.model, self.images, self.labels, groups=self.groups, progress=False, **options)
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,16 @@ class Trained:
 
 TASKS = {"elpv": Task(48, 40, 32, 100), "cifar10": Task(48, 20, 1, 100), "trashnet": Task(128, 20, 8, None)}
 REAL_SIZE = {"elpv": Task(224, 20, 32, 100), "trashnet": Task(224, 20, 8, 60)}
-FROZEN = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}  # network: weights
+VGG = "vgg16"
+VGG_SIZE = {"elpv": replace(REAL_SIZE["elpv"], px=96)}  # at 224 px it takes hours
+IMAGENET = {"squeezenet1_1": "imagenet-caffe", "efficientnet-lite0": "imagenet"}  # network: weights
+FROZEN = IMAGENET | {VGG: "hed-bsds500"}
 TRAINED = {"resnet20": Trained("resnet20-12fca82f.th", 3, 20), "resnet56": Trained("resnet56-4bfd9763.th", 9, 10)}
-FINE_TUNED_START = ("squeezenet1_1", FROZEN["squeezenet1_1"])
+FINE_TUNED_START = ("squeezenet1_1", IMAGENET["squeezenet1_1"])
 FINE_TUNED, FINE_TUNED_FILE = "squeezenet1_1-trained", "squeezenet1_1-cifar10.safetensors"
 FINE_TUNED_TASK = Task(96, 20, 1, 100)
 ALL = (  # in minutes; REAL_SIZE takes longer
-    *((task, network) for task in ("elpv", "cifar10") for network in FROZEN),
+    *((task, network) for task in ("elpv", "cifar10") for network in IMAGENET),
     ("trashnet", "squeezenet1_1"),
     *(("cifar10", network) for network in TRAINED),
 )
@@ -230,7 +240,7 @@ def _drawn(
         labels=labels,
         test_images=prepare(test_pixels).contiguous(memory_format=torch.channels_last),  # faster on CPUs
         test_labels=test_labels,
-        groups=blocks if how.block > 1 else None,
+        groups=torch.from_numpy(blocks) if how.block > 1 else None,
         overlap=overlap(dataset.labels, test_labels),
         test_pixels=test_pixels,
         prepare=prepare,

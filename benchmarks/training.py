@@ -14,6 +14,7 @@ The draws are those of benchmarks/promise.py.
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
@@ -73,7 +73,7 @@ def fine_tuned(
 
 def by_rate(model: nn.Module, one: Draw, frozen: bool) -> Iterator[tuple[float, float, nn.Module]]:
     """Yield step sizes, the accuracy that folds expect of each, and the network that it trains."""
-    blocks = np.arange(len(one.labels)) if one.groups is None else one.groups
+    blocks = np.arange(len(one.labels)) if one.groups is None else one.groups.numpy()
     fold = draw_folds(one.labels, blocks, FOLDS, 0)
 
     def trained(some: torch.Tensor, rate: float) -> nn.Module:
@@ -89,10 +89,9 @@ def by_rate(model: nn.Module, one: Draw, frozen: bool) -> Iterator[tuple[float, 
         yield rate, torch.cat(right).double().mean().item(), trained(torch.ones_like(fold, dtype=torch.bool), rate)
 
 
-def pruned(model: nn.Module, one: Draw) -> Iterator[tuple[float, nn.Module]]:
+def pruned(one: Draw) -> Iterator[tuple[float, nn.Module]]:
     """Prune by the call's default, and yield sizes and networks."""
-    groups = None if one.groups is None else torch.from_numpy(one.groups)
-    found = lrp_core.prune(model, one.images, one.labels, groups=groups, multiply_adds=0.5, folds=0, progress=False)
+    found = one.prune(multiply_adds=0.5, folds=0)
     for limit in LIMITS:
         yield limit, found.select(multiply_adds=limit).model
 
@@ -114,9 +113,9 @@ def rows(one: Draw, frozen: bool) -> Iterator[dict]:
 
     whole = list(trained("unpruned", 1.0, one.model))
     yield from (row for row, _ in whole)
-    for size, model in pruned(whole[1][1], one):
+    for size, model in pruned(replace(one, model=whole[1][1])):
         yield {"pruning": "ours", "multiply_adds": size, "training": "fine-tuning before", **measured(model, one)}
-    for size, model in pruned(one.model, one):
+    for size, model in pruned(one):
         yield from (row for row, _ in trained("ours", size, model))
     for size, (_, model) in zip(LIMITS, layer_by_layer(one.model, one.images, LIMITS), strict=False):
         yield from (row for row, _ in trained("layer by layer", size, model))

@@ -97,7 +97,8 @@ def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
 
 def test_few_images_prune_by_each_method_to_each_size(task):
     model, images = task
-    one = SimpleNamespace(model=model, images=images, labels=torch.arange(len(images)) % 4, groups=None)
+    labels = torch.arange(len(images)) % 4
+    one = Draw(model, images, labels, images, labels, None, 0.1, images.byte(), torch.Tensor.double)
     (whole, *others), cost = few_images.networks(one), multiply_adds(model, images[:1])
     assert whole == ("unpruned", 1.0, model)
     assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 3

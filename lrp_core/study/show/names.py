@@ -21,7 +21,7 @@ METHODS = NAMES | {
     f"early-exit+{LRP}+reconstruction+refit": f"early exit, {NAMES[LRP]}, reconstruction, refitted head",
     "budget-search": "budget search",
 }
-_PIXELS = {"resnet20": 32, "resnet56": 32, "squeezenet1_1-trained": 96}  # at real size, unless it is 224
+_PIXELS = {"resnet20": 32, "resnet56": 32, "squeezenet1_1-trained": 96, "vgg16": 96}  # at real size, unless it is 224
 
 
 def pair(task: str, network: str) -> str:
