@@ -43,7 +43,7 @@ __all__ = [
     "remove_filters",
     "trace",
 ]
-__version__ = "0.4.6"
+__version__ = "0.4.7"
 
 
 def __getattr__(name: str) -> object:
