@@ -201,9 +201,37 @@ class Elsewhere(Net):
     """The convolution that comes first in the list of modules does not read the images."""
 
     def __init__(self):
-        nn.Module.__init__(self)
-        self.last = nn.Conv2d(6, 5, 3)
         super().__init__()
+        self._modules = {"last": self.last} | self._modules
+
+
+class Stems(Net):
+    """A convolution for each colour; the first one reads one channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ModuleList(nn.Conv2d(n, 8, 3) for n in (1, 2))
+
+    def forward(self, x):
+        y = self.first[0](x[:, 0:1]) + self.first[1](x[:, 1:3]) + self.first[0].bias.shape[0] / 8
+        return self.head(F.relu(self.last(self.between(F.relu(y)))).mean((2, 3)))
+
+
+class Statistics(Net):
+    """Parameters and buffers are taken apart, and their sizes are asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("statistics", torch.rand(2, 3, 1, 1) + 1)
+
+    def forward(self, x):
+        mean, std = self.statistics
+        return super().forward((x - mean) / std)
+
+    def between(self, x):
+        _, n_inputs, height, _ = self.second.weight.shape
+        assert n_inputs == self.second.weight.size(1)
+        return F.relu(F.conv2d(x, self.second.weight, self.second.bias, padding=height // 2))
 
 
 class Parted(Net):
@@ -217,7 +245,7 @@ class Parted(Net):
 
 
 READ = (Net, Branches, Projected, Products, Joined, Named, Listed, Bound, Defaults, Keeps, Same, rectified)
-READ += (Sliced, Casts, InPlace, Synchronised, Checks, Elsewhere, Parted)
+READ += (Sliced, Casts, InPlace, Synchronised, Checks, Elsewhere, Stems, Statistics, Parted)
 
 
 def images(n=8, channels=3):
@@ -356,9 +384,42 @@ class Grey(Net):
         return super().forward(x)
 
 
+class Frames(Stems):
+    """How many parts there are depends on the images."""
+
+    def forward(self, x):
+        y = sum(conv(part) for conv, part in zip([self.first[0]] * 3, x.split(1, 1), strict=False))
+        return self.head(F.relu(self.last(self.between(F.relu(y)))).mean((2, 3)))
+
+
+class ElsewhereChecked(Elsewhere):
+    def forward(self, x):
+        return super().forward(x.flip(1))
+
+
+class Bounded(Net):
+    """Bounds that a file of the pruned network would not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bound", torch.tensor(0.1))
+
+    def between(self, x):
+        return self.second(x).clamp(0.0, self.bound)
+
+
+class Leaky(Bounded):
+    def between(self, x):
+        return F.leaky_relu(self.second(x), self.bound)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (Frames, r"unsupported kind split\(x, 1"),
+        (ElsewhereChecked, "taken to be the 6 of its first convolution; but layer 'first' reads 3 channels, not 6"),
+        (Bounded, r"unsupported kind clamp\("),
+        (Leaky, r"unsupported kind leaky_relu\("),
         (Several, "Several takes several inputs; one image tensor is supported"),
         (Output, r"Output must return the tensor .* wrap it in a module .*: return self.network\(x\).logits"),
         (Grey, "cannot trace Grey.forward: give grey images"),
@@ -381,6 +442,37 @@ def test_code_that_does_something_else_while_it_is_traced_is_refused():
     ):
         with pytest.raises(ValueError, match=r"read from Inside give another output .* isinstance\(x, torch.Tensor\)"):
             call()
+
+
+def test_images_that_the_code_treats_otherwise_are_refused():
+    class Coloured(Net):
+        def forward(self, x):
+            return super().forward(torch.cat([x, x, x], 1) if x.shape[1] == 1 else x)
+
+    model, (x, y) = made(Coloured), images(channels=1)
+    assert model(x).shape == (8, 4)
+    with pytest.raises(ValueError, match=r"cannot be run on images \(1, 1, 12, 12\): does its code treat these"):
+        lrp_core.prune(model, x, y, multiply_adds=0.5, folds=0, progress=False)
+
+
+def test_a_reordering_of_other_images_is_refused():
+    model, (x, _) = made(Checks), images()
+    smaller = lrp_core.remove_filters(model, {"first": [0]}, x[:1])
+    with pytest.raises(ValueError, match="3 channels are expected here, and there are 4"):
+        smaller(torch.cat([x, x[:, :1]], 1))
+
+
+def test_a_network_that_takes_its_maps_shape_apart_stays_what_it_is():
+    class Apart(Net):
+        def forward(self, x):
+            x = F.relu(self.last(self.between(F.relu(self.first(x)))))
+            n, _, height, width = x.shape
+            return self.head(F.max_pool2d(x, (height, width)).view(n, -1))
+
+    model, (x, _) = made(Apart), images()
+    smaller = lrp_core.remove_filters(model, {"first": [0]}, x[:1])
+    assert type(smaller) is Apart
+    assert smaller.first.out_channels == 7
 
 
 def test_random_outputs_are_not_compared():

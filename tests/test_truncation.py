@@ -53,8 +53,20 @@ class Branched(nn.Module):
         return self.last_relu(self.last(x))
 
 
+class Normalised(nn.Module):
+    """What is done to the images is no place to end."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = chain()
+
+    def forward(self, x):
+        return self.net(x[:, [2, 1, 0]] * 2 - 1)
+
+
 BACKBONES = {
     "chain": (chain, ["pool1", "relu2", "pool3"]),
+    "normalised": (Normalised, ["net.pool1", "net.relu2", "net.pool3"]),
     "sum": (lambda: Branched(joined=False), ["stem_relu", "join_relu", "last_relu"]),
     "concatenation": (lambda: Branched(joined=True), ["stem_relu", "join_relu", "last_relu"]),
 }

@@ -26,10 +26,6 @@ class NotRead(Exception):
     """A node whose computation has no layer; the message says why, where its name and arguments do not."""
 
 
-class OtherImages(Exception):
-    """Images have another number of channels than was taken for granted."""
-
-
 @dataclass(frozen=True)
 class Maps:
     """The shape of a layer's outputs.
@@ -106,6 +102,10 @@ class Builder:
     def shape(self, value: Arranged) -> Maps:
         """Return the shape of what the layer behind a value makes."""
         return self._shapes[self.layer(value)]
+
+    def channels(self, name: str) -> int | None:
+        """Return how many channels a layer, or the images, have; None if that is not known."""
+        return self._shapes[name].channels
 
     def channel_axis(self, value: Arranged) -> int | None:
         """Return which of a value's dimensions runs over all channels of its layer, and over nothing else."""
@@ -215,8 +215,6 @@ def shape_behind(name: str, module: nn.Module, before: Maps) -> Maps:
     """Return the shape of what a layer, by name and module, makes of one input of a shape."""
     channels, height, width = before.channels, before.height, before.width
     if isinstance(module, nn.Conv2d):
-        if channels not in (None, module.in_channels):
-            raise OtherImages
         channels = module.out_channels
         if module.kernel_size == module.stride == (1, 1) and module.padding in ((0, 0), "same", "valid"):
             return Maps(channels, height, width)

@@ -29,21 +29,28 @@ def _in_place_last(kind: type[nn.Module]) -> Callable[..., nn.Module]:
     return lambda input, inplace=False: kind()
 
 
+def _is_number(setting: object) -> bool:
+    """Return whether a setting is a number; a tensor would not be saved with a module that is made of the call."""
+    return isinstance(setting, int | float)
+
+
 def _leaky_relu(input: Arranged, negative_slope: float = 0.01, inplace: bool = False) -> nn.Module | None:
-    return nn.LeakyReLU(negative_slope)
+    return nn.LeakyReLU(negative_slope) if _is_number(negative_slope) else None
 
 
 def _elu(input: Arranged, alpha: float = 1.0, inplace: bool = False) -> nn.Module | None:
-    return nn.ELU(alpha)
+    return nn.ELU(alpha) if _is_number(alpha) else None
 
 
 def _hardtanh(input: Arranged, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> nn.Module | None:
+    if not _is_number(min_val) or not _is_number(max_val) or min_val >= max_val:
+        return None
     return nn.ReLU6() if (min_val, max_val) == (0, 6) else nn.Hardtanh(min_val, max_val)
 
 
 def _clamp(input: Arranged, min: float | None = None, max: float | None = None) -> nn.Module | None:
-    if min is None or max is None:
-        return nn.ReLU() if (min, max) == (0, None) else None
+    if max is None:
+        return nn.ReLU() if _is_number(min) and min == 0 else None
     return _hardtanh(input, min, max)
 
 

@@ -70,10 +70,10 @@ def multiply_adds_by_exit(backbone: nn.Module, image: torch.Tensor) -> dict[str,
 def _visit_exits(backbone: nn.Module, images: torch.Tensor, visit: Callable[[str, list[torch.Tensor]], None]) -> None:
     """Run a backbone, and show what it has at each exit: the layer's name and, by batch, its feature maps."""
     layers = trace(backbone)
+    first = next((layer for layer in layers if isinstance(layer.module, nn.Conv2d)), None)
 
     def before(layer: Layer, lives: list[dict[str, torch.Tensor]]) -> None:
-        single = len(lives[0]) == 1 and layer.inputs[0] != INPUT
-        if single and isinstance(layer.module, nn.Conv2d):
+        if isinstance(layer.module, nn.Conv2d) and layer is not first and len(lives[0]) == 1:
             visit(layer.inputs[0], [live[layer.inputs[0]] for live in lives])
 
     visit(layers[-1].name, run_together(layers, batched(images, device_of(backbone)), before))

@@ -131,6 +131,8 @@ class ChannelPermutation(nn.Module):
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Reorder the channels of (N, C, H, W)."""
+        if a.shape[1] != len(self.index):
+            raise ValueError(f"{len(self.index)} channels are expected here, and there are {a.shape[1]}")
         return a[:, self.index.to(a.device)]
 
 

@@ -61,7 +61,6 @@ class Reader(Builder):
 
         Raises:
             ValueError: one has no layer.
-            OtherImages: a convolution reads another number of channels.
         """
         for node in graph.nodes:
             if node.op == "placeholder" and node not in self.values:

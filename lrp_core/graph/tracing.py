@@ -11,7 +11,6 @@ import torch
 from torch import fx, nn
 
 from lrp_core.graph.arrangement import Arranged
-from lrp_core.graph.building import OtherImages
 from lrp_core.graph.calls import operands, overwrites
 from lrp_core.graph.execution import run
 from lrp_core.graph.layers import INPUT, STATEFUL, SUPPORTED, Layer, needed, pads_like_tensorflow
@@ -49,12 +48,13 @@ class _Proxy(fx.Proxy):
         return bool(known)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        known = self.tracer.known(self.node)
-        return iter([self[i] for i in range(len(self))]) if isinstance(known, tuple | Parts) else super().__iter__()
+        return iter([self[i] for i in range(len(self))])
 
     def __len__(self) -> int:
-        known = self.tracer.known(self.node)
-        return len(known) if isinstance(known, tuple | Parts) else super().__len__()
+        known = self.tracer.known(self.node, length=True)
+        if not isinstance(known, tuple | Parts | torch.Tensor):
+            raise TypeError(f"the length of {self.node} is not known before the network is run")
+        return len(known)
 
     def __index__(self) -> int:
         known = self.tracer.known(self.node)
@@ -100,14 +100,14 @@ class _Tracer(fx.Tracer):
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache.get(name, attr_val)
 
-    def known(self, node: fx.Node) -> object:
-        """Return what a node stands for, as far as that is known already."""
+    def known(self, node: fx.Node, *, length: bool = False) -> object:
+        """Return what a node stands for, as far as that is known already; ``length``: only its length matters."""
         under_tracing, nn.Module.__getattr__ = nn.Module.__getattr__, _getattr  # else parameters come as proxies
         try:
             self.reader.read(self.graph)
         finally:
             nn.Module.__getattr__ = under_tracing
-        self.asked = self.asked or self._is_size(node)
+        self.asked = self.asked or (not length and self._is_size(node))
         return self.reader.values[node]
 
     def _is_size(self, node: fx.Node) -> bool:
@@ -115,7 +115,8 @@ class _Tracer(fx.Tracer):
         if isinstance(self.reader.values[node], Arranged):
             return False
         read = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
-        if read and self.reader.values[node.args[0]].layer == INPUT:  # images stay as they are
+        value = self.reader.values[node.args[0]] if read else None
+        if isinstance(value, Arranged) and value.layer == INPUT:  # images stay as they are
             return False
         return read or any(self._is_size(each) for each in node.all_input_nodes)
 
@@ -157,11 +158,13 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str],
         ValueError: as :func:`trace`.
     """
     _refuse_wrapped(model)
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    try:  # images have the channels that the first convolution reads, unless that is not the first in the forward
-        tracer, graph = _traced(model, first.in_channels if first else None)
-    except OtherImages:
+    try:
         tracer, graph = _traced(model, None)
+    except ValueError:  # the code may ask for the channels of the images: those that the first convolution reads
+        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+        if first is None:
+            raise
+        tracer, graph = _traced(model, first.in_channels)
     reader = tracer.reader
     order = {node: i for i, node in enumerate(graph.nodes)}
     memory: dict[fx.Node, fx.Node] = {}  # by node, the one whose memory its value lies in
@@ -202,15 +205,21 @@ def trace_with_nodes(model: nn.Module) -> tuple[list[Layer], dict[fx.Node, str],
 
 def _traced(model: nn.Module, channels: int | None) -> tuple[_Tracer, fx.Graph]:
     """Trace a model, taking for granted how many channels images have, if that is given, and read its graph."""
-    tracer = _Tracer(model, channels)
+    tracer, kind = _Tracer(model, channels), type(model).__name__
+    reader = tracer.reader
     with _predicting(model):
         try:
             graph = tracer.trace(model)
-        except OtherImages:
-            raise
         except Exception as error:  # whatever the model's own code raises under tracing
-            raise ValueError(f"cannot trace {type(model).__name__}.forward: {error}") from error
-        tracer.reader.read(graph)
+            raise ValueError(f"cannot trace {kind}.forward: {error}") from error
+        reader.read(graph)
+    for layer in reader.layers.values() if channels else ():
+        read = reader.channels(layer.inputs[0])
+        if isinstance(layer.module, nn.Conv2d) and read not in (None, layer.module.in_channels):
+            raise ValueError(
+                f"{kind} asks for the channels of its images, which were taken to be the {channels} of its first "
+                f"convolution; but layer {layer.name!r} reads {layer.module.in_channels} channels, not {read}"
+            )
     return tracer, graph
 
 
@@ -229,7 +238,15 @@ def check_trace(model: nn.Module, image: torch.Tensor) -> None:
     """
     layers, image = trace(model), image.to(device_of(model))
     with torch.no_grad(), _predicting(model):
-        found, again, read = model(image), model(image), run(layers, {INPUT: image})
+        found, again = model(image), model(image)
+        try:
+            read = run(layers, {INPUT: image})
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the layers that were read from {type(model).__name__} cannot be run on images {tuple(image.shape)}: "
+                f"does its code treat these otherwise than images of as many channels as its first convolution reads? "
+                f"Do that before the network. ({error})"
+            ) from error
     apart = (found - read).abs().max() / found.abs().max()
     if torch.equal(found, again) and apart > torch.finfo(found.dtype).eps ** 0.5:  # nothing is drawn at random
         raise ValueError(

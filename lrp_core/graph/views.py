@@ -14,7 +14,7 @@ from torch import fx, nn
 from lrp_core.graph.arrangement import Arranged, Size, flattened, merged, size_of, viewed
 from lrp_core.graph.building import Builder, NotRead, shape_behind
 from lrp_core.graph.calls import operands
-from lrp_core.graph.layers import ChannelPermutation, ChannelSlice, Subsample
+from lrp_core.graph.layers import INPUT, ChannelPermutation, ChannelSlice, Subsample
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,9 @@ def _by_axis(value: Arranged, index: object) -> list[tuple[int, object]]:
 
 
 def _part(builder: Builder, node: fx.Node, source: fx.Node, axis: int, which: slice) -> Arranged:
-    size = size_of(builder.values[source].axes[axis])
-    if isinstance(size, int):
+    value = builder.values[source]
+    size = size_of(value.axes[axis])
+    if isinstance(size, int) and value.layer != INPUT:  # how many channels images have may be a guess
         return _slice(builder, node, source, axis, *which.indices(size)[:2])
     if not isinstance(which.start, int) or not isinstance(which.stop, int) or which.start < 0:
         raise NotRead
@@ -231,7 +232,7 @@ def _chunk(builder: Builder, node: fx.Node, input: Arranged, chunks: int, dim: i
 
 def _split(builder: Builder, node: fx.Node, tensor: Arranged, split_size: object, dim: int = 0) -> Parts:
     size = size_of(tensor.axes[dim])
-    if not isinstance(size, int):
+    if not isinstance(size, int) or tensor.layer == INPUT:
         raise NotRead
     if isinstance(split_size, int):
         whole, rest = divmod(size, split_size)

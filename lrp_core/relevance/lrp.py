@@ -133,7 +133,8 @@ def explain(
             (:func:`lrp_core.relevance.composites.composite`).
         absolute: sum |R| over positions instead of R.
         pixels: also propagate through the first convolution, to the input.
-        box: smallest and largest normalised pixel, numbers or (C,), for composites that end with the z-box rule.
+        box: smallest and largest normalised pixel, numbers or (C,), as the first convolution reads them, for composites
+            that end with the z-box rule.
         batch_size: samples per batch; limits the memory.
 
     Raises:
