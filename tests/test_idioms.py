@@ -392,6 +392,14 @@ class Frames(Stems):
         return self.head(F.relu(self.last(self.between(F.relu(y)))).mean((2, 3)))
 
 
+class Last(Stems):
+    """Which channel is the last depends on the images."""
+
+    def forward(self, x):
+        y = self.first[0](x[:, -1:])
+        return self.head(F.relu(self.last(self.between(F.relu(y)))).mean((2, 3)))
+
+
 class ElsewhereChecked(Elsewhere):
     def forward(self, x):
         return super().forward(x.flip(1))
@@ -417,6 +425,7 @@ class Leaky(Bounded):
     ("kind", "message"),
     [
         (Frames, r"unsupported kind split\(x, 1"),
+        (Last, r"unsupported kind getitem\(x, .* slice\(-1, None"),
         (ElsewhereChecked, "taken to be the 6 of its first convolution; but layer 'first' reads 3 channels, not 6"),
         (Bounded, r"unsupported kind clamp\("),
         (Leaky, r"unsupported kind leaky_relu\("),
