@@ -27,10 +27,12 @@ from lrp_core.api import FOLDS
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
+    CONTROLLED,
     CONTROLLERS,
     DEFAULT,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
+    LRP,
     NEURON_MERGING,
     ONE_SHOT,
     WITH_REPAIR,
@@ -122,6 +124,7 @@ def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
                     yield from ((task, network, seed, method) for method in methods)
             if methods is MAIN:
                 yield "cifar10", FINE_TUNED, seed, HEAD_KNOWN
+    yield from ((task, VGG, seed, method) for seed in seeds for task in VGG_SIZE for method in (LRP, CONTROLLED))
 
 
 if __name__ == "__main__":

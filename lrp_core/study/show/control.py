@@ -110,11 +110,9 @@ def budget_search(trace: pd.DataFrame, exits: Sequence[str]) -> Figure:
         errors.scatter(taken["budget"], taken["error"], s=60, zorder=3, label=action, **style)
     errors.set(ylabel="cross-fitted squared error", xscale="log", xlim=(1.1, trace["budget"].min() / 1.1))
     errors.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="action")
-    truncations = [
-        Truncation.parse(str(truncation)) for truncation in trace["truncation"].fillna("")
-    ]  # VGG's layers are numbers
-    taken = {truncation.exit for truncation in truncations}
-    names = [name for name in ("", *reversed([str(name) for name in exits])) if name in taken]  # the deepest on top
+    truncations = [Truncation.parse(text) for text in trace["truncation"].fillna("").astype(str)]  # VGG's are numbers
+    kept = {truncation.exit for truncation in truncations}
+    names = [name for name in ("", *reversed([*map(str, exits)])) if name in kept]  # the deepest on top
     rows = [names.index(truncation.exit) for truncation in truncations]
     depth.step(trace["budget"], rows, where="mid", color="0.5", lw=1)
     for budget, row, truncation in zip(trace["budget"], rows, truncations, strict=True):
