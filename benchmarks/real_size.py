@@ -5,9 +5,10 @@ images, which come from other blocks and choose nothing. All networks are pruned
 (benchmarks/layer_by_layer.py) as published and with the default's reconstruction, and by LRP in one shot. All but the
 slowest are also pruned by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1,
 Taylor, iterative LRP with and without reconstruction, and joint selection, the last three with and without the
-controller. The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and
-size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and
-the committed rows lack some of them. `make tables` makes the tables and the figures.
+controller; VGG16 by iterative LRP with and without it. The accuracy that the call predicts stands beside the test
+accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not
+measured again; the last parts take hours, and the committed rows lack some of them. `make tables` makes the tables and
+the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the first four methods on seeds
 4005 to 4009, too. Run benchmarks/fine_tune.py first: it trains one of the networks.

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import few_images
 import numpy as np
+import pandas as pd
 import published
 import pytest
+import real_size
 import robustness
 import torch
+import training
 from layer_by_layer import Readers, channel_sets, greedy_order, layer_by_layer
 from networks import settle
 from neuron_merging import neuron_merging
@@ -19,6 +22,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
+from lrp_core.study.paths import ROOT
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
 
@@ -105,6 +109,21 @@ def test_few_images_prune_by_each_method_to_each_size(task):
     assert len({method for method, _, _ in others}) == 3
     for _, limit, smaller in others:
         assert 0.5 * limit < multiply_adds(smaller, images[:1]) / cost <= limit
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "columns"),
+    [
+        (real_size, ["method"]),
+        (few_images, ["images"]),
+        (robustness, []),
+        (training, []),
+    ],
+)
+def test_every_committed_row_is_of_a_part_that_the_benchmark_measures(benchmark, columns):
+    rows = pd.read_csv(ROOT / "results" / "benchmarks" / f"{benchmark.__name__}.csv")
+    committed = set(rows[["task", "network", "seed", *columns]].itertuples(index=False, name=None))
+    assert committed <= set(benchmark.parts(rows["seed"].unique().tolist()))
 
 
 class Bright(nn.Module):
