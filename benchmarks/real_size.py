@@ -5,7 +5,13 @@ images, which come from other blocks and choose nothing. All networks are pruned
 (benchmarks/layer_by_layer.py) as published and with the default's reconstruction, and by LRP in one shot. All but the
 slowest are also pruned by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1,
 Taylor, iterative LRP with and without reconstruction, and joint selection, the last three with and without the
-controller; VGG16 by iterative LRP with and without it. The accuracy that the call predicts stands beside the test
+controller; VGG16 by iterative LRP with and without it.
+
+The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
+which the head of a frozen backbone is fitted anew. It is measured alone, and with the default on top, from images that
+leave half or a quarter of the multiply-adds.
+
+The accuracy that the call predicts stands beside the test
 accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not
 measured again; the last parts take hours, and the committed rows lack some of them. `make tables` makes the tables and
 the figures.
@@ -17,6 +23,7 @@ Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets 
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import chain
 
@@ -36,8 +43,12 @@ from lrp_core.study.analysis.real_size import (
     LRP,
     NEURON_MERGING,
     ONE_SHOT,
+    SMALLER,
+    SMALLER_HALF,
+    SMALLER_QUARTER,
     WITH_REPAIR,
 )
+from lrp_core.metrics.cost import multiply_adds
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
@@ -50,10 +61,11 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT)
+MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, SMALLER_QUARTER)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
 MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")
+STARTS = {SMALLER_HALF: 0.5, SMALLER_QUARTER: 0.25}  # by the size of the images, of the multiply-adds
 SLOW = ("efficientnet-lite0", VGG)
 # The default, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
 # the calibration images. Only estimates differ.
@@ -66,6 +78,43 @@ def alternative(method: str, one: Draw) -> Iterator[tuple[float, nn.Module]]:
         return neuron_merging(one.model, one.images[:1], LIMITS)
     repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
     return layer_by_layer(one.model, one.images, LIMITS, repair=repair)
+
+
+def smaller(one: Draw, limit: float) -> tuple[float, Draw] | None:
+    """Return the draw with the largest images whose multiply-adds are within a limit, and their share; None if none."""
+    side, image = one.images.shape[-1], one.images[:1]
+    whole = multiply_adds(one.model, image)
+
+    def share(px: int) -> float:
+        return multiply_adds(one.model, image[:, :, :px, :px]) / whole
+
+    sides = range(min(32, side // 3), side)  # below 32 px nothing is left after the poolings of VGG16
+    within = bisect_right(sides, 1.0001 * limit, key=share)  # a head costs as much for half of the side
+    if not within:
+        return None
+    px = sides[within - 1]
+    return share(px), one.at(px)
+
+
+def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
+    """Yield a row for each size that smaller images reach, alone or pruned by the default."""
+    if method == SMALLER:
+        for limit, (share, found) in ((limit, of) for limit in LIMITS if (of := smaller(one, limit))):
+            yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
+        return
+    began = time.perf_counter()
+    share, found = smaller(one, STARTS[method])
+    pruned = found.prune(folds=0, multiply_adds=LIMITS[-1] / share)
+    key = {"seconds": time.perf_counter() - began}
+    yield key | {"limit": STARTS[method], "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
+    for limit in (limit for limit in LIMITS if limit < share):
+        network = pruned.select(multiply_adds=limit / share)
+        yield key | {
+            "limit": limit,
+            "multiply_adds": share * network.after.multiply_adds / network.before.multiply_adds,
+            "parameters": network.after.parameters / network.before.parameters,
+            **measured(network.model, found),
+        }
 
 
 def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
@@ -112,6 +161,9 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
         "device": setup.computed_on,
     }
     yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
+    if method in (SMALLER, *STARTS):
+        yield from (key | row for row in rows_of_smaller_images(method, one))
+        return
     folds = FOLDS if method in (DEFAULT, HEAD_KNOWN) and network not in SLOW else 0
     yield from (key | row for row in rows(method, one, folds))
 

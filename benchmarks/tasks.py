@@ -66,6 +66,8 @@ class Draw:
         overlap: the share of a class's images that are test images, averaged over classes.
         test_pixels: of the test images, (M, 3, H, W), uint8.
         prepare: from pixels to normalised images.
+        fit: from calibration images to the classifier: it fits the head of a frozen backbone, and leaves a trained
+            network as it is.
     """
 
     model: nn.Module
@@ -77,6 +79,16 @@ class Draw:
     overlap: float
     test_pixels: torch.Tensor
     prepare: Callable[[torch.Tensor], torch.Tensor]
+    fit: Callable[[torch.Tensor], nn.Module]
+
+    def at(self, px: int) -> "Draw":
+        """Return the draw with all images resized to so many pixels a side; ``test_pixels`` stay as they are."""
+        small, test = (
+            F.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
+            for images in (self.images, self.test_images)
+        )
+        test = test.contiguous(memory_format=torch.channels_last)
+        return replace(self, model=self.fit(small), images=small, test_images=test)
 
     def prune(self, **options: object) -> lrp_core.Pruned:
         """Prune the classifier with its images; options as those of :func:`lrp_core.prune`."""
@@ -234,8 +246,12 @@ def _drawn(
     blocks = calibration["block"].to_numpy(copy=True)
     images, labels = prepare(dataset.images[index]), dataset.labels[index]
     test_pixels, test_labels = dataset.images[test_index], dataset.labels[test_index]
+
+    def fit(images: torch.Tensor) -> nn.Module:
+        return network(images, labels, blocks)
+
     return Draw(
-        model=network(images, labels, blocks),
+        model=fit(images),
         images=images,
         labels=labels,
         test_images=prepare(test_pixels).contiguous(memory_format=torch.channels_last),  # faster on CPUs
@@ -244,6 +260,7 @@ def _drawn(
         overlap=overlap(dataset.labels, test_labels),
         test_pixels=test_pixels,
         prepare=prepare,
+        fit=fit,
     )
 
 

@@ -22,6 +22,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
+from lrp_core.study.analysis.real_size import SMALLER, SMALLER_HALF
 from lrp_core.study.paths import ROOT
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
@@ -99,10 +100,47 @@ def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
     assert {row["method"]: row["test_accuracy"] for row in rows} == {DEFAULT: 0, DISTILLED: 1}
 
 
+def drawn(model: nn.Module | None, images: torch.Tensor, labels: torch.Tensor, pixels=None, prepare=None) -> Draw:
+    """Return a draw whose test images are those for calibration."""
+    return Draw(model, images, labels, images, labels, None, 0.1, pixels, prepare, lambda _: model)
+
+
+def test_smaller_images_are_the_largest_within_a_limit(task):
+    """Without padding, a side of n pixels leaves maps of n - 2 and n - 4; multiply-adds are counted by hand."""
+    (model, _), images = task, torch.randn(40, 3, 20, 20, dtype=torch.float64)
+    first, second = WIDTHS
+
+    def cost(n: int) -> int:
+        return 3 * first * 9 * (n - 2) ** 2 + first * second * 9 * (n - 4) ** 2 + second * 4
+
+    one = drawn(model, images, torch.zeros(len(images)))
+    for limit in (0.71, 0.5, 0.25):
+        px = max(n for n in range(6, 20) if cost(n) <= limit * cost(20))
+        share, found = real_size.smaller(one, limit)
+        assert share == pytest.approx(cost(px) / cost(20))
+        assert found.images.shape == found.test_images.shape == (len(images), 3, px, px)
+    assert real_size.smaller(one, 0.9 * cost(6) / cost(20)) is None
+
+
+def test_pruning_after_smaller_images_counts_from_the_large_ones(task):
+    """The first row is the network on images that leave half; each limit that it is asked for is kept."""
+    (model, _), images = task, torch.randn(40, 3, 20, 20, dtype=torch.float64)
+    one = drawn(model, images, torch.arange(len(images)) % 4)
+    first, *others = real_size.rows_of_smaller_images(SMALLER_HALF, one)
+    share, found = real_size.smaller(one, 0.5)
+    assert first["multiply_adds"] == share
+    assert first["test_accuracy"] == real_size.measured(model, found)["test_accuracy"]
+    assert [row["limit"] for row in others] == [limit for limit in real_size.LIMITS if limit < share]
+    assert all(0.5 * row["limit"] < row["multiply_adds"] <= row["limit"] for row in others)
+    alone = list(real_size.rows_of_smaller_images(SMALLER, one))
+    assert all(row["multiply_adds"] <= row["limit"] for row in alone)
+    assert [row["test_accuracy"] for row in alone if row["limit"] == 0.5] == [first["test_accuracy"]]
+
+
 def test_few_images_prune_by_each_method_to_each_size(task):
     model, images = task
     labels = torch.arange(len(images)) % 4
-    one = Draw(model, images, labels, images, labels, None, 0.1, images.byte(), torch.Tensor.double)
+    one = drawn(model, images, labels)
     (whole, *others), cost = few_images.networks(one), multiply_adds(model, images[:1])
     assert whole == ("unpruned", 1.0, model)
     assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 3
@@ -142,7 +180,7 @@ def test_robustness_measures_corrupted_images_as_the_network_reads_them(monkeypa
     """A grey of 60 of 255 is dark; 0.3 brighter, it is not. Noise, blur and JPEG leave means alone."""
     pixels = torch.tensor([60, 200], dtype=torch.uint8).repeat_interleave(5)[:, None, None, None].repeat(1, 3, 32, 32)
     images, labels = pixels.float() / 255, torch.arange(2).repeat_interleave(5)
-    one = Draw(None, images, labels, images, labels, None, 0.1, pixels, lambda given: given.float() / 255)
+    one = drawn(None, images, labels, pixels, lambda given: given.float() / 255)
     monkeypatch.setattr(robustness, "draw", lambda *_: one)
     monkeypatch.setattr(robustness, "networks", lambda one: [("unpruned", 1.0, Bright())])
     setup = Setup(Path(), Path(), Path(), torch.device("cpu"))

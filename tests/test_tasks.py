@@ -1,5 +1,6 @@
 """The draws of benchmarks/: a network that was trained on half of the images is drawn for on the other half."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_images_are_drawn_that_the_network_was_not_trained_on(setup):
     assert all(colour % 100 >= 6 for colour in drawn)
     assert torch.equal(one.model(one.images), saved(one.images))
     assert one.overlap == 0.5  # three of the six images of a class that were not trained on
+
+
+def test_smaller_images_are_means_of_pixels_and_a_frozen_backbone_gets_a_head_for_them(setup, monkeypatch):
+    """At half the side a triangle 4 pixels wide weighs pixels by 1, 3, 3, 1; the head's ridge fit is its own test."""
+    monkeypatch.setitem(tasks.FROZEN, "squeezenet1_1", "imagenet-caffe")
+    fitted = []
+    monkeypatch.setattr(tasks, "pooled_features", lambda _, images: fitted.append(images) or images.mean(dim=(2, 3)))
+    whole = draw("cifar10", "squeezenet1_1", 0, setup, {"cifar10": Task(32, 6, 1, 3)})
+    columns = torch.arange(32.0).square().expand(12, 3, 32, 32)
+    small = replace(whole, images=columns, test_images=columns[:, :, :, :16]).at(16)
+    weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    by_hand = torch.arange(1.0, 32.0).square().unfold(0, 4, 2) @ weights
+    torch.testing.assert_close(small.images[:, :, :, 1:-1], by_hand.expand(12, 3, 16, 14).contiguous())
+    assert small.test_images.shape[2:] == (16, 16)
+    assert [len(images) for images in fitted] == [12, 12]
+    assert fitted[1] is small.images
 
 
 def test_weights_that_are_not_there_or_not_the_published_ones_are_refused(setup):

@@ -24,6 +24,9 @@ from lrp_core.study.analysis.real_size import (
     NAMES,
     ONE_SHOT,
     PAIR,
+    SMALLER,
+    SMALLER_HALF,
+    SMALLER_QUARTER,
     WITH_REPAIR,
     accuracies,
     areas,
@@ -293,10 +296,10 @@ def _real_size() -> pd.DataFrame:
 
 
 def real_size() -> str:
-    """Compare ours with LRP and layer by layer at a quarter of the multiply-adds, on the same draws."""
+    """Compare ours with its alternatives at a quarter of the multiply-adds, on the same draws."""
     rows = _real_size()
     whole, measured = means(rows, 1.0), draws(rows)
-    shown = [ONE_SHOT, LAYER_BY_LAYER, LAYERS_REPAIRED, CALL]
+    shown = [ONE_SHOT, LAYER_BY_LAYER, SMALLER, CALL, SMALLER_HALF]
     quarter = means(rows, 0.25).where(measured.ge(measured[CALL], axis=0)).reindex(columns=shown)
     table = [
         [at_real_size(*names), _number(whole.loc[names, CALL]), *map(_number, at)] for names, at in quarter.iterrows()
@@ -329,6 +332,22 @@ def real_size_differences() -> str:
             cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in by_size]
             table += [[at_real_size(*names), METHODS.get(other, other), *cells]] if any(cells) else []
     return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
+
+
+def real_size_images() -> str:
+    """Compare smaller images, ours, and one after the other, at three sizes, on the draws that all have."""
+    rows, table = _real_size(), []
+    shown, pairs = [SMALLER, CALL, SMALLER_HALF, SMALLER_QUARTER], [(SMALLER, CALL), (SMALLER_HALF, CALL)]
+    at = {size: accuracies(rows, size).reindex(columns=shown).dropna(subset=[SMALLER, CALL]) for size in SIZES}
+    gains = {size: [differences(found, overlaps(rows), *both) for both in pairs] for size, found in at.items()}
+    for names, _ in rows.groupby(PAIR):
+        for size in SIZES:
+            found = at[size].loc[[names == draw[:2] for draw in at[size].index]]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains[size]]
+            cells = [f"{size:.0%}", str(len(found)), *map(_number, found.mean()), *cells]
+            table += [[at_real_size(*names), *cells]] if len(found) else []
+    header = ["task, network, image size", "multiply-adds left", "draws", *(METHODS[name] for name in shown)]
+    return _markdown([*header, *(f"{METHODS[one]}, minus {METHODS[other]}" for one, other in pairs)], table)
 
 
 def real_size_parts() -> str:
@@ -523,6 +542,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size": real_size,
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
+    "real-size-images": real_size_images,
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,

@@ -13,10 +13,11 @@ from lrp_core.study.analysis.real_size import (
     CONTROLLERS,
     DEFAULT,
     LAYER_BY_LAYER,
-    LAYERS_REPAIRED,
     LRP,
     ONE_SHOT,
     PAIR,
+    SMALLER,
+    SMALLER_HALF,
     accuracies,
     means,
 )
@@ -24,7 +25,7 @@ from lrp_core.study.paths import ROOT
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.style import close, legend_below, looks, save_figure, set_theme
 
-DRAWN = (DEFAULT, LAYERS_REPAIRED, LAYER_BY_LAYER, ONE_SHOT)
+DRAWN = (SMALLER_HALF, DEFAULT, SMALLER, LAYER_BY_LAYER, ONE_SHOT)
 SIZES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 TICKS = (1.0, 0.5, 0.25, 0.1, 0.05)
 
