@@ -26,7 +26,6 @@ from lrp_core.study.analysis.real_size import (
     PAIR,
     SMALLER,
     SMALLER_HALF,
-    SMALLER_QUARTER,
     WITH_REPAIR,
     accuracies,
     areas,
@@ -321,33 +320,27 @@ def real_size_methods() -> str:
 
 def real_size_differences() -> str:
     """Return what ours has more than the unpruned network and than layer by layer, at three sizes."""
-    rows, table = _real_size(), []
-    whole = accuracies(rows, 1.0)[CALL]
-    at = {size: accuracies(rows, size).assign(unpruned=whole) for size in SIZES}
-    others = ("unpruned", LAYER_BY_LAYER)
-    found = {(other, size): differences(at[size], overlaps(rows), CALL, other) for other in others for size in SIZES}
-    for names, _ in rows.groupby(PAIR):
-        for other in others:
-            by_size = [found[other, size] for size in SIZES]
-            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in by_size]
-            table += [[at_real_size(*names), METHODS.get(other, other), *cells]] if any(cells) else []
-    return _markdown(["task, network, image size", "ours minus", *_LEFT], table)
+    return _differences((CALL, "unpruned"), (CALL, LAYER_BY_LAYER))
 
 
 def real_size_images() -> str:
-    """Compare smaller images, ours, and one after the other, at three sizes, on the draws that all have."""
+    """Return what ours has more than smaller images, and what ours on smaller images has more than either."""
+    return _differences((CALL, SMALLER), (SMALLER_HALF, CALL), (SMALLER_HALF, SMALLER))
+
+
+def _differences(*pairs: tuple[str, str]) -> str:
+    """Return differences of methods, the first minus the second, at three sizes."""
     rows, table = _real_size(), []
-    shown, pairs = [SMALLER, CALL, SMALLER_HALF, SMALLER_QUARTER], [(SMALLER, CALL), (SMALLER_HALF, CALL)]
-    at = {size: accuracies(rows, size).reindex(columns=shown).dropna(subset=[SMALLER, CALL]) for size in SIZES}
-    gains = {size: [differences(found, overlaps(rows), *both) for both in pairs] for size, found in at.items()}
+    whole = accuracies(rows, 1.0)[CALL]
+    at = {size: accuracies(rows, size).assign(unpruned=whole) for size in SIZES}
+    found = {(both, size): differences(at[size], overlaps(rows), *both) for both in pairs for size in SIZES}
     for names, _ in rows.groupby(PAIR):
-        for size in SIZES:
-            found = at[size].loc[[names == draw[:2] for draw in at[size].index]]
-            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains[size]]
-            cells = [f"{size:.0%}", str(len(found)), *map(_number, found.mean()), *cells]
-            table += [[at_real_size(*names), *cells]] if len(found) else []
-    header = ["task, network, image size", "multiply-adds left", "draws", *(METHODS[name] for name in shown)]
-    return _markdown([*header, *(f"{METHODS[one]}, minus {METHODS[other]}" for one, other in pairs)], table)
+        for both in pairs:
+            by_size = [found[both, size] for size in SIZES]
+            cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in by_size]
+            difference = " minus ".join(METHODS.get(method, method) for method in both)
+            table += [[at_real_size(*names), difference, *cells]] if any(cells) else []
+    return _markdown(["task, network, image size", "difference", *_LEFT], table)
 
 
 def real_size_parts() -> str:
