@@ -118,15 +118,20 @@ def test_images_may_be_much_smaller_than_a_limit_allows(rows):
 
 
 def test_smaller_images_stand_beside_ours_and_before_it(rows, written):
-    """At a quarter smaller images are 0.05 better than ours in both draws, and 0.1 with ours after them."""
+    """At a quarter smaller images are 0.05 better than ours in both draws, and 0.1 with ours after them.
+
+    No images are measured between that and the whole, so those of a quarter stand for half, too: 0.05 behind ours.
+    """
     ours = rows[(rows["method"] == OURS) & rows["multiply_adds"].between(0.2, 0.3)]
     alone = ours.assign(method="smaller-images", test_accuracy=ours["test_accuracy"] + 0.05)
     then = ours.assign(method=f"smaller-images-0.5+{OURS}", test_accuracy=ours["test_accuracy"] + 0.1)
-    pd.concat([rows, alone, then]).to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
-    assert [(difference, quarter) for difference, _, quarter, _ in cells(markdown_tables.real_size_images())] == [
-        ("ours minus smaller images", "-0.050 (-0.050 to -0.050)"),
-        ("smaller images (50%), then ours minus ours", "+0.100 (+0.100 to +0.100)"),
-        ("smaller images (50%), then ours minus smaller images", "+0.050 (+0.050 to +0.050)"),
+    begins = then.assign(multiply_adds=0.5, limit=0.5)  # nothing is pruned yet: no row of the table
+    everything = pd.concat([rows, alone, then, begins])
+    everything.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    assert cells(markdown_tables.real_size_images()) == [
+        ["ours minus smaller images", "+0.050 (+0.050 to +0.050)", "-0.050 (-0.050 to -0.050)", ""],
+        ["smaller images (50%), then ours minus ours", "", "+0.100 (+0.100 to +0.100)", ""],
+        ["smaller images (50%), then ours minus smaller images", "", "+0.050 (+0.050 to +0.050)", ""],
     ]
 
 
