@@ -9,7 +9,7 @@ controller; VGG16 by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone, and with the default on top, from images that
-leave half or a quarter of the multiply-adds.
+leave half of the multiply-adds.
 
 The accuracy that the call predicts stands beside the test
 accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not
@@ -32,6 +32,7 @@ from torch import nn
 
 from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
+from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
@@ -45,10 +46,8 @@ from lrp_core.study.analysis.real_size import (
     ONE_SHOT,
     SMALLER,
     SMALLER_HALF,
-    SMALLER_QUARTER,
     WITH_REPAIR,
 )
-from lrp_core.metrics.cost import multiply_adds
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
@@ -61,11 +60,11 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, SMALLER_QUARTER)
+MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
 MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")
-STARTS = {SMALLER_HALF: 0.5, SMALLER_QUARTER: 0.25}  # by the size of the images, of the multiply-adds
+HALF = 0.5  # of the multiply-adds: what smaller images leave before the default prunes
 SLOW = ("efficientnet-lite0", VGG)
 # The default, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
 # the calibration images. Only estimates differ.
@@ -103,10 +102,10 @@ def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
             yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
         return
     began = time.perf_counter()
-    share, found = smaller(one, STARTS[method])
+    share, found = smaller(one, HALF)
     pruned = found.prune(folds=0, multiply_adds=LIMITS[-1] / share)
     key = {"seconds": time.perf_counter() - began}
-    yield key | {"limit": STARTS[method], "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
+    yield key | {"limit": HALF, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
     for limit in (limit for limit in LIMITS if limit < share):
         network = pruned.select(multiply_adds=limit / share)
         yield key | {
@@ -161,7 +160,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
         "device": setup.computed_on,
     }
     yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
-    if method in (SMALLER, *STARTS):
+    if method in (SMALLER, SMALLER_HALF):
         yield from (key | row for row in rows_of_smaller_images(method, one))
         return
     folds = FOLDS if method in (DEFAULT, HEAD_KNOWN) and network not in SLOW else 0

@@ -11,14 +11,12 @@ CHOICE_ALONE = "joint-cost"  # the default without its repair
 LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
-# Images of fewer pixels; the default on images that leave half or a quarter of the multiply-adds.
-SMALLER = "smaller-images"
-SMALLER_HALF, SMALLER_QUARTER = (f"{SMALLER}-{share}+{DEFAULT}" for share in (0.5, 0.25))
+SMALLER = "smaller-images"  # of fewer pixels
+SMALLER_HALF = f"{SMALLER}-0.5+{DEFAULT}"  # the default on images that leave half of the multiply-adds
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
     SMALLER: "smaller images",
     SMALLER_HALF: "smaller images (50%), then ours",
-    SMALLER_QUARTER: "smaller images (25%), then ours",
     CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",
     LAYERS_REPAIRED: "layer by layer, reconstruction",
