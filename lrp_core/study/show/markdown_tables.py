@@ -324,10 +324,11 @@ def real_size_differences() -> str:
 
 
 def real_size_images() -> str:
-    """Return what ours has more than smaller images, and what ours on smaller images has more than either."""
+    """Return what ours has more than smaller images, and what both have more than each and the unpruned network."""
     rows = _real_size()
     begins = (rows["method"] == SMALLER_HALF) & (rows["limit"] == 0.5)  # the unpruned network on smaller images
-    return _differences(rows[~begins], (CALL, SMALLER), (SMALLER_HALF, CALL), (SMALLER_HALF, SMALLER))
+    others = ((SMALLER_HALF, other) for other in ("unpruned", CALL, SMALLER))
+    return _differences(rows[~begins], (CALL, SMALLER), *others)
 
 
 def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
