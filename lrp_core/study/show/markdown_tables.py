@@ -324,19 +324,21 @@ def real_size_differences() -> str:
 
 
 def real_size_images() -> str:
-    """Return what ours has more than smaller images, and what both have more than each and the unpruned network."""
+    """Return what smaller images lose, what ours has more, and what both have more than each and the whole network."""
     rows = _real_size()
     begins = (rows["method"] == SMALLER_HALF) & (rows["limit"] == 0.5)  # the unpruned network on smaller images
     others = ((SMALLER_HALF, other) for other in ("unpruned", CALL, SMALLER))
-    return _differences(rows[~begins], (CALL, SMALLER), *others)
+    return _differences(rows[~begins], (SMALLER, "unpruned"), (CALL, SMALLER), *others)
 
 
 def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
     """Return differences of methods, the first minus the second, at three sizes."""
-    table = []
-    whole = accuracies(rows, 1.0)[CALL]
-    at = {size: accuracies(rows, size).assign(unpruned=whole) for size in SIZES}
-    found = {(both, size): differences(at[size], overlaps(rows), *both) for both in pairs for size in SIZES}
+    table, found = [], {}
+    whole, at = accuracies(rows, 1.0), {size: accuracies(rows, size) for size in SIZES}
+    for both in pairs:
+        for size in SIZES:
+            with_whole = at[size].assign(unpruned=whole[both[0]])
+            found[both, size] = differences(with_whole, overlaps(rows), *both)
     for names, _ in rows.groupby(PAIR):
         for both in pairs:
             by_size = [found[both, size] for size in SIZES]
