@@ -11,13 +11,12 @@ The plainest alternative prunes nothing: the same network reads images of fewer 
 which the head of a frozen backbone is fitted anew. It is measured alone, and with the default on top, from images that
 leave half of the multiply-adds.
 
-The accuracy that the call predicts stands beside the test
-accuracy. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not
-measured again; the last parts take hours, and the committed rows lack some of them. `make tables` makes the tables and
-the figures.
+The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
+results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
+committed rows lack some of them. `make tables` makes the tables and the figures.
 
-Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the first four methods on seeds
-4005 to 4009, too. Run benchmarks/fine_tune.py first: it trains one of the networks.
+Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the methods of MAIN on seeds 4005
+to 4009, too. Run benchmarks/fine_tune.py first: it trains one of the networks.
 
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -98,8 +97,10 @@ def smaller(one: Draw, limit: float) -> tuple[float, Draw] | None:
 def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
     """Yield a row for each size that smaller images reach, alone or pruned by the default."""
     if method == SMALLER:
-        for limit, (share, found) in ((limit, of) for limit in LIMITS if (of := smaller(one, limit))):
-            yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
+        for limit in LIMITS:
+            if (reached := smaller(one, limit)) is not None:
+                share, found = reached
+                yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
         return
     began = time.perf_counter()
     share, found = smaller(one, HALF)
