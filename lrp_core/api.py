@@ -19,6 +19,7 @@ from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
 from lrp_core.control.early_exit import end_early
+from lrp_core.control.image_size import resize_images
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
@@ -26,6 +27,7 @@ from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.outputs import before_softmax, with_softmax
+from lrp_core.graph.resizing import NETWORK
 from lrp_core.graph.tracing import check_trace, trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -77,6 +79,8 @@ class Pruned:
         kept: for each convolution of ``model``, the indices of its remaining filters in the unpruned network.
         truncation: the layer after which ``model`` was cut, and the residual blocks that it skips
             (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies and it has its own head.
+        image_size: to which ``model`` resizes its images first, (H, W); ``model.network`` is the network inside, which
+            reads such images. None if it does not resize.
         example_shape: of one input, (1, C, H, W).
         notes: remarks on the numbers.
     """
@@ -90,6 +94,7 @@ class Pruned:
     steps: list[Step] | list[BudgetStep] = field(repr=False)
     kept: dict[str, list[int]] = field(repr=False)
     truncation: str | None
+    image_size: tuple[int, int] | None
     example_shape: tuple[int, ...] = field(repr=False)
     notes: tuple[str, ...]
     _run: "_Run" = field(repr=False)
@@ -158,7 +163,8 @@ class Pruned:
 
         Load it with ``lrp_core.load_pruned(path, build)``, where ``build()`` returns the unpruned network.
         """
-        save_pruned(Path(path), self.model, self.kept, self.example_shape, truncation=self.truncation)
+        options = {"truncation": self.truncation, "image_size": self.image_size}
+        save_pruned(Path(path), self.model, self.kept, self.example_shape, **options)
 
     def __str__(self) -> str:
         """Return a readable summary."""
@@ -168,6 +174,9 @@ class Pruned:
         }
         text = f"{shares['multiply_adds']} of the multiply-adds, {shares['parameters']} of the parameters, "
         text += f"{self.after.filters} of {self.before.filters} filters, {shares['latency']} of the latency are left\n"
+        if self.image_size is not None:
+            height, width = self.image_size
+            text += f"images are resized to {height} x {width} px in the network\n"
         if self.estimate is not None:
             text += f"expected on new images, in points (from {self.estimate.images} held-out ones, 90 % intervals):\n"
             text += f"{self.estimate}\n"
@@ -223,9 +232,11 @@ def prune(
         method: a name that :func:`lrp_core.control.methods.method` knows; a
             :class:`lrp_core.control.methods.Method`; or your own criterion, a function from model, images and labels to
             :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
-            lowest scores are removed first, with reconstruction. ``early-exit+`` before a name first cuts the network
-            where this costs no measurable accuracy, and fits a head there. ``budget-search`` chooses the best action at
-            each size: end earlier, skip a residual block, or remove filters.
+            lowest scores are removed first, with reconstruction. ``smaller-images+`` before a name first lets the
+            network resize its images, where this costs no measurable accuracy
+            (:mod:`lrp_core.control.image_size`). ``early-exit+`` first cuts the network where this costs no measurable
+            accuracy, and fits a head there. ``budget-search`` chooses the best action at each size: end earlier, skip a
+            residual block, or remove filters.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
             only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
@@ -266,6 +277,11 @@ def prune(
         raise ValueError(f"round_to must be a whole number, 1 or more; got {round_to}")
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, got {seed}")
+    if how.smaller_images and budget[0] in ("pruning_ratio", "parameters"):
+        raise ValueError(
+            f"smaller images save multiply-adds, and no filters or parameters: with {method!r} ask for multiply_adds, "
+            f"latency or max_accuracy_drop instead of {budget[0]}"
+        )
     folds, round_to, seed = int(folds), int(round_to), int(seed)
     whole = _copied(model)
     network, softmax = before_softmax(with_modules(whole))
@@ -282,8 +298,8 @@ def prune(
     if how.refit and not is_dense and not shortens:
         kind = type(last.module).__name__
         raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is a {kind}")
-    if (how.refit or shortens) and len(labels.unique()) < n_outputs:
-        raise ValueError(f"{method!r} fits a last layer: each of its {n_outputs} classes needs images")
+    if (how.refit or how.smaller_images or shortens) and len(labels.unique()) < n_outputs:
+        raise ValueError(f"{method!r} judges by all classes: each of its {n_outputs} classes needs images")
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
@@ -339,7 +355,8 @@ class _Run:
     ) -> None:
         """Prune once without each fold, and once with all images."""
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
-        if fold is None and self.how.early_exit and is_dense and head_fitted is not False:
+        judges = self.how.early_exit or self.how.smaller_images
+        if fold is None and judges and is_dense and head_fitted is not False:
             self._find_out(head_fitted, _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce))
         n_folds = 0 if fold is None else int(fold.max()) + 1
         with tqdm(
@@ -430,11 +447,14 @@ class _Run:
 
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return the descent of a classifier on some images."""
-        how, exit_, heads = self.how, "", None
-        if how.actions or how.early_exit:
+        how, size, exit_, heads, ignored = self.how, None, "", None, self.ignored
+        if how.actions or how.early_exit or how.smaller_images:
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
+        if how.smaller_images:
+            size, model = resize_images(model, images, labels, fold, self.fitted)
+            ignored = ignored if size is None else [f"{NETWORK}.{name}" for name in ignored]
         if how.early_exit:
             exit_, model = end_early(model, images, labels, fold, self.fitted)
         if how.refit or ((how.rate or how.order) and how.monitored != "training"):
@@ -447,8 +467,9 @@ class _Run:
             heads,
             self.seed,
             whole=self.whole,
+            image_size=size,
             exit_=exit_ or None,
-            ignored=self.ignored,
+            ignored=ignored,
             round_to=self.round_to,
             by_parameters=self.by_parameters,
             all_reduce=self.all_reduce,
@@ -466,7 +487,9 @@ class _Run:
         size = self._within_drop(value, notes) if name == "max_accuracy_drop" else self._within(name, value)
         model = copy.deepcopy(self.network) if size is None else self.down.model(size)
         truncation = None if size is None else self.down.truncation(size)
-        if size is not None and (self.how.refit or truncation is not None):
+        image_size = None if size is None else self.down.image_size
+        has_new_head = truncation is not None or (image_size is not None and self.fitted)
+        if size is not None and (self.how.refit or has_new_head):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
         if self.softmax is not None and truncation is None:
@@ -484,6 +507,7 @@ class _Run:
             steps=self.down.steps,
             kept=_all_filters(model) if size is None else self.down.kept(size),
             truncation=truncation,
+            image_size=image_size,
             example_shape=tuple(self.images[:1].shape),
             notes=tuple(notes),
             _run=self,
@@ -671,10 +695,10 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
     """Raise an error at all sites if one lacks a class, or if the method needs more than sums over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
-    if how.early_exit or how.actions:
+    if how.smaller_images or how.early_exit or how.actions:
         raise ValueError(
-            "exits are judged by the images of one site: prune at one, or choose a method without early-exit and "
-            "budget-search"
+            "exits and image sizes are judged by the images of one site: prune at one, or choose a method without "
+            "smaller-images, early-exit and budget-search"
         )
     if how.distil:
         raise ValueError("distillation trains on single images, which are no sums: choose a method without it")

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from lrp_core.control.methods import COMPLETE, PLAIN, SUFFIXES, Method, method
+from lrp_core.control.methods import COMPLETE, PLAIN, PREFIXES, SUFFIXES, Method, method
 
 
 def test_a_composed_name_changes_what_its_parts_say_and_nothing_else():
@@ -18,6 +18,9 @@ def test_a_composed_name_changes_what_its_parts_say_and_nothing_else():
     by_cost = Method("contribution", monitored="training", by_cost=True)
     assert method("joint-cost") == by_cost
     assert method("joint-cost+reconstruction") == replace(by_cost, reconstruct=True)
+    assert method("smaller-images+taylor") == Method("taylor", smaller_images=True)
+    both = Method("taylor", smaller_images=True, early_exit=True, reconstruct=True)
+    assert method("smaller-images+early-exit+taylor+reconstruction") == both
     assert method("early-exit+taylor") == Method("taylor", early_exit=True)
     assert method("early-exit+taylor+refit") == Method("taylor", early_exit=True, refit=True)
     assert method("early-exit") == Method(None, refit=True, early_exit=True)
@@ -26,12 +29,11 @@ def test_a_composed_name_changes_what_its_parts_say_and_nothing_else():
 def test_no_two_names_say_the_same():
     added = ["".join(parts) for parts in product(*(("", f"+{suffix}") for suffix in SUFFIXES))]
     added = [parts for parts in added if "+refit+distillation" not in parts]
-    names = [
-        *COMPLETE,
-        *(f"{before}{name}{after}" for name in PLAIN for before in ("", "early-exit+") for after in added),
-    ]
+    before = ["".join(parts) for parts in product(*(("", f"{prefix}+") for prefix in PREFIXES))]
+    names = [*COMPLETE, *(f"{start}{name}{end}" for name in PLAIN for start in before for end in added)]
     said = [tuple(asdict(method(name)).values()) for name in names]
-    assert len(set(said)) == len(names) == 5 + 21 * 2 * 6
+    assert len(set(said)) == len(names) == 5 + 21 * 4 * 6
+    assert set(PREFIXES) == {"smaller-images", "early-exit"}
     assert set(SUFFIXES) == {"reconstruction", "refit", "distillation"}
 
 
@@ -65,6 +67,10 @@ def test_a_method_stands_for_itself_and_a_criterion_is_reconstructed():
         "taylor+early-exit",
         "early-exit+",
         "early-exit+early-exit",
+        "early-exit+smaller-images+taylor",
+        "smaller-images",
+        "smaller-images+early-exit",
+        "smaller-images+budget-search",
         "early-exit+refit",
         "budget-search+refit",
         "early-exit+budget-search",
@@ -77,5 +83,10 @@ def test_what_is_no_name_is_refused_with_the_names(name):
     assert repr(name) in message
     assert all(
         known in message
-        for known in (*PLAIN, *COMPLETE, "'early-exit+' before", "'+reconstruction', '+refit', '+distillation'")
+        for known in (
+            *PLAIN,
+            *COMPLETE,
+            "'smaller-images+' and 'early-exit+' before",
+            "'+reconstruction', '+refit', '+distillation'",
+        )
     )

@@ -16,7 +16,9 @@ Which file answers what:
 - :mod:`.cross_validation`: how accurate is a network on images that were not used for pruning?
 - :mod:`.path`: what is known about every size?
 - :mod:`.selection`: which size is taken for an allowed drop of the accuracy?
+- :mod:`.image_size`: how small may the images be?
 - :mod:`.early_exit`: how accurate is a head at each exit of the backbone?
+- :mod:`.one_standard_error`: which network is the smallest that is as good as the best?
 - :mod:`.block_ranking`: which residual block changes its input least?
 - :mod:`.block_similarity`: the same by CKA, which gains nothing.
 - :mod:`.unlabelled`: how can unlabelled images estimate accuracies? It gains nothing.

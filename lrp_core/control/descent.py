@@ -91,6 +91,7 @@ class Descent:
         steps: what the method has done so far.
         order: the filters that it has removed so far, by number, (n_removed,).
         network: the unpruned network, whose filters the numbers are of.
+        image_size: to which it resizes its images first, (H, W); None if it does not.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Descent:
         seed: int = 0,
         *,
         whole: Whole,
+        image_size: tuple[int, int] | None = None,
         exit_: str | None = None,
         ignored: Collection[str] = (),
         round_to: int = 1,
@@ -120,6 +122,7 @@ class Descent:
                 where the method needs neither.
             seed: of random draws.
             whole: of which sizes are fractions.
+            image_size: to which the given network resizes its images first, (H, W); None if it does not.
             exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
             ignored: convolutions that keep all of their filters.
             round_to: layers keep a multiple of so many filters, or all.
@@ -140,7 +143,7 @@ class Descent:
             layer_costs(self.network, images[:1]),
             parameter_costs(self.network, how.reconstruct),
         )
-        self._whole, self._exit = whole, exit_
+        self._whole, self.image_size, self._exit = whole, image_size, exit_
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
         self._ignored, self._by_parameters = ignored, by_parameters

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from lrp_core.control.one_standard_error import accuracy_with_error, first_as_good
 from lrp_core.graph.exits import features_by_exit, multiply_adds_by_exit, own_end
 from lrp_core.graph.truncation import classifier, up_to
-from lrp_core.metrics.accuracy import class_accuracies, predict
+from lrp_core.metrics.accuracy import predict
 from lrp_core.repair.ridge_head import Heads, fit_heads, squared_error
 
 
@@ -52,26 +53,13 @@ def exits(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold:
         heads = fit_heads(features, labels, fold)
         logits = heads.out_of_fold.judge(features)
         cost = costs[name] + heads.weight.numel()
-        found.append(Exit(name, heads, *_accuracy(logits, labels), squared_error(logits, labels), cost))
+        found.append(Exit(name, heads, *accuracy_with_error(logits, labels), squared_error(logits, labels), cost))
     return found
 
 
-def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return the class-averaged accuracy and its standard error."""
-    n_classes = int(labels.max()) + 1
-    by_class = class_accuracies(logits.argmax(dim=1), labels, n_classes)
-    error = (by_class * (1 - by_class) / labels.bincount()).sum().sqrt() / n_classes
-    return by_class.mean().item(), error.item()
-
-
 def earliest(exits: Sequence[Exit]) -> Exit:
-    """Return the first exit whose accuracy is within one standard error of the best.
-
-    This is the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3: of
-    models that cannot be distinguished, take the smallest.
-    """
-    best = max(exits, key=lambda exit_: exit_.accuracy)
-    return next(exit_ for exit_ in exits if exit_.accuracy >= best.accuracy - best.error)
+    """Return the first exit that is as good as the best (:mod:`lrp_core.control.one_standard_error`)."""
+    return exits[first_as_good({i: (exit_.accuracy, exit_.error) for i, exit_ in enumerate(exits)})]
 
 
 def end_early(
@@ -91,7 +79,7 @@ def end_early(
     """
     *found, last = exits(up_to(model, own_end(model)), images, labels, fold)
     if not fitted:
-        accuracy, error = _accuracy(predict(model, images), labels)
+        accuracy, error = accuracy_with_error(predict(model, images), labels)
         last = replace(last, accuracy=accuracy, error=error)
     if (exit_ := earliest([*found, last])) is last:
         return "", model

@@ -6,8 +6,10 @@ the budget search. Each is a row of a table, so two methods differ only in the e
 reconstruction after every step.
 """
 
+from collections import ChainMap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -48,6 +50,8 @@ class Method:
             (:mod:`lrp_core.control.cost_descent`); only for :func:`lrp_core.prune`.
         distil: the pruned network learns the logits of the unpruned one (:mod:`lrp_core.repair.distillation`); only for
             :func:`lrp_core.prune`.
+        smaller_images: the network first makes its images smaller, where this costs no measurable accuracy
+            (:mod:`lrp_core.control.image_size`); only for :func:`lrp_core.prune`.
         early_exit: the backbone is first cut where this costs no measurable accuracy
             (:mod:`lrp_core.control.early_exit`).
         actions: of the budget search (:mod:`lrp_core.control.budget_search`); empty for other methods.
@@ -64,6 +68,7 @@ class Method:
     refit: bool = False
     by_cost: bool = False
     distil: bool = False
+    smaller_images: bool = False
     early_exit: bool = False
     actions: tuple[str, ...] = ()
     blocks: str = "branch"
@@ -118,6 +123,8 @@ EARLY_EXIT = "early-exit"
 FOLDS = 5  # of the out-of-fold heads that evaluate for a controller
 PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # may have a prefix and suffixes
 COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # may not
+# Prefixes that may stand before a plain name with "+", in this order, and what they change.
+PREFIXES = {"smaller-images": {"smaller_images": True}, EARLY_EXIT: {"early_exit": True}}
 # Suffixes that may follow a plain name after "+", in this order, and what they change.
 SUFFIXES = {
     "reconstruction": {"reconstruct": True},
@@ -127,12 +134,12 @@ SUFFIXES = {
 
 
 def method(name: str | Method | Criterion) -> Method:
-    """Return a method by name: ``NAME``, or ``early-exit+NAME+reconstruction+refit`` with any of these parts left out.
+    """Return a method by name: ``NAME``, or with prefixes and suffixes, as ``early-exit+NAME+reconstruction+refit``.
 
     Args:
         name: a method, which is returned as it is; a criterion, which gets the schedule of px-iterative and
-            reconstruction; one of :data:`COMPLETE`; or a name in :data:`PLAIN`, optionally with ``early-exit+`` before
-            it and any of :data:`SUFFIXES` after it, in their order.
+            reconstruction; one of :data:`COMPLETE`; or a name in :data:`PLAIN`, optionally with any of
+            :data:`PREFIXES` before it and any of :data:`SUFFIXES` after it, in their order.
 
     Raises:
         ValueError: unknown name; the message lists all names, prefixes and suffixes.
@@ -145,15 +152,19 @@ def method(name: str | Method | Criterion) -> Method:
         raise ValueError(f"a method is a name, a Method or a criterion (a function); got {name!r}")
     if name in COMPLETE:
         return COMPLETE[name]
-    plain, *added = name.removeprefix(f"{EARLY_EXIT}+").split("+")
-    if plain not in PLAIN or added != [suffix for suffix in SUFFIXES if suffix in added]:
+    parts = name.split("+")
+    before = [*takewhile(PREFIXES.__contains__, parts)]
+    plain, *after = parts[len(before) :] or [""]
+    in_order = before == [part for part in PREFIXES if part in before] and after == [p for p in SUFFIXES if p in after]
+    if plain not in PLAIN or not in_order:
+        prefixes = " and ".join(repr(f"{prefix}+") for prefix in PREFIXES)
         suffixes = ", ".join(repr(f"+{suffix}") for suffix in SUFFIXES)
         raise ValueError(
-            f"unknown method {name!r}; choose one of: {', '.join(sorted(PLAIN))} (each may have '{EARLY_EXIT}+' before "
-            f"it and {suffixes} after it, in this order), {', '.join(sorted(COMPLETE))}"
+            f"unknown method {name!r}; choose one of: {', '.join(sorted(PLAIN))} (each may have {prefixes} before it "
+            f"and {suffixes} after it, in this order), {', '.join(sorted(COMPLETE))}"
         )
-    changes = {field: value for suffix in added for field, value in SUFFIXES[suffix].items()}
-    return replace(PLAIN[plain], early_exit=name.startswith(f"{EARLY_EXIT}+"), **changes)
+    changes = [*(PREFIXES[prefix] for prefix in before), *(SUFFIXES[suffix] for suffix in after)]
+    return replace(PLAIN[plain], **ChainMap(*changes))
 
 
 def unpruned(

@@ -25,6 +25,8 @@ class SearchDescent:
         last: the smallest size so far.
     """
 
+    image_size = None  # images stay as they are
+
     def __init__(
         self,
         model: nn.Module,

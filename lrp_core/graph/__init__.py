@@ -19,4 +19,5 @@ Which file answers what:
 - :mod:`.exits`: where may a backbone end, and what does it give and cost there?
 - :mod:`.blocks`: which residual blocks can be skipped?
 - :mod:`.truncation`: how is a backbone of less depth made?
+- :mod:`.resizing`: how does a network read smaller images?
 """

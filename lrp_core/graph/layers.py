@@ -53,6 +53,18 @@ class PadChannels(nn.Module):
         return F.pad(a, (0, 0, 0, 0, self.before, self.behind))
 
 
+class Resize(nn.Upsample):
+    """Bilinear interpolation to a fixed size, with antialiasing, as images are made smaller."""
+
+    def __init__(self, size: tuple[int, int]):
+        """Take height and width."""
+        super().__init__(size=size, mode="bilinear")
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Resize (N, C, H, W)."""
+        return F.interpolate(a, self.size, mode=self.mode, antialias=True)
+
+
 class SquarePool(nn.AvgPool2d):
     """``F.avg_pool2d(x, x.size(3))``: average pooling by a square as wide, or as high, as the input.
 
@@ -225,7 +237,7 @@ ACTIVATIONS = (  # by channel and position
 )
 POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, SquarePool)
 PADDING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)  # of positions
-RESIZING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)  # by averages of positions
+RESIZING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, Resize)  # by averages of positions
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # of maps; they predict alike
 NORMS = (*BATCH_NORMS, nn.GroupNorm, ChannelNorm)
 REARRANGED = (ChannelSlice, ChannelPermutation, PadChannels)  # channels go elsewhere, or come from nowhere

@@ -12,6 +12,7 @@ from torch import nn
 
 from lrp_core.graph.exits import own_end
 from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.resizing import resizing
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.utils.files import atomic
@@ -24,6 +25,7 @@ def save_pruned(
     example_shape: tuple[int, ...],
     recipe: dict | None = None,
     truncation: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> None:
     """Write a pruned network, whole or not at all.
 
@@ -36,12 +38,14 @@ def save_pruned(
         recipe: a note for whoever builds the unpruned network again; whatever JSON holds.
         truncation: what is left of the depth (:class:`lrp_core.graph.truncation.Truncation`), with a head of its own;
             None for the unpruned network's.
+        image_size: to which the network resizes its images first, (H, W); None if it does not.
     """
     weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     description = {
         "recipe": recipe,
         "kept": kept,
         "truncation": truncation,
+        "image_size": image_size,
         "example_shape": list(example_shape),
         "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
     }
@@ -74,7 +78,9 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         first = next(model.parameters())
         example = torch.zeros(description["example_shape"], dtype=first.dtype, device=first.device)
-        if (truncation := description.get("truncation")) is not None:  # files of earlier versions have none
+        if (size := description.get("image_size")) is not None:  # files of earlier versions have none
+            model = resizing(model, size)
+        if (truncation := description.get("truncation")) is not None:
             part = truncated(up_to(model, own_end(model)), truncation)
             n_features = part(example).shape[1]
             model = classifier(part, example.new_zeros(len(tensors["head.weight"]), n_features))

@@ -1,0 +1,245 @@
+"""Smaller images through the one call: which size is chosen, what the network then is, that no fold sees its own."""
+
+import onnxruntime
+import pytest
+import torch
+from networks import settle
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import resize
+
+import lrp_core
+from lrp_core.control import image_size
+from lrp_core.control.one_standard_error import first_as_good
+from lrp_core.graph.resizing import resizing
+from lrp_core.metrics.accuracy import predict
+from lrp_core.metrics.cost import multiply_adds
+from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.repair.ridge_head import fit_heads, read_by
+from lrp_core.study.show.export import write_exported
+
+METHOD = "smaller-images+joint-cost+reconstruction"
+SIDE = 16
+SMALLEST = (11, 11)  # half of the pixels
+
+
+class Residual(nn.Module):
+    """Reads images of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.thin, self.last = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 10, 3, stride=2, padding=1)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.thin(F.relu(self.wide(x))))
+        return self.head(F.relu(self.last(x)).mean((2, 3)))
+
+
+def colours(n: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise with a colour for each of three classes: fewer pixels show it as well."""
+    labels = torch.arange(n) % 3
+    noise = 0.3 * torch.randn(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return noise + torch.eye(3)[labels][:, :, None, None], labels
+
+
+def stripes(n: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lines one pixel wide, upright, level or none: smaller images show grey."""
+    labels, line = torch.arange(n) % 3, (torch.arange(SIDE) % 2).float()
+    kinds = torch.stack([line.expand(SIDE, SIDE), line[:, None].expand(SIDE, SIDE), torch.full((SIDE, SIDE), 0.5)])
+    noise = 0.05 * torch.randn(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return noise + kinds[labels][:, None], labels
+
+
+def trained(images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    """Return a network that was trained on these images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Residual()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    model.eval().requires_grad_(False)
+    assert (predict(model, images).argmax(dim=1) == labels).all()
+    return model
+
+
+def folds() -> torch.Tensor:
+    """As prune() draws them with seed 0, where every image is a group."""
+    return draw_folds(torch.arange(60) % 3, torch.arange(60).numpy(), 5, 0)
+
+
+@pytest.fixture(scope="module")
+def by_colour() -> nn.Module:
+    return trained(*colours())
+
+
+@pytest.fixture(scope="module")
+def frozen() -> nn.Module:
+    """A head that was fitted to images of the full size, on a backbone that was not."""
+    model, (images, labels) = settle(Residual()), colours()
+    heads = fit_heads(read_by(model, "head", images), labels, folds(), bias=True)
+    model.head.weight.copy_(heads.weight)
+    model.head.bias.copy_(heads.bias)
+    return model
+
+
+def prune(*args, **kwargs) -> lrp_core.Pruned:
+    return lrp_core.prune(*args, **{"method": METHOD, "multiply_adds": 0.25, "folds": 0, "progress": False} | kwargs)
+
+
+def test_resizing_is_that_of_torchvision(by_colour):
+    images, _ = colours(6)
+    model = resizing(by_colour, (11, 7))
+    assert torch.allclose(model(images), by_colour(resize(images, [11, 7], antialias=True)), atol=1e-6)
+    assert torch.equal(resizing(by_colour, (SIDE, SIDE))(images), by_colour(images))
+
+
+def test_the_smallest_that_is_as_good_is_taken():
+    assert first_as_good({"s": (0.70, 0.04), "m": (0.77, 0.04), "l": (0.80, 0.04)}) == "m"
+    assert first_as_good({"s": (0.76, 0.01), "l": (0.80, 0.04)}) == "s"
+    assert first_as_good({"s": (0.70, 0.2), "l": (0.80, 0.0)}) == "l"
+
+
+def test_images_become_smaller_where_that_costs_nothing(by_colour):
+    images, labels = colours()
+    pruned = prune(by_colour, images, labels, head_fitted=False)
+    assert pruned.image_size == SMALLEST
+    assert "resized to 11 x 11 px" in str(pruned)
+    small = F.interpolate(images, SMALLEST, mode="bilinear", antialias=True)
+    share = multiply_adds(by_colour, small[:1]) / multiply_adds(by_colour, images[:1])
+    assert [row.multiply_adds for row in pruned.path[:2]] == pytest.approx([1, share])
+    assert share < 0.55
+    assert torch.equal(pruned.model(images), pruned.model.network(small))
+    # The rest is pruning on smaller images, with budgets that count from the whole network.
+    by_weight = prune(by_colour, images, labels, head_fitted=False, method="smaller-images+weight")
+    same = prune(by_colour, small, labels, head_fitted=False, method="weight", multiply_adds=0.25 / share)
+    assert {name.removeprefix("network."): kept for name, kept in by_weight.kept.items()} == same.kept
+    assert torch.equal(by_weight.model(images), same.model(small))
+    assert by_weight.after.multiply_adds == same.after.multiply_adds <= 0.25 * by_weight.before.multiply_adds
+    assert isinstance(pruned.model.network, Residual)
+
+
+def test_they_keep_their_size_where_it_is_needed():
+    images, labels = stripes()
+    model = trained(images, labels)
+    pruned = prune(model, images, labels, head_fitted=False)
+    plain = prune(model, images, labels, head_fitted=False, method="joint-cost+reconstruction")
+    assert pruned.image_size is None
+    assert pruned.kept == plain.kept
+    assert torch.equal(pruned.model(images), plain.model(images))
+    assert "resized" not in str(pruned)
+
+
+def test_a_head_that_was_fitted_to_the_images_is_fitted_to_the_smaller_ones(frozen):
+    images, labels = colours()
+    size, model = image_size.resize_images(frozen, images, labels, folds(), fitted=True)
+    assert size == SMALLEST
+    x = read_by(frozen, "head", F.interpolate(images, size, mode="bilinear", antialias=True))
+    expected = fit_heads(x, labels, folds(), bias=True)
+    assert torch.allclose(model.network.head.weight, expected.weight, atol=1e-5)
+    assert not torch.allclose(model.network.head.weight, frozen.head.weight, atol=1e-3)
+    # In the call it is scaled to logits, too, whose softmax gives probabilities.
+    pruned = prune(frozen, images, labels, head_fitted=True, multiply_adds=0.5)
+    assert torch.allclose(pruned._run.down.model(0).network.head.weight, expected.weight, atol=1e-5)
+    scale = pruned.model.network.head.weight.norm() / pruned._run.down.model(0).network.head.weight.norm()
+    assert scale > 2
+    left = prune(frozen, images, labels, head_fitted=False, multiply_adds=0.5)
+    assert left.image_size is None or torch.equal(left._run.down.model(0).network.head.weight, frozen.head.weight)
+
+
+def test_sizes_are_chosen_inside_the_folds(by_colour, monkeypatch):
+    seen, (images, labels) = [], colours()
+
+    def watched(model, some, *others):
+        seen.append({int((images == image).flatten(1).all(dim=1).nonzero()) for image in some})
+        return image_size.resize_images(model, some, *others)
+
+    monkeypatch.setattr("lrp_core.api.resize_images", watched)
+    pruned = prune(by_colour, images, labels, head_fitted=False, folds=4)
+    *inside, every = seen
+    assert every == set(range(60))
+    assert [len(some) for some in inside] == [45] * 4
+    assert set.union(*(every - some for some in inside)) == every
+    assert pruned.estimate.images == 60
+
+
+@pytest.mark.parametrize("method", [METHOD, "smaller-images+early-exit+px-static+reconstruction"])
+def test_what_is_saved_is_what_is_loaded(by_colour, tmp_path, method):
+    images, labels = colours()
+    pruned = prune(by_colour, images, labels, head_fitted=False, method=method)
+    assert pruned.image_size == SMALLEST
+    assert (pruned.truncation is None) == (method == METHOD)
+    pruned.save(tmp_path / "small.safetensors")
+    loaded = lrp_core.load_pruned(tmp_path / "small.safetensors", Residual)
+    assert torch.equal(loaded(images), pruned.model(images))
+
+
+def test_other_runtimes_resize_alike(by_colour, tmp_path):
+    images, labels = colours()
+    pruned = prune(by_colour, images, labels, head_fitted=False).model
+    write_exported(pruned, images[:2], tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images.numpy()})
+    exported = torch.export.load(tmp_path / "network.pt2").module()(images)
+    for got in (torch.from_numpy(logits), exported):
+        assert (got - pruned(images)).abs().max() <= 1e-5 * pruned(images).abs().max()
+
+
+def test_a_softmax_stays_and_ignored_layers_keep_their_filters(by_colour):
+    images, labels = colours()
+    with_softmax = nn.Sequential(by_colour, nn.Softmax(dim=1)).eval()
+    settings = {"head_fitted": False, "multiply_adds": 0.3}
+    logits = prune(by_colour, images, labels, ignored_layers=["wide"], **settings)
+    probabilities = prune(with_softmax, images, labels, ignored_layers=[by_colour.wide], **settings)
+    assert logits.image_size == probabilities.image_size == SMALLEST
+    assert len(logits.kept["network.wide"]) == 12
+    assert torch.allclose(probabilities.model(images), logits.model(images).softmax(dim=1), atol=1e-6)
+
+
+def test_predictions_are_those_of_the_smaller_images(by_colour):
+    """The first size of the path is the unpruned network on smaller images, judged by images without a part in it."""
+    images, labels = colours()
+    pruned = prune(by_colour, images, labels, head_fitted=False, folds=4)
+    unpruned, first, *_ = pruned.path
+    assert (first.filters, first.parameters) == (unpruned.filters, 1)
+    assert first.estimate.accuracy == unpruned.estimate.accuracy  # both are right on all images
+    whole, small = pruned._run.down.model(0), F.interpolate(images, SMALLEST, mode="bilinear", antialias=True)
+    assert torch.allclose(whole(images), by_colour(small), atol=1e-4)
+
+
+class Flattening(nn.Module):
+    """Reads images of one size."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6 * 12 * 12, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.second(F.relu(self.first(x)))).flatten(1))
+
+
+BAD = {
+    "a budget of parameters": ({"multiply_adds": None, "parameters": 0.5}, "ask for multiply_adds, .* of parameters"),
+    "a budget of filters": (
+        {"multiply_adds": None, "pruning_ratio": 0.5},
+        "max_accuracy_drop instead of pruning_ratio",
+    ),
+    "a class without images": ({}, "each of its 3 classes needs images"),
+    "several sites": ({"all_reduce": lambda tensor: tensor}, "prune at one, or choose a method without smaller-images"),
+    "a network that reads one size": ({}, r"of 16 x 16 px, and none of 11 x 11 px.*without smaller-images"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(by_colour, case):
+    changes, message = BAD[case]
+    images, labels = colours()
+    some = labels > 0 if case == "a class without images" else labels >= 0
+    model = settle(Flattening()) if "reads one size" in case else by_colour
+    with pytest.raises(ValueError, match=message):
+        prune(model, images[some], labels[some], **{"head_fitted": False} | changes)
