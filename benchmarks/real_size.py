@@ -8,8 +8,8 @@ Taylor, iterative LRP with and without reconstruction, and joint selection, the 
 controller; VGG16 by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
-which the head of a frozen backbone is fitted anew. It is measured alone, and with the default on top, from images that
-leave half of the multiply-adds.
+which the head of a frozen backbone is fitted anew. It is measured alone; with the default on top, from images that
+leave half of the multiply-adds; and as the call does it, which chooses the size (``smaller-images+``).
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
@@ -35,6 +35,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
+    CHOSEN,
     CONTROLLED,
     CONTROLLERS,
     DEFAULT,
@@ -59,7 +60,7 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF)
+MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
 MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")

@@ -12,10 +12,12 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
 SMALLER = "smaller-images"  # of fewer pixels
+CHOSEN = f"{SMALLER}+{DEFAULT}"  # the call chooses the size
 SMALLER_HALF = f"{SMALLER}-0.5+{DEFAULT}"  # the default on images that leave half of the multiply-adds
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
     SMALLER: "smaller images",
+    CHOSEN: "ours, image size chosen",
     SMALLER_HALF: "smaller images (50%), then ours",
     CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",
@@ -42,19 +44,20 @@ def accuracies(
     """Return what each method's network within a limit does on the test images.
 
     Args:
-        rows: of benchmarks/real_size.py or benchmarks/published.py.
+        rows: of benchmarks/real_size.py or benchmarks/published.py. A column limit, if there is one, says for which limit
+            of the multiply-adds a network was asked.
         limit: of the multiply-adds, as a fraction; 1 for the unpruned network.
         measure: a column of the rows.
         size: another column that is limited.
 
     Returns:
-        A row a draw (task, network, seed), a column a method; NaN where a method does not get so small, or gets much
-        smaller. Images may be of any size within the limit: few sizes differ in cost.
+        A row a draw (task, network, seed), a column a method; NaN where a method does not get so small, or only much
+        smaller and not when asked for this limit.
     """
-    within = rows[rows[size] <= limit * 1.0001].sort_values(size, ascending=False)
-    largest = within.groupby([*PAIR, "seed", "method"], sort=False).head(1)
-    reached = largest[(largest[size] > 0.8 * limit) | (largest["method"] == SMALLER)]
-    return reached.set_index([*PAIR, "seed", "method"])[measure].unstack("method").sort_index()
+    asked = rows["limit"] == limit if "limit" in rows and size == "multiply_adds" else False
+    within = rows[(rows[size] <= limit * 1.0001) & (asked | (rows[size] > 0.8 * limit))]
+    largest = within.sort_values(size, ascending=False).groupby([*PAIR, "seed", "method"], sort=False).head(1)
+    return largest.set_index([*PAIR, "seed", "method"])[measure].unstack("method").sort_index()
 
 
 def draws(rows: pd.DataFrame) -> pd.DataFrame:
