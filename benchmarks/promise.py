@@ -1,7 +1,8 @@
 """Does the call keep its word? What `lrp_core.prune` says of unseen images, and what unseen images say.
 
-Every draw (benchmarks/tasks.py) is pruned once, by the call's default. Each size of its path stands beside test images
-that had no part in anything, and beside the plainest alternatives at the same sizes: layer by layer with least squares
+Every draw (benchmarks/tasks.py) is pruned by the call's default, and once more with an image size that the call chooses
+(``smaller-images+``). Each size of a path stands beside test images that had no part in anything. The sizes of the
+default's path stand beside the plainest alternatives, too: layer by layer with least squares
 (benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). At half and at 30 % of the
 multiply-adds distillation is tried on top. Writes a row a draw, method and size to results/benchmarks/promise.csv.
 Draws that are measured already, in data/promise, are not measured again. `make tables` makes the tables of
@@ -23,7 +24,7 @@ import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
-from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
+from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, DISTILLED
 from neuron_merging import neuron_merging
 from side_by_side import side_by_side
 from tasks import ALL, Draw, Setup, draw
@@ -38,10 +39,10 @@ def measured(model: nn.Module, one: Draw) -> dict[str, float]:
     return {"test_accuracy": by_class.mean().item(), "test_harmonic_mean": lrp_core.harmonic_mean(by_class)}
 
 
-def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
-    """Prune by the call's default; return a row a size, and the sizes."""
+def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
+    """Prune by the call; return the result, and a row a size of its path."""
     began = time.perf_counter()
-    pruned = one.prune(multiply_adds=0.5)
+    pruned = one.prune(method=method, multiply_adds=0.5)
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     predict(one.model, one.images)
@@ -65,16 +66,20 @@ def call(one: Draw) -> tuple[Iterator[dict], list[float]]:
                 "drop_high": found.drop_interval[1],
                 "seconds": seconds,
                 "passes": seconds / one_pass,
-                **measured(pruned._run.down.model(row.size) if row.size else one.model, one),
-            } | {"method": DEFAULT}
-        for limit in TRAINED_AT:
-            smaller = pruned.select(multiply_adds=limit)
-            share = smaller.after.multiply_adds / smaller.before.multiply_adds
-            yield {"method": DEFAULT, "multiply_adds": share, **measured(smaller.model, one)}
-            distil(smaller.model, one.model, one.images, seed=0)
-            yield {"method": DISTILLED, "multiply_adds": share, **measured(smaller.model, one)}
+                **measured(one.model if row.size is None else pruned._run.down.model(row.size), one),
+            } | {"method": method}
 
-    return rows(), sorted({row.multiply_adds for row in pruned.path[1:]} | {*TRAINED_AT}, reverse=True)
+    return pruned, rows()
+
+
+def distilled(one: Draw, pruned: lrp_core.Pruned) -> Iterator[dict]:
+    """Yield the default's networks of the sizes where distillation is tried, and what it makes of them."""
+    for limit in TRAINED_AT:
+        smaller = pruned.select(multiply_adds=limit)
+        share = smaller.after.multiply_adds / smaller.before.multiply_adds
+        yield {"method": DEFAULT, "multiply_adds": share, **measured(smaller.model, one)}
+        distil(smaller.model, one.model, one.images, seed=0)
+        yield {"method": DISTILLED, "multiply_adds": share, **measured(smaller.model, one)}
 
 
 def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
@@ -87,16 +92,20 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
         yield {"method": "neuron-merging", "multiply_adds": fraction, **measured(model, one)}
 
 
-def measured_rows(task: str, network: str, seed: int, setup: Setup) -> Iterator[dict]:
-    """Measure one draw."""
+def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:
+    """Measure one draw: the call with a method, and what stands beside the default."""
     one = draw(task, network, seed, setup)
-    rows, sizes = call(one)
-    yield from ({"task": task, "network": network, "seed": seed} | row for row in (*rows, *alternatives(one, sizes)))
+    pruned, rows = call(one, method)
+    others = ()
+    if method == DEFAULT:
+        sizes = sorted({row.multiply_adds for row in pruned.path[1:]} | {*TRAINED_AT}, reverse=True)
+        others = (*distilled(one, pruned), *alternatives(one, sizes))
+    yield from ({"task": task, "network": network, "seed": seed} | row for row in (*rows, *others))
 
 
-def parts(seeds: list[int]) -> Iterator[tuple[str, str, int]]:
-    """Yield draws, seed by seed."""
-    yield from ((*pair, seed) for seed in seeds for pair in ALL)
+def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
+    """Yield draws, seed by seed, for the default first."""
+    yield from ((*pair, seed, method) for method in (DEFAULT, CHOSEN) for seed in seeds for pair in ALL)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ from lrp_core.control.selection import smallest_within
 
 DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
 DISTILLED = f"{DEFAULT}+distillation"
+CHOSEN = f"smaller-images+{DEFAULT}"  # the call chooses the image size
+POINTS = 2.0  # that the accuracy may fall by, the call's default
 DRAW = ["task", "network", "seed"]
 
 
-def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
-    """Return what ``max_accuracy_drop`` chooses in each draw, and the results on unseen images.
+def choices(rows: pd.DataFrame, method: str = DEFAULT) -> pd.DataFrame:
+    """Return what ``max_accuracy_drop`` chooses in each draw of a method, and the results on unseen images.
 
     Args:
         rows: of benchmarks/promise.py, one a draw, method and size.
-        points: that the accuracy may fall by.
+        method: of the call.
 
     Returns:
         By draw: the multiply-adds left; by how much accuracy and harmonic mean fell on the test images, in points; the
@@ -25,10 +27,12 @@ def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
     """
     found = []
     for draw, of_draw in rows.groupby(DRAW, sort=False):
-        ours = of_draw[(of_draw["method"] == DEFAULT) & of_draw["drop"].notna()]  # the path, without sizes between
+        ours = of_draw[(of_draw["method"] == method) & of_draw["drop"].notna()]  # the path, without sizes between
+        if ours.empty:
+            continue
         ours = ours.sort_values("multiply_adds", ascending=False)
         sizes = [SimpleNamespace(estimate=SimpleNamespace(drop=row.drop), row=row) for row in ours.itertuples()]
-        row, whole = smallest_within(sizes, points).row, sizes[0].row
+        row, whole = smallest_within(sizes, POINTS).row, sizes[0].row
         other = of_draw[(of_draw["method"] == LAYER_BY_LAYER)]
         as_good = other["multiply_adds"][other["test_accuracy"] >= row.test_accuracy]
         found.append(
@@ -48,12 +52,11 @@ def choices(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def errors(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
+def errors(rows: pd.DataFrame) -> pd.DataFrame:
     """Return by how much the default's estimates miss, on average over draws.
 
     Args:
         rows: of benchmarks/promise.py, one a draw, method and size.
-        points: that the accuracy may fall by, where the size is chosen by that.
 
     Returns:
         A row for the unpruned network, all pruned sizes and the chosen size; columns ``accuracy`` and ``drop``: the
@@ -68,7 +71,7 @@ def errors(rows: pd.DataFrame, points: float = 2.0) -> pd.DataFrame:
             "drop": ours["drop"] - 100 * (ours["whole"] - ours["test_accuracy"]),
         }
     )
-    chosen = ours.merge(choices(rows, points)[[*DRAW, "multiply_adds"]].assign(chosen=True), how="left")["chosen"]
+    chosen = ours.merge(choices(rows)[[*DRAW, "multiply_adds"]].assign(chosen=True), how="left")["chosen"]
     masks = {
         "the unpruned network": ours["multiply_adds"] == 1,
         "all pruned sizes": ours["multiply_adds"] < 1,

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lrp_core.metrics.curve import MAX_RATE, pruning_auc
-from lrp_core.study.analysis.promise import DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
@@ -12,7 +12,6 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
 SMALLER = "smaller-images"  # of fewer pixels
-CHOSEN = f"{SMALLER}+{DEFAULT}"  # the call chooses the size
 SMALLER_HALF = f"{SMALLER}-0.5+{DEFAULT}"  # the default on images that leave half of the multiply-adds
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
@@ -44,8 +43,8 @@ def accuracies(
     """Return what each method's network within a limit does on the test images.
 
     Args:
-        rows: of benchmarks/real_size.py or benchmarks/published.py. A column limit, if there is one, says for which limit
-            of the multiply-adds a network was asked.
+        rows: of benchmarks/real_size.py or benchmarks/published.py. A column limit, if any, says which limit of the
+            multiply-adds was asked for.
         limit: of the multiply-adds, as a fraction; 1 for the unpruned network.
         measure: a column of the rows.
         size: another column that is limited.
