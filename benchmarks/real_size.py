@@ -9,7 +9,8 @@ controller; VGG16 by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone; with the default on top, from images that
-leave half of the multiply-adds; and as the call does it, which chooses the size (``smaller-images+``).
+leave half of the multiply-adds; and as the call does it, which chooses the size (``smaller-images+``) and is told
+whether the head was fitted to the calibration images.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
@@ -129,8 +130,8 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
         return
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     least = rates[-1] if rates else {"multiply_adds": 0.5}
-    told = {"head_fitted": False} if method == HEAD_KNOWN else {}
-    pruned = one.prune(method=DEFAULT if told else method, folds=folds, **told, **least)
+    told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN) else {}
+    pruned = one.prune(method=DEFAULT if method == HEAD_KNOWN else method, folds=folds, **told, **least)
     seconds, whole = time.perf_counter() - began, pruned.before
     limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
     for asked in (*limits, *rates):

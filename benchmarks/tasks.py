@@ -68,6 +68,7 @@ class Draw:
         prepare: from pixels to normalised images.
         fit: from calibration images to the classifier: it fits the head of a frozen backbone, and leaves a trained
             network as it is.
+        head_fitted: whether the head was fitted to the calibration images, as on a frozen backbone.
     """
 
     model: nn.Module
@@ -80,6 +81,7 @@ class Draw:
     test_pixels: torch.Tensor
     prepare: Callable[[torch.Tensor], torch.Tensor]
     fit: Callable[[torch.Tensor], nn.Module]
+    head_fitted: bool
 
     def at(self, px: int) -> "Draw":
         """Return the draw with all images resized to so many pixels a side; ``test_pixels`` stay as they are."""
@@ -188,13 +190,14 @@ def _frozen(task: str, how: Task, network: str, seed: int, setup: Setup) -> Draw
         fold = draw_folds(labels, blocks, 5, seed)
         return classifier(backbone, fit_heads(pooled_features(backbone, images), labels, fold).weight)
 
-    return _drawn(with_ridge_head, _dataset(task, how.px, setup), how, seed, partial(_normalise, network, weights))
+    prepare = partial(_normalise, network, weights)
+    return _drawn(with_ridge_head, True, _dataset(task, how.px, setup), how, seed, prepare)
 
 
 def _trained(how: Trained, seed: int, setup: Setup) -> Draw:
     """Draw images for a trained CIFAR-10 ResNet."""
     model, task = _cifar_resnet(how, setup.weights).to(setup.device), Task(32, how.per_class, 1, how.n_test)
-    return _drawn(lambda *_: model, _dataset("cifar10", 32, setup), task, seed, _normalise_for_cifar)
+    return _drawn(lambda *_: model, False, _dataset("cifar10", 32, setup), task, seed, _normalise_for_cifar)
 
 
 def _fine_tuned(seed: int, setup: Setup) -> Draw:
@@ -207,7 +210,7 @@ def _fine_tuned(seed: int, setup: Setup) -> Draw:
     model = classifier(backbone, state["head.weight"])
     model.load_state_dict(state)
     model, (_, unseen) = model.to(setup.device), cifar10_halves(setup)
-    return _drawn(lambda *_: model, unseen, FINE_TUNED_TASK, seed, partial(_normalise, *FINE_TUNED_START))
+    return _drawn(lambda *_: model, False, unseen, FINE_TUNED_TASK, seed, partial(_normalise, *FINE_TUNED_START))
 
 
 def _normalise(network: str, weights: str, pixels: torch.Tensor) -> torch.Tensor:
@@ -234,6 +237,7 @@ def _dataset(task: str, px: int, setup: Setup) -> Dataset:
 
 def _drawn(
     network: Callable[[torch.Tensor, torch.Tensor, np.ndarray], nn.Module],
+    head_fitted: bool,
     dataset: Dataset,
     how: Task,
     seed: int,
@@ -261,6 +265,7 @@ def _drawn(
         test_pixels=test_pixels,
         prepare=prepare,
         fit=fit,
+        head_fitted=head_fitted,
     )
 
 

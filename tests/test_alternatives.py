@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import few_images
 import numpy as np
 import pandas as pd
+import promise
 import published
 import pytest
 import real_size
@@ -22,7 +23,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
-from lrp_core.study.analysis.real_size import SMALLER, SMALLER_HALF
+from lrp_core.study.analysis.real_size import CHOSEN, SMALLER, SMALLER_HALF
 from lrp_core.study.paths import ROOT
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
@@ -102,7 +103,7 @@ def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
 
 def drawn(model: nn.Module | None, images: torch.Tensor, labels: torch.Tensor, pixels=None, prepare=None) -> Draw:
     """Return a draw whose test images are those for calibration."""
-    return Draw(model, images, labels, images, labels, None, 0.1, pixels, prepare, lambda _: model)
+    return Draw(model, images, labels, images, labels, None, 0.1, pixels, prepare, lambda _: model, False)
 
 
 def test_smaller_images_are_the_largest_within_a_limit(task):
@@ -189,3 +190,45 @@ def test_robustness_measures_corrupted_images_as_the_network_reads_them(monkeypa
         kind: 0.5 if kind == "brightness" else 1.0 for kind in ("clean", "noise", "blur", "brightness", "JPEG")
     }
     assert rows["brightness"]["harmonic_mean"] == 0
+
+
+@pytest.fixture
+def resized(task, monkeypatch):
+    """A draw whose images may be of any size, as all answers are the same; one logit stands for accuracy.
+
+    Returns:
+        The draw; the same on half of the pixels; and the fraction of the multiply-adds that these take.
+    """
+    (model, _), images = task, torch.randn(40, 3, 20, 20, dtype=torch.float64)
+    one = drawn(model, images, torch.arange(len(images)) % 4)
+
+    def first_logit(model, one):
+        return {"test_accuracy": model(one.test_images)[0, 0].item()}
+
+    for module in (real_size, promise):
+        monkeypatch.setattr(module, "measured", first_logit)
+    small = one.at(14)
+    return one, small, multiply_adds(model, small.images[:1]) / multiply_adds(model, images[:1])
+
+
+def test_the_call_that_chooses_the_image_size_has_a_row_for_each_limit(resized):
+    """Half of the pixels are less than 71 and 50 % of the multiply-adds: they answer for both."""
+    one, small, share = resized
+    rows = list(real_size.rows(CHOSEN, one, folds=0))
+    kept = [row for row in rows if row["limit"] > share]
+    assert [row["limit"] for row in kept] == [0.71, 0.5]
+    for row in kept:
+        assert row["multiply_adds"] == pytest.approx(share)
+        assert row["test_accuracy"] == pytest.approx(one.model(small.images)[0, 0].item())
+    assert all(row["multiply_adds"] <= row["limit"] for row in rows)
+
+
+def test_the_word_of_the_call_is_measured_on_the_network_that_resizes(resized, monkeypatch):
+    """The path's first two networks are the unpruned one, on all pixels and on half of them."""
+    one, small, share = resized
+    monkeypatch.setattr(promise, "draw", lambda *_: one)
+    rows = list(promise.measured_rows("elpv", "vgg16", 0, CHOSEN, None))
+    assert [row["multiply_adds"] for row in rows[:2]] == pytest.approx([1, share])
+    logits = [one.model(images)[0, 0].item() for images in (one.images, small.images)]
+    assert [row["test_accuracy"] for row in rows[:2]] == pytest.approx(logits)
+    assert {row["method"] for row in rows} == {CHOSEN}

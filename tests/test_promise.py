@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 
-from lrp_core.study.analysis.promise import DEFAULT, errors
+from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, choices, errors
+from lrp_core.study.show import markdown_tables
 
 
-def test_errors_are_estimates_less_what_the_test_says():
+@pytest.fixture
+def rows():
     """Both draws keep half; the first could keep less, but expects to lose 3 points there."""
     sizes = [  # seed, multiply-adds, predicted and tested accuracy, predicted drop
         (0, 1.0, 0.78, 0.80, 0.0),
@@ -15,13 +17,33 @@ def test_errors_are_estimates_less_what_the_test_says():
         (1, 1.0, 0.66, 0.70, 0.0),
         (1, 0.5, 0.65, 0.71, 1.0),  # gains 1
     ]
-    rows = pd.DataFrame(sizes, columns=["seed", "multiply_adds", "accuracy", "test_accuracy", "drop"])
-    rows = rows.assign(task="elpv", network="vgg16", method=DEFAULT, seconds=1.0, passes=1.0)
-    rows = rows.assign(harmonic_mean=rows["accuracy"], test_harmonic_mean=rows["test_accuracy"])
+    found = pd.DataFrame(sizes, columns=["seed", "multiply_adds", "accuracy", "test_accuracy", "drop"])
+    found = found.assign(task="elpv", network="vgg16", method=DEFAULT, seconds=1.0, passes=1.0)
+    found = found.assign(harmonic_mean=found["accuracy"], test_harmonic_mean=found["test_accuracy"])
     for name in ("accuracy", "harmonic_mean"):
-        rows = rows.assign(**{f"{name}_low": 0.0, f"{name}_high": 1.0})
+        found = found.assign(**{f"{name}_low": 0.0, f"{name}_high": 1.0})
+    return found
+
+
+def test_errors_are_estimates_less_what_the_test_says(rows):
     other = rows[rows["seed"] == 0].assign(method="layer-by-layer", accuracy=0.0)
     found = errors(pd.concat([rows, other]))
     assert found.loc["the unpruned network"].tolist() == pytest.approx([-3.0, 0.0])
     assert found.loc["all pruned sizes"].tolist() == pytest.approx([0.0, ((1 - 4) + (3 - 10) + (1 + 1)) / 3])
     assert found.loc["the chosen size"].tolist() == pytest.approx([-2.5, ((1 - 4) + (1 + 1)) / 2])
+
+
+def test_a_chosen_image_size_stands_beside_the_default_of_the_same_draws(rows, tmp_path, monkeypatch):
+    """Draw 0 alone has both. With smaller images 0.2 of the multiply-adds are left, and 6 points are lost."""
+    chosen = rows[rows["seed"] == 0].replace({"multiply_adds": {0.5: 0.2, 0.25: 0.1}}).assign(method=CHOSEN)
+    chosen.loc[chosen["multiply_adds"] == 0.2, ["test_accuracy", "accuracy_low"]] = 0.74, 0.75  # does not hold
+    everything = pd.concat([rows, chosen])
+    assert len(choices(everything)) == 2
+    assert choices(everything, CHOSEN)["multiply_adds"].tolist() == [0.2]
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    everything.to_csv(tmp_path / "results" / "benchmarks" / "promise.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    *_, one, every = markdown_tables.promise_images().splitlines()
+    cells = ["0.50", "0.20", "+4.0", "+6.0", "1 of 1", "1 of 1", "0 of 1"]
+    assert [cell.strip() for cell in one.strip("|").split("|")] == ["ELPV, VGG16", *cells]
+    assert [cell.strip() for cell in every.strip("|").split("|")] == ["all", *cells]

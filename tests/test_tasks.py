@@ -49,6 +49,7 @@ def test_images_are_drawn_that_the_network_was_not_trained_on(setup):
     assert [len(one.images), len(one.test_images), len(set(drawn))] == [4, 6, 10]
     assert all(colour % 100 >= 6 for colour in drawn)
     assert torch.equal(one.model(one.images), saved(one.images))
+    assert not one.head_fitted
     assert one.overlap == 0.5  # three of the six images of a class that were not trained on
 
 
@@ -58,6 +59,7 @@ def test_smaller_images_are_means_of_pixels_and_a_frozen_backbone_gets_a_head_fo
     fitted = []
     monkeypatch.setattr(tasks, "pooled_features", lambda _, images: fitted.append(images) or images.mean(dim=(2, 3)))
     whole = draw("cifar10", "squeezenet1_1", 0, setup, {"cifar10": Task(32, 6, 1, 3)})
+    assert whole.head_fitted
     columns = torch.arange(32.0).square().expand(12, 3, 32, 32)
     small = replace(whole, images=columns, test_images=columns[:, :, :, :16]).at(16)
     weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

@@ -12,8 +12,17 @@ from functools import partial
 import pandas as pd
 
 from lrp_core.metrics.curve import pruning_auc
+from lrp_core.study.analysis.promise import (
+    CHOSEN,
+    DISTILLED,
+    DRAW,
+    LAYER_BY_LAYER,
+    NEURON_MERGING,
+    at_size,
+    choices,
+    errors,
+)
 from lrp_core.study.analysis.promise import DEFAULT as CALL
-from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, at_size, choices, errors
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
@@ -25,7 +34,6 @@ from lrp_core.study.analysis.real_size import (
     ONE_SHOT,
     PAIR,
     SMALLER,
-    SMALLER_HALF,
     WITH_REPAIR,
     accuracies,
     areas,
@@ -252,6 +260,20 @@ def promise() -> str:
     )
 
 
+def promise_images() -> str:
+    """Compare what the call keeps with an image size that it chooses and without, on the draws that have both."""
+    rows = _read("benchmarks/promise.csv")
+    both = choices(rows).merge(choices(rows, CHOSEN), on=DRAW, suffixes=("", "_chosen"))
+    table = []
+    for name, some in [*((pair(*names), some) for names, some in both.groupby(PAIR, sort=False)), ("all", both)]:
+        left = [f"{some[f'multiply_adds{end}'].mean():.2f}" for end in ("", "_chosen")]
+        cells = [f"{some['loss'].mean():+.1f}", *_kept(some["loss_chosen"], some["accuracy_holds_chosen"])]
+        table.append([name, *left, *cells])
+    left = [f"multiply-adds left, {METHODS[method]}" for method in (CALL, CHOSEN)]
+    drop = [f"drop on unseen images, {METHODS[method]}" for method in (CALL, CHOSEN)]
+    return _markdown(["task, network", *left, *drop, "above 2 points", "above 5 points", "intervals that hold"], table)
+
+
 def _kept(loss: pd.Series, holds: pd.Series) -> list[str]:
     """Return the mean loss, and in how many draws it is beyond 2 and 5 points and the stated interval holds."""
     counts = ((loss > 2).sum(), (loss > 5).sum(), holds.sum())
@@ -298,7 +320,7 @@ def real_size() -> str:
     """Compare ours with its alternatives at a quarter of the multiply-adds, on the same draws."""
     rows = _real_size()
     whole, measured = means(rows, 1.0), draws(rows)
-    shown = [ONE_SHOT, LAYER_BY_LAYER, SMALLER, CALL, SMALLER_HALF]
+    shown = [ONE_SHOT, LAYER_BY_LAYER, SMALLER, CALL, CHOSEN]
     quarter = means(rows, 0.25).where(measured.ge(measured[CALL], axis=0)).reindex(columns=shown)
     table = [
         [at_real_size(*names), _number(whole.loc[names, CALL]), *map(_number, at)] for names, at in quarter.iterrows()
@@ -325,10 +347,8 @@ def real_size_differences() -> str:
 
 def real_size_images() -> str:
     """Return what smaller images lose, what ours has more, and what both have more than each and the whole network."""
-    rows = _real_size()
-    begins = (rows["method"] == SMALLER_HALF) & (rows["limit"] == 0.5)  # the unpruned network on smaller images
-    others = ((SMALLER_HALF, other) for other in ("unpruned", CALL, SMALLER))
-    return _differences(rows[~begins], (SMALLER, "unpruned"), (CALL, SMALLER), *others)
+    both = ((CHOSEN, other) for other in ("unpruned", CALL, SMALLER))
+    return _differences(_real_size(), (SMALLER, "unpruned"), (CALL, SMALLER), *both)
 
 
 def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
@@ -549,6 +569,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu": gpu,
     "published": published,
     "promise": promise,
+    "promise-images": promise_images,
     "promise-errors": promise_errors,
     "promised-sizes": promised_sizes,
     "training": training,
