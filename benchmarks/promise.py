@@ -41,8 +41,9 @@ def measured(model: nn.Module, one: Draw) -> dict[str, float]:
 
 def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
     """Prune by the call; return the result, and a row a size of its path."""
+    told = {"head_fitted": one.head_fitted} if method == CHOSEN else {}  # it has to be
     began = time.perf_counter()
-    pruned = one.prune(method=method, multiply_adds=0.5)
+    pruned = one.prune(method=method, multiply_adds=0.5, **told)
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     predict(one.model, one.images)

@@ -19,7 +19,7 @@ from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
 from lrp_core.control.early_exit import end_early
-from lrp_core.control.image_size import resize_images
+from lrp_core.control.image_size import smaller_images
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
@@ -27,7 +27,7 @@ from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.outputs import before_softmax, with_softmax
-from lrp_core.graph.resizing import NETWORK
+from lrp_core.graph.resizing import NETWORK, resize, resizing
 from lrp_core.graph.tracing import check_trace, trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -218,9 +218,9 @@ def prune(
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
-    ``+refit``. Then the last layer is refitted to the images by least squares (:mod:`lrp_core.repair.refit`). It has a
-    bias if it had one before, and is scaled so that the softmax of its outputs gives probabilities
-    (:mod:`lrp_core.repair.temperature`).
+    ``+refit``, or makes images smaller and the layer was fitted to them. Then the last layer is refitted to the images
+    by least squares (:mod:`lrp_core.repair.refit`). It has a bias if it had one before, and is scaled so that the
+    softmax of its outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
 
     Args:
         model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
@@ -250,7 +250,8 @@ def prune(
             They stay in one fold, and count as one observation.
         head_fitted: whether the last layer was fitted to these same images, as on a frozen backbone. Each fold of the
             cross-validation then refits it, if it is dense. None: decided by a test
-            (:func:`lrp_core.control.cross_validation.was_fitted`); a last layer that is not dense is believed.
+            (:func:`lrp_core.control.cross_validation.was_fitted`); a last layer that is not dense is believed. A method
+            with ``smaller-images+`` has to be told.
         folds: of the cross-validation; fewer if a class has fewer images. 0: no estimate, in a quarter of the time.
         seed: of the folds, and of random draws.
         progress: whether to show a progress bar.
@@ -299,7 +300,9 @@ def prune(
         kind = type(last.module).__name__
         raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is a {kind}")
     if (how.refit or how.smaller_images or shortens) and len(labels.unique()) < n_outputs:
-        raise ValueError(f"{method!r} judges by all classes: each of its {n_outputs} classes needs images")
+        raise ValueError(
+            f"{method!r} fits a last layer, or judges by all classes: each of its {n_outputs} classes needs images"
+        )
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
@@ -310,6 +313,11 @@ def prune(
         raise ValueError(
             f"head_fitted=True fits the last layer anew in each fold: it has to be dense, and {last.name!r} is a "
             f"{type(last.module).__name__}. Give images that trained no layer, and head_fitted=False"
+        )
+    if how.smaller_images and is_dense and head_fitted is None:
+        raise ValueError(
+            f"{method!r} fits the last layer anew if it was fitted to these images, which no test can always tell: "
+            "say head_fitted=True, or head_fitted=False if other images trained it"
         )
     if not is_dense and head_fitted is None and folds:
         run.notes.append(
@@ -453,10 +461,12 @@ class _Run:
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
         if how.smaller_images:
-            size, model = resize_images(model, images, labels, fold, self.fitted)
-            ignored = ignored if size is None else [f"{NETWORK}.{name}" for name in ignored]
+            size, model = smaller_images(model, images, labels, fold, self.fitted)
         if how.early_exit:
-            exit_, model = end_early(model, images, labels, fold, self.fitted)
+            read = images if size is None else resize(images, size)
+            exit_, model = end_early(model, read, labels, fold, self.fitted)
+        if size is not None:
+            model, ignored = resizing(model, size), [f"{NETWORK}.{name}" for name in ignored]
         if how.refit or ((how.rate or how.order) and how.monitored != "training"):
             heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, how.refit)
         return Descent(
@@ -492,8 +502,11 @@ class _Run:
         if size is not None and (self.how.refit or has_new_head):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
+            if image_size is not None and self.fitted and truncation is None:
+                notes.append("The last layer was fitted anew to the smaller images.")
         if self.softmax is not None and truncation is None:
-            model = with_softmax(model, self.softmax)
+            inside = with_softmax(model if image_size is None else model.network, self.softmax)
+            model = inside if image_size is None else resizing(inside, image_size)
         estimate = self._estimate(size)
         if estimate is None and self.judged is not None:
             notes.append("No accuracy is predicted for this size: networks pruned without a fold did not get so small.")

@@ -1,5 +1,7 @@
 """Smaller images through the one call: which size is chosen, what the network then is, that no fold sees its own."""
 
+import copy
+
 import onnxruntime
 import pytest
 import torch
@@ -137,19 +139,22 @@ def test_they_keep_their_size_where_it_is_needed():
 
 def test_a_head_that_was_fitted_to_the_images_is_fitted_to_the_smaller_ones(frozen):
     images, labels = colours()
-    size, model = image_size.resize_images(frozen, images, labels, folds(), fitted=True)
+    size, model = image_size.smaller_images(frozen, images, labels, folds(), fitted=True)
     assert size == SMALLEST
     x = read_by(frozen, "head", F.interpolate(images, size, mode="bilinear", antialias=True))
     expected = fit_heads(x, labels, folds(), bias=True)
-    assert torch.allclose(model.network.head.weight, expected.weight, atol=1e-5)
-    assert not torch.allclose(model.network.head.weight, frozen.head.weight, atol=1e-3)
+    assert torch.allclose(model.head.weight, expected.weight, atol=1e-5)
+    assert not torch.allclose(model.head.weight, frozen.head.weight, atol=1e-3)
     # In the call it is scaled to logits, too, whose softmax gives probabilities.
     pruned = prune(frozen, images, labels, head_fitted=True, multiply_adds=0.5)
     assert torch.allclose(pruned._run.down.model(0).network.head.weight, expected.weight, atol=1e-5)
     scale = pruned.model.network.head.weight.norm() / pruned._run.down.model(0).network.head.weight.norm()
     assert scale > 2
+    assert "fitted anew to the smaller images" in str(pruned)
     left = prune(frozen, images, labels, head_fitted=False, multiply_adds=0.5)
-    assert left.image_size is None or torch.equal(left._run.down.model(0).network.head.weight, frozen.head.weight)
+    assert left.image_size == SMALLEST
+    assert torch.equal(left._run.down.model(0).network.head.weight, frozen.head.weight)
+    assert "fitted anew" not in str(left)
 
 
 def test_sizes_are_chosen_inside_the_folds(by_colour, monkeypatch):
@@ -157,9 +162,9 @@ def test_sizes_are_chosen_inside_the_folds(by_colour, monkeypatch):
 
     def watched(model, some, *others):
         seen.append({int((images == image).flatten(1).all(dim=1).nonzero()) for image in some})
-        return image_size.resize_images(model, some, *others)
+        return image_size.smaller_images(model, some, *others)
 
-    monkeypatch.setattr("lrp_core.api.resize_images", watched)
+    monkeypatch.setattr("lrp_core.api.smaller_images", watched)
     pruned = prune(by_colour, images, labels, head_fitted=False, folds=4)
     *inside, every = seen
     assert every == set(range(60))
@@ -168,15 +173,47 @@ def test_sizes_are_chosen_inside_the_folds(by_colour, monkeypatch):
     assert pruned.estimate.images == 60
 
 
+@pytest.mark.parametrize("ends", [nn.Identity, lambda: nn.Softmax(dim=1)], ids=["logits", "softmax"])
 @pytest.mark.parametrize("method", [METHOD, "smaller-images+early-exit+px-static+reconstruction"])
-def test_what_is_saved_is_what_is_loaded(by_colour, tmp_path, method):
+def test_what_is_saved_is_what_is_loaded(by_colour, tmp_path, method, ends):
+    """The network inside reads images of the smaller size, whatever was done to its end."""
     images, labels = colours()
-    pruned = prune(by_colour, images, labels, head_fitted=False, method=method)
+    pruned = prune(nn.Sequential(by_colour, ends()).eval(), images, labels, head_fitted=False, method=method)
     assert pruned.image_size == SMALLEST
     assert (pruned.truncation is None) == (method == METHOD)
     pruned.save(tmp_path / "small.safetensors")
-    loaded = lrp_core.load_pruned(tmp_path / "small.safetensors", Residual)
+    loaded = lrp_core.load_pruned(tmp_path / "small.safetensors", lambda: nn.Sequential(Residual(), ends()))
     assert torch.equal(loaded(images), pruned.model(images))
+    small = F.interpolate(images, SMALLEST, mode="bilinear", antialias=True)
+    assert torch.equal(pruned.model.network(small), pruned.model(images))
+
+
+class TwoPaths(nn.Module):
+    """Reads even sides, from 32 px: 22 and 26, but not 29."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.up, self.head = nn.Upsample(scale_factor=2), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.head(F.relu(torch.cat([x, self.up(self.down(x))], dim=1)).mean((2, 3)))
+
+
+def test_sizes_that_cannot_be_read_are_left_out():
+    images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
+    assert image_size._smaller_sizes(settle(TwoPaths()), images[:1]) == [(22, 22), (26, 26)]
+    assert prune(settle(TwoPaths()), images, labels, head_fitted=False).image_size in {None, (22, 22), (26, 26)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_keep_their_precision(by_colour, dtype):
+    images, labels = colours()
+    other = copy.deepcopy(by_colour).to(dtype)
+    pruned = prune(other, images.to(dtype), labels, head_fitted=False, method="smaller-images+weight")
+    assert pruned.image_size == SMALLEST
+    assert pruned.model(images.to(dtype)).dtype == dtype
 
 
 def test_other_runtimes_resize_alike(by_colour, tmp_path):
@@ -229,9 +266,11 @@ BAD = {
         {"multiply_adds": None, "pruning_ratio": 0.5},
         "max_accuracy_drop instead of pruning_ratio",
     ),
+    "a head of unknown origin": ({"head_fitted": None}, "say head_fitted=True, or head_fitted=False if other images"),
     "a class without images": ({}, "each of its 3 classes needs images"),
     "several sites": ({"all_reduce": lambda tensor: tensor}, "prune at one, or choose a method without smaller-images"),
-    "a network that reads one size": ({}, r"of 16 x 16 px, and none of 11 x 11 px.*without smaller-images"),
+    "a network that reads one size": ({}, r"of 16 x 16 px, and none of half to 85 %.*without smaller-images"),
+    "a network that resizes itself": ({}, r"it needs as many multiply-adds for them.*without smaller-images"),
 }
 
 
@@ -240,6 +279,7 @@ def test_bad_input_is_told(by_colour, case):
     changes, message = BAD[case]
     images, labels = colours()
     some = labels > 0 if case == "a class without images" else labels >= 0
-    model = settle(Flattening()) if "reads one size" in case else by_colour
+    others = {"reads one size": settle(Flattening()), "resizes itself": resizing(by_colour, (14, 14))}
+    model = next((model for part, model in others.items() if part in case), by_colour)
     with pytest.raises(ValueError, match=message):
         prune(model, images[some], labels[some], **{"head_fitted": False} | changes)

@@ -43,6 +43,12 @@ def test_a_refitted_head_follows_no_logits(name):
         method(name)
 
 
+@pytest.mark.parametrize("first", ["smaller_images", "early_exit"])
+def test_the_budget_search_starts_from_the_whole_network(first):
+    with pytest.raises(ValueError, match="neither makes images smaller nor starts at an early exit"):
+        replace(method("budget-search"), **{first: True})
+
+
 def test_a_method_stands_for_itself_and_a_criterion_is_reconstructed():
     own = Method("taylor", taper=0.3)
     assert method(own) is own

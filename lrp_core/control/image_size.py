@@ -9,22 +9,24 @@ import torch
 from torch import nn
 
 from lrp_core.control.one_standard_error import accuracy_with_error, first_as_good
-from lrp_core.graph.resizing import resizing
+from lrp_core.graph.resizing import resize
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
+from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 
 SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; for less, pruning loses less (development seeds)
 
 
-def resize_images(
+def smaller_images(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
 ) -> tuple[tuple[int, int] | None, nn.Module]:
-    """Let a classifier read smaller images, where this costs no measurable accuracy.
+    """Choose the smallest images that cost no measurable accuracy.
 
     Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within one standard error of the
-    best (:mod:`lrp_core.control.one_standard_error`).
+    best (:mod:`lrp_core.control.one_standard_error`). Sizes that the network cannot read, or that save no
+    multiply-adds, are left out.
 
     Args:
         model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.
@@ -35,19 +37,17 @@ def resize_images(
             and accuracies are cross-fitted.
 
     Returns:
-        The size (H, W), and the classifier that resizes images to it first; None and ``model`` for the given size.
+        The size (H, W), and the classifier for it; None and ``model`` for the given size.
 
     Raises:
-        ValueError: the network reads no smaller images.
+        ValueError: no size is left.
     """
-    sizes = [tuple(int(side * share**0.5) for side in images.shape[2:]) for share in SHARES]
-    models = {size: resizing(model, size) for size in sizes} | {None: model}
-    _check_reads(models[sizes[0]], images[:1], sizes[0])
-    found = {}
-    for size, smaller in models.items():
-        found[size], models[size] = _judged(smaller, images, labels, fold, fitted)
+    found, models = {}, {}
+    for size in _smaller_sizes(model, images[:1]):
+        found[size], models[size] = _judged(model, resize(images, size), labels, fold, fitted)
+    found[None], _ = _judged(model, images, labels, fold, fitted)
     size = first_as_good(found)
-    return size, model if size is None else models[size]
+    return size, models.get(size, model)
 
 
 def _judged(
@@ -63,12 +63,20 @@ def _judged(
     return found, with_last_layer(model, heads.weight, heads.bias)
 
 
-def _check_reads(model: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> None:
-    try:
-        predict(model, image)
-    except RuntimeError as error:
-        before, after = (" x ".join(map(str, shape)) for shape in (image.shape[2:], size))
+def _smaller_sizes(model: nn.Module, image: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the sizes (H, W) of :data:`SHARES` that the network reads with fewer multiply-adds."""
+    whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
+    for share in SHARES:
+        size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
+        try:
+            if multiply_adds(model, resize(image, size)) < whole:
+                sizes.append(size)
+        except (RuntimeError, ValueError, AssertionError) as error:  # whatever torch or the model's own code raises
+            problem = str(error)
+    if not sizes:
+        before = " x ".join(map(str, image.shape[2:]))
         raise ValueError(
-            f"the network reads images of {before} px, and none of {after} px: does it flatten maps into a dense "
-            f"layer, or add maps of several sizes? Choose a method without smaller-images ({error})"
-        ) from error
+            f"the network reads images of {before} px, and none of half to 85 % of these pixels: {problem}. Does it "
+            "flatten maps into a dense layer, or resize images itself? Choose a method without smaller-images"
+        )
+    return sizes

@@ -48,8 +48,8 @@ class Method:
             (:mod:`lrp_core.repair.refit`).
         by_cost: filters are chosen jointly, from one limit of multiply-adds to the next
             (:mod:`lrp_core.control.cost_descent`); only for :func:`lrp_core.prune`.
-        distil: the pruned network learns the logits of the unpruned one (:mod:`lrp_core.repair.distillation`); only for
-            :func:`lrp_core.prune`.
+        distil: the pruned network learns the logits of the unpruned one, on images of the same size
+            (:mod:`lrp_core.repair.distillation`); only for :func:`lrp_core.prune`.
         smaller_images: the network first makes its images smaller, where this costs no measurable accuracy
             (:mod:`lrp_core.control.image_size`); only for :func:`lrp_core.prune`.
         early_exit: the backbone is first cut where this costs no measurable accuracy
@@ -77,8 +77,11 @@ class Method:
         """Refuse what contradicts itself.
 
         Raises:
-            ValueError: a refitted head gives other logits than those that distillation follows.
+            ValueError: a refitted head gives other logits than those that distillation follows; or the budget search,
+                which chooses exits itself, on smaller images or behind an exit.
         """
+        if self.actions and (self.smaller_images or self.early_exit):
+            raise ValueError("the budget search neither makes images smaller nor starts at an early exit")
         if self.refit and self.distil:
             raise ValueError("'+refit' and '+distillation' contradict each other: a refitted head gives other logits")
 
@@ -121,7 +124,7 @@ BUDGET_SEARCHES = {
 }
 EARLY_EXIT = "early-exit"
 FOLDS = 5  # of the out-of-fold heads that evaluate for a controller
-PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # may have a prefix and suffixes
+PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # may have prefixes and suffixes
 COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # may not
 # Prefixes that may stand before a plain name with "+", in this order, and what they change.
 PREFIXES = {"smaller-images": {"smaller_images": True}, EARLY_EXIT: {"early_exit": True}}

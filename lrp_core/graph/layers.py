@@ -58,11 +58,12 @@ class Resize(nn.Upsample):
 
     def __init__(self, size: tuple[int, int]):
         """Take height and width."""
-        super().__init__(size=size, mode="bilinear")
+        super().__init__(size=tuple(size), mode="bilinear")
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Resize (N, C, H, W)."""
-        return F.interpolate(a, self.size, mode=self.mode, antialias=True)
+        wide = a if a.dtype == torch.float64 else a.float()  # on a CPU torch does it in these precisions only
+        return F.interpolate(wide, self.size, mode=self.mode, antialias=True).to(a.dtype)
 
 
 class SquarePool(nn.AvgPool2d):

@@ -1,7 +1,5 @@
 """The logits of a network that ends in a softmax."""
 
-from dataclasses import replace
-
 from torch import nn
 
 from lrp_core.graph.explicit import of_layers
@@ -23,5 +21,4 @@ def before_softmax(model: nn.Module) -> tuple[nn.Module, Layer | None]:
 
 def with_softmax(model: nn.Module, softmax: Layer) -> nn.Module:
     """Return a network with the softmax at its end that :func:`before_softmax` took off; its layers are shared."""
-    layers = trace(model)
-    return of_layers([*layers, replace(softmax, inputs=(layers[-1].name,))])
+    return of_layers([*trace(model), softmax])

@@ -12,7 +12,7 @@ from torch import nn
 
 from lrp_core.graph.exits import own_end
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.resizing import resizing
+from lrp_core.graph.resizing import NETWORK, resizing
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
 from lrp_core.utils.files import atomic
@@ -78,12 +78,13 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         first = next(model.parameters())
         example = torch.zeros(description["example_shape"], dtype=first.dtype, device=first.device)
-        if (size := description.get("image_size")) is not None:  # files of earlier versions have none
-            model = resizing(model, size)
-        if (truncation := description.get("truncation")) is not None:
+        truncation, size = description.get("truncation"), description.get("image_size")  # which older files lack
+        if truncation is not None:
             part = truncated(up_to(model, own_end(model)), truncation)
-            n_features = part(example).shape[1]
-            model = classifier(part, example.new_zeros(len(tensors["head.weight"]), n_features))
+            head = tensors["head.weight" if size is None else f"{NETWORK}.head.weight"]
+            model = classifier(part, example.new_zeros(len(head), part(example).shape[1]))
+        if size is not None:
+            model = resizing(model, size)
         pruned = {
             name: sorted(set(range(model.get_submodule(name).out_channels)) - set(kept))
             for name, kept in description["kept"].items()

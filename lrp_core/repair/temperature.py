@@ -53,7 +53,7 @@ def scale_head(
     """Scale a refitted head, in place, so that the softmax of its outputs gives probabilities; return the factor.
 
     Args:
-        model: its head was fitted by :class:`lrp_core.repair.refit.Refit`.
+        model: its head was fitted by least squares to these images, for what is left of the network.
         head: name of the last layer, a dense one.
         images: the calibration images, (N, C, H, W), normalised.
         labels: theirs, (N,), in 0..n_classes-1, each class present.
