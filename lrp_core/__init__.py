@@ -43,7 +43,7 @@ __all__ = [
     "remove_filters",
     "trace",
 ]
-__version__ = "0.4.8"
+__version__ = "0.4.9"
 
 
 def __getattr__(name: str) -> object:
