@@ -16,7 +16,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 
-SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; for less, pruning loses less (development seeds)
+SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on from there
 
 
 def smaller_images(
