@@ -50,7 +50,7 @@ def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
     one_pass = time.perf_counter() - began
 
     def rows() -> Iterator[dict]:
-        for row in pruned.path:
+        for row in (row for row in pruned.path if row.estimate is not None):  # a fold may end a little earlier
             found = row.estimate
             yield {
                 "multiply_adds": row.multiply_adds,
