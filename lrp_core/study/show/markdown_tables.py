@@ -263,15 +263,15 @@ def promise() -> str:
 def promise_images() -> str:
     """Compare what the call keeps with an image size that it chooses and without, on the draws that have both."""
     rows = _read("benchmarks/promise.csv")
-    both = choices(rows).merge(choices(rows, CHOSEN), on=DRAW, suffixes=("", "_chosen"))
-    table = []
-    for name, some in [*((pair(*names), some) for names, some in both.groupby(PAIR, sort=False)), ("all", both)]:
-        left = [f"{some[f'multiply_adds{end}'].mean():.2f}" for end in ("", "_chosen")]
-        cells = [f"{some['loss'].mean():+.1f}", *_kept(some["loss_chosen"], some["accuracy_holds_chosen"])]
-        table.append([name, *left, *cells])
-    left = [f"multiply-adds left, {METHODS[method]}" for method in (CALL, CHOSEN)]
-    drop = [f"drop on unseen images, {METHODS[method]}" for method in (CALL, CHOSEN)]
-    return _markdown(["task, network", *left, *drop, "above 2 points", "above 5 points", "intervals that hold"], table)
+    found = {method: choices(rows, method).set_index(DRAW) for method in (CALL, CHOSEN)}
+    both, table = found[CALL].index.intersection(found[CHOSEN].index, sort=False), []
+    for names, _ in both.to_frame().groupby(PAIR, sort=False):
+        for method, chosen in found.items():
+            some = chosen.loc[both].loc[names]
+            cells = [METHODS[method], f"{some['multiply_adds'].mean():.2f}"]
+            table.append([pair(*names), *cells, *_kept(some["loss"], some["accuracy_holds"])])
+    header = ["task, network", "method", "multiply-adds left", "drop on unseen images"]
+    return _markdown([*header, "above 2 points", "above 5 points", "intervals that hold"], table)
 
 
 def _kept(loss: pd.Series, holds: pd.Series) -> list[str]:
