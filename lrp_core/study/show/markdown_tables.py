@@ -265,7 +265,7 @@ def promise_images() -> str:
     rows = _read("benchmarks/promise.csv")
     found = {method: choices(rows, method).set_index(DRAW) for method in (CALL, CHOSEN)}
     both, table = found[CALL].index.intersection(found[CHOSEN].index, sort=False), []
-    for names, _ in both.to_frame().groupby(PAIR, sort=False):
+    for names, _ in both.to_frame(index=False).groupby(PAIR, sort=False):
         for method, chosen in found.items():
             some = chosen.loc[both].loc[names]
             cells = [METHODS[method], f"{some['multiply_adds'].mean():.2f}"]
