@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import lrp_core
 from lrp_core.repair.out_of_fold import draw_folds
+from lrp_core.graph.resizing import resize
 from lrp_core.graph.truncation import classifier
 from lrp_core.repair.ridge_head import fit_heads, pooled_features
 from lrp_core.study.data.datasets import Dataset, load_dataset
@@ -85,10 +86,7 @@ class Draw:
 
     def at(self, px: int) -> "Draw":
         """Return the draw with all images resized to so many pixels a side; ``test_pixels`` stay as they are."""
-        small, test = (
-            F.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
-            for images in (self.images, self.test_images)
-        )
+        small, test = (resize(images, (px, px)) for images in (self.images, self.test_images))
         test = test.contiguous(memory_format=torch.channels_last)
         return replace(self, model=self.fit(small), images=small, test_images=test)
 
