@@ -1,9 +1,10 @@
 """How many labelled images does pruning need? Networks pruned with 5, 10, 20 and 50 images of each class.
 
 The draws are those of benchmarks/real_size.py but for the number of images. A frozen network's head is fitted to the
-same images, so the unpruned network gets better with more of them, too. Ours stands beside layer by layer, as published
-and with our reconstruction. Writes a row a draw, number, method and size to results/benchmarks/few_images.csv. What
-data/few_images has is not measured again; the committed rows lack TrashNet, which takes longest.
+same images, so the unpruned network gets better with more of them, too. Ours, on the given images and with a size that
+the call chooses, stands beside layer by layer, as published and with our reconstruction. Writes a row a draw, number,
+method and size to results/benchmarks/few_images.csv. What data/few_images has is not measured again; the committed rows
+lack TrashNet, which takes longest, and chosen sizes with 20 and 50 images.
 
     python benchmarks/few_images.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -16,7 +17,7 @@ from torch import nn
 
 from layer_by_layer import layer_by_layer
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.real_size import DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED
+from lrp_core.study.analysis.real_size import CHOSEN, LAYER_BY_LAYER, LAYERS_REPAIRED, OURS
 from promise import measured
 from side_by_side import side_by_side
 from tasks import REAL_SIZE, TRAINED, Draw, Setup, draw
@@ -29,8 +30,9 @@ LIMITS = (0.5, 0.25)  # of the multiply-adds
 def networks(one: Draw) -> Iterator[tuple[str, float, nn.Module]]:
     """Yield methods, sizes and networks."""
     yield "unpruned", 1.0, one.model
-    pruned = one.prune(multiply_adds=LIMITS[-1], folds=0)
-    yield from ((DEFAULT, limit, pruned.select(multiply_adds=limit).model) for limit in LIMITS)
+    for method in (OURS, CHOSEN):
+        pruned = one.prune(method, head_fitted=one.head_fitted, multiply_adds=LIMITS[-1], folds=0)
+        yield from ((method, limit, pruned.select(multiply_adds=limit).model) for limit in LIMITS)
     for method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
         repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
         found = layer_by_layer(one.model, one.images, LIMITS, repair=repair)

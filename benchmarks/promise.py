@@ -1,15 +1,15 @@
 """Does the call keep its word? What `lrp_core.prune` says of unseen images, and what unseen images say.
 
-Every draw (benchmarks/tasks.py) is pruned by the call's default, and once more with an image size that the call chooses
-(``smaller-images+``). Each size of a path stands beside test images that had no part in anything. The sizes of the
-default's path stand beside the plainest alternatives, too: layer by layer with least squares
-(benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). At half and at 30 % of the
-multiply-adds distillation is tried on top. Writes a row a draw, method and size to results/benchmarks/promise.csv.
-Draws that are measured already, in data/promise, are not measured again. `make tables` makes the tables of
-docs/results.md.
+Every draw (benchmarks/tasks.py) is pruned twice: on the given images, as the call does by default with frozen networks,
+and with an image size that the call chooses (``smaller-images+``), as it does with trained ones. Each size of a path
+stands beside test images that had no part in anything. The sizes on the given images stand beside the plainest
+alternatives, too: layer by layer with least squares (benchmarks/layer_by_layer.py) and Neuron Merging
+(benchmarks/neuron_merging.py). At half and at 30 % of the multiply-adds distillation is tried on top. Writes a row a
+draw, method and size to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not
+measured again. `make tables` makes the tables of docs/results.md.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
-from 2000). These (seeds from 3000) chose nothing.
+from 2000). These (seeds from 3000) chose one thing: that frozen networks keep the image size by default.
 
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
@@ -24,7 +24,7 @@ import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
-from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, DISTILLED
+from lrp_core.study.analysis.promise import CHOSEN, OURS, DISTILLED
 from neuron_merging import neuron_merging
 from side_by_side import side_by_side
 from tasks import ALL, Draw, Setup, draw
@@ -74,11 +74,11 @@ def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
 
 
 def distilled(one: Draw, pruned: lrp_core.Pruned) -> Iterator[dict]:
-    """Yield the default's networks of the sizes where distillation is tried, and what it makes of them."""
+    """Yield our networks of the sizes where distillation is tried, and what it makes of them."""
     for limit in TRAINED_AT:
         smaller = pruned.select(multiply_adds=limit)
         share = smaller.after.multiply_adds / smaller.before.multiply_adds
-        yield {"method": DEFAULT, "multiply_adds": share, **measured(smaller.model, one)}
+        yield {"method": OURS, "multiply_adds": share, **measured(smaller.model, one)}
         distil(smaller.model, one.model, one.images, seed=0)
         yield {"method": DISTILLED, "multiply_adds": share, **measured(smaller.model, one)}
 
@@ -94,19 +94,19 @@ def alternatives(one: Draw, sizes: list[float]) -> Iterator[dict]:
 
 
 def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:
-    """Measure one draw: the call with a method, and what stands beside the default."""
+    """Measure one draw: the call with a method, and what stands beside ours on the given images."""
     one = draw(task, network, seed, setup)
     pruned, rows = call(one, method)
     others = ()
-    if method == DEFAULT:
+    if method == OURS:
         sizes = sorted({row.multiply_adds for row in pruned.path[1:]} | {*TRAINED_AT}, reverse=True)
         others = (*distilled(one, pruned), *alternatives(one, sizes))
     yield from ({"task": task, "network": network, "seed": seed} | row for row in (*rows, *others))
 
 
 def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
-    """Yield draws, seed by seed, for the default first."""
-    yield from ((*pair, seed, method) for method in (DEFAULT, CHOSEN) for seed in seeds for pair in ALL)
+    """Yield draws, seed by seed, those on the given images first."""
+    yield from ((*pair, seed, method) for method in (OURS, CHOSEN) for seed in seeds for pair in ALL)
 
 
 if __name__ == "__main__":

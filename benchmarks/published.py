@@ -21,14 +21,14 @@ from lrp_core.metrics.cost import n_parameters
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.distillation import distil
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.promise import DEFAULT, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.promise import OURS, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING
 from lrp_core.study.analysis.real_size import LAYERS_REPAIRED
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
 from tasks import TRAINED, Draw, Setup, draw
 
-METHODS = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, "px-static", "weight")
+METHODS = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, "px-static", "weight")
 LIMITS = (0.75, 0.5, 0.25)  # of the parameters
 ADDED = 0.001  # of them are biases that reconstruction adds to the smaller networks of layer by layer
 
@@ -52,7 +52,7 @@ def networks(method: str, one: Draw) -> Iterator[tuple[str, nn.Module]]:
     for limit in LIMITS:
         model = pruned.select(parameters=limit).model
         yield method, model
-        if method == DEFAULT:
+        if method == OURS:
             distil(model, one.model, one.images, seed=0)
             yield DISTILLED, model
 
@@ -62,7 +62,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
     trained = {network: replace(TRAINED[network], per_class=50, n_test=400)}
     one = draw(task, network, seed, setup, trained=trained)
     key, whole = {"task": task, "network": network, "seed": seed}, n_parameters(one.model)
-    whole_too = [("unpruned", one.model)] if method == DEFAULT else []
+    whole_too = [("unpruned", one.model)] if method == OURS else []
     for name, model in chain(whole_too, networks(method, one)):  # one by one: distillation changes the one before
         yield key | {"method": name, "parameters": n_parameters(model) / whole, **measured(model, one)}
 

@@ -1,16 +1,16 @@
 """Pruning at real size: frozen networks at 224 px (VGG16: 96 px), and networks that were trained for CIFAR-10.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
-images, which come from other blocks and choose nothing. All networks are pruned by the call's default, layer by layer
-(benchmarks/layer_by_layer.py) as published and with the default's reconstruction, and by LRP in one shot. All but the
-slowest are also pruned by the default without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1,
-Taylor, iterative LRP with and without reconstruction, and joint selection, the last three with and without the
-controller; VGG16 by iterative LRP with and without it.
+images, which come from other blocks and choose nothing. All networks are pruned by ours
+(``joint-cost+reconstruction``), layer by layer (benchmarks/layer_by_layer.py) as published and with our reconstruction,
+and by LRP in one shot. All but the slowest are also pruned by ours without reconstruction, Neuron Merging
+(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP with and without reconstruction, and joint selection, the last
+three with and without the controller; VGG16 by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
-which the head of a frozen backbone is fitted anew. It is measured alone; with the default on top, from images that
-leave half of the multiply-adds; and as the call does it, which chooses the size (``smaller-images+``) and is told
-whether the head was fitted to the calibration images.
+which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
+of the multiply-adds; and as the call does it by default on trained networks, which chooses the size
+(``smaller-images+``) and is told whether the head was fitted to the calibration images.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
@@ -39,7 +39,7 @@ from lrp_core.study.analysis.real_size import (
     CHOSEN,
     CONTROLLED,
     CONTROLLERS,
-    DEFAULT,
+    OURS,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
     LRP,
@@ -61,15 +61,15 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-MAIN = (DEFAULT, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
+MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
 MORE = (*chain.from_iterable((CONTROLLERS | WITH_REPAIR).items()), "taylor")
-HALF = 0.5  # of the multiply-adds: what smaller images leave before the default prunes
+HALF = 0.5  # of the multiply-adds: what smaller images leave before ours prunes
 SLOW = ("efficientnet-lite0", VGG)
-# The default, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
+# Ours, told what its test gets wrong: that the head of the network of benchmarks/fine_tune.py was not fitted to
 # the calibration images. Only estimates differ.
-HEAD_KNOWN = f"{DEFAULT} head_fitted=False"
+HEAD_KNOWN = f"{OURS} head_fitted=False"
 
 
 def alternative(method: str, one: Draw) -> Iterator[tuple[float, nn.Module]]:
@@ -97,7 +97,7 @@ def smaller(one: Draw, limit: float) -> tuple[float, Draw] | None:
 
 
 def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
-    """Yield a row for each size that smaller images reach, alone or pruned by the default."""
+    """Yield a row for each size that smaller images reach, alone or pruned by ours."""
     if method == SMALLER:
         for limit in LIMITS:
             if (reached := smaller(one, limit)) is not None:
@@ -131,7 +131,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     least = rates[-1] if rates else {"multiply_adds": 0.5}
     told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN) else {}
-    pruned = one.prune(method=DEFAULT if method == HEAD_KNOWN else method, folds=folds, **told, **least)
+    pruned = one.prune(method=OURS if method == HEAD_KNOWN else method, folds=folds, **told, **least)
     seconds, whole = time.perf_counter() - began, pruned.before
     limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
     for asked in (*limits, *rates):
@@ -166,7 +166,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
     if method in (SMALLER, SMALLER_HALF):
         yield from (key | row for row in rows_of_smaller_images(method, one))
         return
-    folds = FOLDS if method in (DEFAULT, HEAD_KNOWN) and network not in SLOW else 0
+    folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
     yield from (key | row for row in rows(method, one, folds))
 
 

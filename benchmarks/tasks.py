@@ -25,6 +25,7 @@ from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.graph.resizing import resize
 from lrp_core.graph.truncation import classifier
 from lrp_core.repair.ridge_head import fit_heads, pooled_features
+from lrp_core.study.analysis.promise import OURS
 from lrp_core.study.data.datasets import Dataset, load_dataset
 from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
 from lrp_core.study.data.splits import overlap, split_dataset
@@ -90,9 +91,10 @@ class Draw:
         test = test.contiguous(memory_format=torch.channels_last)
         return replace(self, model=self.fit(small), images=small, test_images=test)
 
-    def prune(self, **options: object) -> lrp_core.Pruned:
+    def prune(self, method: str = OURS, **options: object) -> lrp_core.Pruned:
         """Prune the classifier with its images; options as those of :func:`lrp_core.prune`."""
-        return lrp_core.prune(self.model, self.images, self.labels, groups=self.groups, progress=False, **options)
+        options = {"method": method, "groups": self.groups, "progress": False} | options
+        return lrp_core.prune(self.model, self.images, self.labels, **options)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def by_rate(model: nn.Module, one: Draw, frozen: bool) -> Iterator[tuple[float, 
 
 
 def pruned(one: Draw) -> Iterator[tuple[float, nn.Module]]:
-    """Prune by the call's default, and yield sizes and networks."""
+    """Prune by ours, and yield sizes and networks."""
     found = one.prune(multiply_adds=0.5, folds=0)
     for limit in LIMITS:
         yield limit, found.select(multiply_adds=limit).model

@@ -19,7 +19,7 @@ from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
 from lrp_core.control.early_exit import end_early
-from lrp_core.control.image_size import smaller_images
+from lrp_core.control.image_size import smaller_images, smaller_sizes
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
@@ -42,9 +42,10 @@ from lrp_core.utils.sites import AllReduce, single_site
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DEFAULT = "joint-cost+reconstruction"
+DEFAULT = "joint-cost+reconstruction"  # and smaller images for networks that other images trained
 FOLDS = 4  # fewer if a class has fewer images
 BUDGETS = ("pruning_ratio", "multiply_adds", "parameters", "latency")
+KEPT_BY_SMALLER_IMAGES = ("pruning_ratio", "parameters")  # budgets
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def prune(
     images: torch.Tensor | Iterable[tuple[torch.Tensor, torch.Tensor]],
     labels: torch.Tensor | None = None,
     *,
-    method: str | methods.Method | Criterion = DEFAULT,
+    method: str | methods.Method | Criterion | None = None,
     max_accuracy_drop: float = 2.0,
     pruning_ratio: float | None = None,
     multiply_adds: float | None = None,
@@ -214,11 +215,12 @@ def prune(
     By default, filters are chosen together, by their effect on all logits per multiply-add that they save, or per
     parameter if the budget is ``parameters`` (:mod:`lrp_core.control.cost_descent`). The weights of all later layers
     are adjusted by least squares, so that their outputs stay close to those of the unpruned network
-    (:mod:`lrp_core.repair.reconstruction`).
+    (:mod:`lrp_core.repair.reconstruction`). A network that was trained on other images first resizes these to fewer
+    pixels, if its accuracy stays within one standard error of the best (:mod:`lrp_core.control.image_size`).
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
-    ``+refit``, or makes images smaller and the layer was fitted to them. Then the last layer is refitted to the images
+    ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to the images
     by least squares (:mod:`lrp_core.repair.refit`). It has a bias if it had one before, and is scaled so that the
     softmax of its outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
 
@@ -233,10 +235,12 @@ def prune(
             :class:`lrp_core.control.methods.Method`; or your own criterion, a function from model, images and labels to
             :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
             lowest scores are removed first, with reconstruction. ``smaller-images+`` before a name first lets the
-            network resize its images, where this costs no measurable accuracy
-            (:mod:`lrp_core.control.image_size`). ``early-exit+`` first cuts the network where this costs no measurable
-            accuracy, and fits a head there. ``budget-search`` chooses the best action at each size: end earlier, skip a
-            residual block, or remove filters.
+            network resize its images; ``early-exit+`` first cuts it and fits a head there. Both keep the accuracy
+            within one standard error of the best. ``budget-search`` chooses the best action at each size: end earlier,
+            skip a residual block, or remove filters. None: ``joint-cost+reconstruction``, with ``smaller-images+``
+            before it if the last layer was not fitted to these images (see ``head_fitted``), the budget is neither
+            ``parameters`` nor ``pruning_ratio``, images are at one site, each class has some, and the network reads
+            smaller ones.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
             only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
@@ -251,7 +255,7 @@ def prune(
         head_fitted: whether the last layer was fitted to these same images, as on a frozen backbone. Each fold of the
             cross-validation then refits it, if it is dense. None: decided by a test
             (:func:`lrp_core.control.cross_validation.was_fitted`); a last layer that is not dense is believed. A method
-            with ``smaller-images+`` has to be told.
+            that names ``smaller-images+`` has to be told.
         folds: of the cross-validation; fewer if a class has fewer images. 0: no estimate, in a quarter of the time.
         seed: of the folds, and of random draws.
         progress: whether to show a progress bar.
@@ -265,7 +269,7 @@ def prune(
             a budget that no size of the network meets; or a site without images of a class that other sites have.
     """
     budget = _budget(max_accuracy_drop, pruning_ratio, multiply_adds, parameters, latency)
-    how = methods.method(method)
+    how = methods.method(DEFAULT if method is None else method)
     shortens = how.early_exit or bool(how.actions)
     if shortens and (ignored_layers or (how.actions and round_to > 1)):
         raise ValueError(
@@ -278,7 +282,7 @@ def prune(
         raise ValueError(f"round_to must be a whole number, 1 or more; got {round_to}")
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to 2**32 - 1, got {seed}")
-    if how.smaller_images and budget[0] in ("pruning_ratio", "parameters"):
+    if how.smaller_images and budget[0] in KEPT_BY_SMALLER_IMAGES:
         raise ValueError(
             f"smaller images save multiply-adds, and no filters or parameters: with {method!r} ask for multiply_adds, "
             f"latency or max_accuracy_drop instead of {budget[0]}"
@@ -303,6 +307,8 @@ def prune(
         raise ValueError(
             f"{method!r} fits a last layer, or judges by all classes: each of its {n_outputs} classes needs images"
         )
+    if method is None and head_fitted is not True and all_reduce is single_site:
+        how = replace(how, smaller_images=_may_become_smaller(network, images, labels, n_outputs, budget[0]))
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
@@ -314,7 +320,7 @@ def prune(
             f"head_fitted=True fits the last layer anew in each fold: it has to be dense, and {last.name!r} is a "
             f"{type(last.module).__name__}. Give images that trained no layer, and head_fitted=False"
         )
-    if how.smaller_images and is_dense and head_fitted is None:
+    if how.smaller_images and is_dense and head_fitted is None and method is not None:
         raise ValueError(
             f"{method!r} fits the last layer anew if it was fitted to these images, which no test can always tell: "
             "say head_fitted=True, or head_fitted=False if other images trained it"
@@ -363,19 +369,29 @@ class _Run:
     ) -> None:
         """Prune once without each fold, and once with all images."""
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
-        judges = self.how.early_exit or self.how.smaller_images
-        if fold is None and judges and is_dense and head_fitted is not False:
-            self._find_out(head_fitted, _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce))
+        judges, features = self.how.early_exit or self.how.smaller_images, None
+        if is_dense and head_fitted is not False and (judges or fold is not None):
+            judging = _draw(self.labels, self.groups, folds or FOLDS, self.seed, self.all_reduce)
+            features = self._find_out(head_fitted, judging)
+            if self.fitted:
+                then = ": every fold fits it anew" if folds else ""
+                advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
+                name = trace(self.network)[-1].name
+                self.notes.append(f"The last layer, {name!r}, counts as fitted to these images{then}.{advice}")
         n_folds = 0 if fold is None else int(fold.max()) + 1
         with tqdm(
             total=n_folds + 1, desc="pruning", disable=not progress, bar_format=_BAR, postfix={"network": "unpruned"}
         ) as bar:
             if fold is not None:
-                self._cross_validate(fold, head_fitted, is_dense, bar)
+                self._cross_validate(fold, features, bar)
             self._descend(callback, bar, n_folds)
 
     def _find_out(self, head_fitted: bool | None, fold: torch.Tensor) -> torch.Tensor:
-        """Decide whether the dense last layer was fitted to the images; return its inputs."""
+        """Decide whether the dense last layer was fitted to the images, if not told; return its inputs.
+
+        If it was, the default leaves images as they are: on frozen networks smaller ones gain nothing that is detected,
+        and at 48 px they lose (docs/results.md).
+        """
         name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
         features = read_by(self.network, name, self.images)
         self.fitted = bool(head_fitted)
@@ -385,16 +401,12 @@ class _Run:
             own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
             theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
             self.fitted = was_fitted(own, theirs, self.all_reduce)
-        if self.fitted:
-            advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
-            note = f"The last layer, {name!r}, counts as fitted to these images: every fold fits it anew.{advice}"
-            self.notes.append(note)
+            if self.fitted:  # a method that names smaller images is told
+                self.how = replace(self.how, smaller_images=False)
         return features
 
-    def _cross_validate(self, fold: torch.Tensor, head_fitted: bool | None, is_dense: bool, bar: tqdm) -> None:
+    def _cross_validate(self, fold: torch.Tensor, features: torch.Tensor | None, bar: tqdm) -> None:
         numbers = self.labels.unique(return_inverse=True)[1]
-        if is_dense and head_fitted is not False:
-            features = self._find_out(head_fitted, fold)
 
         def classifier(k: int) -> tuple[nn.Module, torch.Tensor]:
             if not self.fitted:
@@ -595,6 +607,14 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
     if name in ("max_accuracy_drop", "latency"):
         return lambda _: True
     return lambda down: _keeps(down, down.last, name, value)
+
+
+def _may_become_smaller(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, n_outputs: int, budget: str
+) -> bool:
+    """Return whether smaller images save what the budget counts, can be judged, and are read by the network."""
+    all_classes = len(labels.unique()) == n_outputs
+    return all_classes and budget not in KEPT_BY_SMALLER_IMAGES and bool(smaller_sizes(network, images[:1])[0])
 
 
 def _half(name: str, value: float) -> tuple[str, float]:

@@ -22,7 +22,7 @@ from torch import nn
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
+from lrp_core.study.analysis.promise import DISTILLED, OURS
 from lrp_core.study.analysis.real_size import CHOSEN, SMALLER, SMALLER_HALF
 from lrp_core.study.paths import ROOT
 
@@ -90,15 +90,15 @@ def test_a_network_is_measured_before_it_is_distilled(monkeypatch):
     model = chain(2, 1)
 
     def networks(method, one):
-        for number, name in enumerate((DEFAULT, DISTILLED)):
+        for number, name in enumerate((OURS, DISTILLED)):
             model[0].bias.fill_(number)
             yield name, model
 
     monkeypatch.setattr(published, "networks", networks)
     monkeypatch.setattr(published, "draw", lambda *_, **__: SimpleNamespace(model=chain(2, 1)))
     monkeypatch.setattr(published, "measured", lambda model, _: {"test_accuracy": model[0].bias[0].item()})
-    _, *rows = published.measured_rows("cifar10", "resnet56", 0, DEFAULT, None)
-    assert {row["method"]: row["test_accuracy"] for row in rows} == {DEFAULT: 0, DISTILLED: 1}
+    _, *rows = published.measured_rows("cifar10", "resnet56", 0, OURS, None)
+    assert {row["method"]: row["test_accuracy"] for row in rows} == {OURS: 0, DISTILLED: 1}
 
 
 def drawn(model: nn.Module | None, images: torch.Tensor, labels: torch.Tensor, pixels=None, prepare=None) -> Draw:
@@ -144,8 +144,8 @@ def test_few_images_prune_by_each_method_to_each_size(task):
     one = drawn(model, images, labels)
     (whole, *others), cost = few_images.networks(one), multiply_adds(model, images[:1])
     assert whole == ("unpruned", 1.0, model)
-    assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 3
-    assert len({method for method, _, _ in others}) == 3
+    assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 4
+    assert len({method for method, _, _ in others}) == 4
     for _, limit, smaller in others:
         assert 0.5 * limit < multiply_adds(smaller, images[:1]) / cost <= limit
 

@@ -59,6 +59,9 @@ def model(samples):
     return trained(samples)
 
 
+FULL_SIZE = "joint-cost+reconstruction"  # the default but for smaller images
+
+
 def prune(*args, **kwargs) -> lrp_core.Pruned:
     return lrp_core.prune(*args, progress=False, **kwargs)
 
@@ -96,8 +99,8 @@ def residual() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def pruned(samples, model) -> lrp_core.Pruned:
-    """By default, with estimates."""
-    return prune(model, *samples, multiply_adds=0.5)
+    """By the default on images of the given size, with estimates."""
+    return prune(model, *samples, method=FULL_SIZE, multiply_adds=0.5)
 
 
 def accuracies(network: nn.Module, samples) -> np.ndarray:
@@ -179,7 +182,8 @@ def test_what_is_saved_is_what_is_loaded(samples, model, tmp_path, method):
 
 
 def test_biases_that_reconstruction_adds_are_saved(samples, residual, tmp_path):
-    pruned = prune(residual, *samples, multiply_adds=0.4, folds=0, round_to=4, ignored_layers=["last"])
+    options = {"method": FULL_SIZE, "multiply_adds": 0.4, "folds": 0, "round_to": 4, "ignored_layers": ["last"]}
+    pruned = prune(residual, *samples, **options)
     assert pruned.model.last.bias is not None
     pruned.save(tmp_path / "net.safetensors")
     assert torch.equal(load_pruned(tmp_path / "net.safetensors", Residual)(samples[0]), pruned.model(samples[0]))
@@ -245,7 +249,7 @@ def test_a_budget_of_parameters_weighs_harm_by_parameters(samples):
         torch.manual_seed(0)
         model = Branches().eval()
     by_parameters = prune(model, images, labels, parameters=0.6, folds=0)
-    by_multiply_adds = prune(model, images, labels, multiply_adds=0.5, folds=0).select(parameters=0.6)
+    by_multiply_adds = prune(model, images, labels, multiply_adds=0.5, folds=0, method=FULL_SIZE).select(parameters=0.6)
     for found in (by_parameters, by_multiply_adds):
         assert found.after.parameters <= 0.6 * found.before.parameters
     for found, dearer, cheaper in ((by_parameters, "narrow", "wide"), (by_multiply_adds, "wide", "narrow")):
@@ -294,7 +298,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("name", "value"), OTHERS)
 def test_another_size_is_what_a_call_for_it_would_have_given(samples, model, pruned, monkeypatch, name, value):
-    anew = prune(model, *samples, **{name: value})
+    anew = prune(model, *samples, method=FULL_SIZE, **{name: value})
     for what in ("walk", "__init__"):
         monkeypatch.setattr(Descent, what, lambda *_, **__: pytest.fail("it is pruned again"))
     selected = pruned.select(**{name: value})
@@ -733,7 +737,7 @@ BAD = {
     "folds that are no number of folds": ({"folds": 2.0, "multiply_adds": 0.5}, "folds must be 2 or more, .*got 2.0"),
     "multiples of nothing": ({"round_to": 0}, "round_to must be a whole number, 1 or more; got 0"),
     "multiples of more than there are": (
-        {"round_to": 64, "multiply_adds": 0.5, "folds": 0},
+        {"round_to": 64, "multiply_adds": 0.5, "folds": 0, "method": FULL_SIZE},
         "nothing of this network can be removed with round_to=64 and 0 ignored layers",
     ),
     "a budget in words": ({"multiply_adds": "0.5"}, "multiply_adds must be a number, got '0.5'"),

@@ -203,7 +203,7 @@ class TwoPaths(nn.Module):
 
 def test_sizes_that_cannot_be_read_are_left_out():
     images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
-    assert image_size._smaller_sizes(settle(TwoPaths()), images[:1]) == [(22, 22), (26, 26)]
+    assert image_size.smaller_sizes(settle(TwoPaths()), images[:1])[0] == [(22, 22), (26, 26)]
     assert prune(settle(TwoPaths()), images, labels, head_fitted=False).image_size in {None, (22, 22), (26, 26)}
 
 
@@ -247,6 +247,53 @@ def test_predictions_are_those_of_the_smaller_images(by_colour):
     assert first.estimate.accuracy == unpruned.estimate.accuracy  # both are right on all images
     whole, small = pruned._run.down.model(0), F.interpolate(images, SMALLEST, mode="bilinear", antialias=True)
     assert torch.allclose(whole(images), by_colour(small), atol=1e-4)
+
+
+def by_default(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **options) -> lrp_core.Pruned:
+    return prune(model, images, labels, **{"method": None} | options)
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_the_default_makes_images_smaller_if_other_images_trained_the_last_layer(by_colour, folds):
+    images, labels = colours()
+    named = prune(by_colour, images, labels, head_fitted=False, folds=folds)
+    for told in (False, None):  # it is found out
+        default = by_default(by_colour, images, labels, head_fitted=told, folds=folds)
+        assert default.image_size == SMALLEST
+        assert torch.equal(default.model(images), named.model(images))
+        assert default.estimate == named.estimate
+    # A head that was fitted to noise knows only these images.
+    noise, overfitted = torch.randn(60, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), settle(Residual())
+    with_one = F.pad(read_by(overfitted, "head", noise).double(), (0, 1), value=1)
+    solution = torch.linalg.lstsq(with_one, torch.eye(3).double()[labels]).solution
+    overfitted.head.weight.copy_(solution[:-1].T)
+    overfitted.head.bias.copy_(solution[-1])
+    assert prune(overfitted, noise, labels, head_fitted=True, folds=folds).image_size is not None
+    for told in (True, None):
+        kept = by_default(overfitted, noise, labels, head_fitted=told, folds=folds)
+        assert kept.image_size is None
+
+
+KEEP = {
+    "a budget of parameters": {"multiply_adds": None, "parameters": 0.5},
+    "a budget of filters": {"multiply_adds": None, "pruning_ratio": 0.5},
+    "a class without images": {},
+    "several sites": {"all_reduce": lambda tensor: tensor},
+    "a network that reads one size": {},
+}
+
+
+@pytest.mark.parametrize("case", KEEP)
+def test_the_default_leaves_images_as_they_are_where_they_cannot_become_smaller(by_colour, case):
+    images, labels = colours()
+    some = labels > 0 if case == "a class without images" else labels >= 0
+    model = settle(Flattening()) if "reads one size" in case else by_colour
+    options = {"head_fitted": False} | KEEP[case]
+    kept = by_default(model, images[some], labels[some], **options)
+    same = prune(model, images[some], labels[some], method="joint-cost+reconstruction", **options)
+    assert kept.image_size is None
+    assert kept.kept == same.kept
+    assert kept.notes == same.notes
 
 
 class Flattening(nn.Module):

@@ -65,7 +65,7 @@ def earliest(exits: Sequence[Exit]) -> Exit:
 def end_early(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
 ) -> tuple[str, nn.Module]:
-    """End a classifier at the :func:`earliest` exit, where this costs no measurable accuracy.
+    """End a classifier at the :func:`earliest` exit, within one standard error of the best.
 
     Args:
         model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.

@@ -22,7 +22,7 @@ SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on 
 def smaller_images(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
 ) -> tuple[tuple[int, int] | None, nn.Module]:
-    """Choose the smallest images that cost no measurable accuracy.
+    """Choose the smallest images on which the network is as accurate, within one standard error.
 
     Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within one standard error of the
     best (:mod:`lrp_core.control.one_standard_error`). Sizes that the network cannot read, or that save no
@@ -42,8 +42,15 @@ def smaller_images(
     Raises:
         ValueError: no size is left.
     """
+    sizes, problem = smaller_sizes(model, images[:1])
+    if not sizes:
+        before = " x ".join(map(str, images.shape[2:]))
+        raise ValueError(
+            f"the network reads images of {before} px, and none of half to 85 % of these pixels: {problem}. Does it "
+            "flatten maps into a dense layer, or resize images itself? Choose a method without smaller-images"
+        )
     found, models = {}, {}
-    for size in _smaller_sizes(model, images[:1]):
+    for size in sizes:
         found[size], models[size] = _judged(model, resize(images, size), labels, fold, fitted)
     found[None], _ = _judged(model, images, labels, fold, fitted)
     size = first_as_good(found)
@@ -63,20 +70,22 @@ def _judged(
     return found, with_last_layer(model, heads.weight, heads.bias)
 
 
-def _smaller_sizes(model: nn.Module, image: torch.Tensor) -> list[tuple[int, int]]:
-    """Return the sizes (H, W) of :data:`SHARES` that the network reads with fewer multiply-adds."""
+def smaller_sizes(model: nn.Module, image: torch.Tensor) -> tuple[list[tuple[int, int]], str]:
+    """Return the sizes (H, W) of :data:`SHARES` that the network reads with fewer multiply-adds.
+
+    Args:
+        model: made of supported layers.
+        image: (1, C, H, W).
+
+    Returns:
+        The sizes, smallest first; and why others were left out, of use if all were.
+    """
     whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
     for share in SHARES:
         size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
         try:
             if multiply_adds(model, resize(image, size)) < whole:
                 sizes.append(size)
-        except (RuntimeError, ValueError, AssertionError) as error:  # whatever torch or the model's own code raises
+        except Exception as error:  # the model's own code may raise anything
             problem = str(error)
-    if not sizes:
-        before = " x ".join(map(str, image.shape[2:]))
-        raise ValueError(
-            f"the network reads images of {before} px, and none of half to 85 % of these pixels: {problem}. Does it "
-            "flatten maps into a dense layer, or resize images itself? Choose a method without smaller-images"
-        )
-    return sizes
+    return sizes, problem

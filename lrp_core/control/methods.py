@@ -50,9 +50,9 @@ class Method:
             (:mod:`lrp_core.control.cost_descent`); only for :func:`lrp_core.prune`.
         distil: the pruned network learns the logits of the unpruned one, on images of the same size
             (:mod:`lrp_core.repair.distillation`); only for :func:`lrp_core.prune`.
-        smaller_images: the network first makes its images smaller, where this costs no measurable accuracy
-            (:mod:`lrp_core.control.image_size`); only for :func:`lrp_core.prune`.
-        early_exit: the backbone is first cut where this costs no measurable accuracy
+        smaller_images: the network first makes its images smaller, where its accuracy stays within one standard error
+            of the best (:mod:`lrp_core.control.image_size`); only for :func:`lrp_core.prune`.
+        early_exit: the backbone is first cut where its accuracy stays within one standard error of the best
             (:mod:`lrp_core.control.early_exit`).
         actions: of the budget search (:mod:`lrp_core.control.budget_search`); empty for other methods.
         blocks: how the budget search ranks residual blocks (:data:`lrp_core.control.budget_search.BLOCK_CHANGES`).

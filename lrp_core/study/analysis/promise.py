@@ -6,19 +6,25 @@ import pandas as pd
 
 from lrp_core.control.selection import smallest_within
 
-DEFAULT, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
-DISTILLED = f"{DEFAULT}+distillation"
-CHOSEN = f"smaller-images+{DEFAULT}"  # the call chooses the image size
+OURS, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
+DISTILLED = f"{OURS}+distillation"
+CHOSEN = f"smaller-images+{OURS}"  # the call chooses the image size
+TRAINED = ("resnet20", "resnet56", "squeezenet1_1-trained")  # networks that were trained for their task
 POINTS = 2.0  # that the accuracy may fall by, the call's default
 DRAW = ["task", "network", "seed"]
 
 
-def choices(rows: pd.DataFrame, method: str = DEFAULT) -> pd.DataFrame:
+def by_default(network: str) -> str:
+    """Return what the call does with a network by default: it chooses the image size of trained ones."""
+    return CHOSEN if network in TRAINED else OURS
+
+
+def choices(rows: pd.DataFrame, method: str | None = None) -> pd.DataFrame:
     """Return what ``max_accuracy_drop`` chooses in each draw of a method, and the results on unseen images.
 
     Args:
         rows: of benchmarks/promise.py, one a draw, method and size.
-        method: of the call.
+        method: of the call; None for its default.
 
     Returns:
         By draw: the multiply-adds left; by how much accuracy and harmonic mean fell on the test images, in points; the
@@ -27,7 +33,8 @@ def choices(rows: pd.DataFrame, method: str = DEFAULT) -> pd.DataFrame:
     """
     found = []
     for draw, of_draw in rows.groupby(DRAW, sort=False):
-        ours = of_draw[(of_draw["method"] == method) & of_draw["drop"].notna()]  # the path, without sizes between
+        of_method = of_draw["method"] == (method or by_default(draw[1]))
+        ours = of_draw[of_method & of_draw["drop"].notna()]  # the path, without sizes between
         if ours.empty:
             continue
         ours = ours.sort_values("multiply_adds", ascending=False)
@@ -62,7 +69,7 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
         A row for the unpruned network, all pruned sizes and the chosen size; columns ``accuracy`` and ``drop``: the
         estimate less the test's value, in points.
     """
-    ours = rows[(rows["method"] == DEFAULT) & rows["drop"].notna()]
+    ours = rows[(rows["method"] == rows["network"].map(by_default)) & rows["drop"].notna()]
     whole = ours[ours["multiply_adds"] == 1].set_index(DRAW)["test_accuracy"]
     ours = ours.join(whole.rename("whole"), on=DRAW)
     missed = pd.DataFrame(

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lrp_core.metrics.curve import MAX_RATE, pruning_auc
-from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, NEURON_MERGING, OURS
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
@@ -12,9 +12,9 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
 SMALLER = "smaller-images"  # of fewer pixels
-SMALLER_HALF = f"{SMALLER}-0.5+{DEFAULT}"  # the default on images that leave half of the multiply-adds
+SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # the default on images that leave half of the multiply-adds
 NAMES = {  # as tables and figures call them
-    DEFAULT: "ours",
+    OURS: "ours",
     SMALLER: "smaller images",
     CHOSEN: "ours, image size chosen",
     SMALLER_HALF: "smaller images (50%), then ours",

@@ -1,6 +1,6 @@
 """What tables and figures on the pages call tasks, networks and methods."""
 
-from lrp_core.study.analysis.promise import DEFAULT, DISTILLED
+from lrp_core.study.analysis.promise import DISTILLED, OURS
 from lrp_core.study.analysis.real_size import LRP, NAMES
 
 TASKS = {"cifar10": "CIFAR-10", "elpv": "ELPV", "trashnet": "TrashNet"}
@@ -15,7 +15,7 @@ NETWORKS = {
     "vgg16": "VGG16",
 }
 METHODS = NAMES | {
-    DISTILLED: f"{NAMES[DEFAULT]}, distillation",
+    DISTILLED: f"{NAMES[OURS]}, distillation",
     f"{LRP}+refit": f"{NAMES[LRP]}, refitted head",
     "early-exit": "early exit",
     f"early-exit+{LRP}+reconstruction+refit": f"early exit, {NAMES[LRP]}, reconstruction, refitted head",

@@ -12,10 +12,10 @@ from lrp_core.study.analysis.real_size import (
     CHOSEN,
     CONTROLLED,
     CONTROLLERS,
-    DEFAULT,
     LAYER_BY_LAYER,
     LRP,
     ONE_SHOT,
+    OURS,
     PAIR,
     SMALLER,
     accuracies,
@@ -25,7 +25,7 @@ from lrp_core.study.paths import ROOT
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.style import close, legend_below, looks, save_figure, set_theme
 
-DRAWN = (CHOSEN, DEFAULT, SMALLER, LAYER_BY_LAYER, ONE_SHOT)
+DRAWN = (CHOSEN, OURS, SMALLER, LAYER_BY_LAYER, ONE_SHOT)
 SIZES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 TICKS = (1.0, 0.5, 0.25, 0.1, 0.05)
 
