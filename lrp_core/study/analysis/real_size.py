@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lrp_core.metrics.curve import MAX_RATE, pruning_auc
-from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, NEURON_MERGING, OURS
+from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, NEURON_MERGING, OURS, by_default
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
@@ -35,6 +35,13 @@ NAMES = {  # as tables and figures call them
 CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}  # methods, and the same with the controller
 WITH_REPAIR = {LRP_REPAIRED: CONTROLLED_REPAIRED}  # the same at real size only
 PAIR = ["task", "network"]
+
+
+def with_default(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows where ours is what the call does by default with each network, and nothing else."""
+    ours, default = rows["method"].isin([OURS, CHOSEN]), rows["network"].map(by_default)
+    kept = rows[~ours | (rows["method"] == default)]
+    return kept.assign(method=kept["method"].replace(CHOSEN, OURS))
 
 
 def accuracies(

@@ -20,7 +20,6 @@ from lrp_core.study.analysis.promise import (
     NEURON_MERGING,
     OURS,
     at_size,
-    by_default,
     choices,
     errors,
 )
@@ -42,6 +41,7 @@ from lrp_core.study.analysis.real_size import (
     draws,
     means,
     overlaps,
+    with_default,
 )
 from lrp_core.study.analysis.robustness import CORRUPTIONS, robustness_summary
 from lrp_core.study.analysis.statistics import paired_interval
@@ -328,15 +328,15 @@ FRONT = (  # with the pairs that lose most; the others are in docs/results.md
 
 def real_size() -> str:
     """Compare the call's default with LRP and the best plain alternative, at a quarter of the multiply-adds."""
-    rows, table = _real_size(), []
+    rows, table = with_default(_real_size()), []
     whole, measured = means(rows, 1.0), draws(rows)
     quarter = means(rows, 0.25).where(measured.ge(measured[OURS], axis=0))
     for names in (names for names in FRONT if names in quarter.index):
-        ours, at = by_default(names[1]), quarter.loc[names]
+        at = quarter.loc[names]
         plain = at.reindex([LAYER_BY_LAYER, SMALLER]).dropna()
         best = f"{_number(plain.max())} ({METHODS[plain.idxmax()]})"
-        table.append([at_real_size(*names), _number(whole.loc[names, ours]), _number(at[ONE_SHOT]), best])
-        table[-1].append(_number(at[ours]))
+        cells = [_number(whole.loc[names, OURS]), _number(at[ONE_SHOT]), best, _number(at[OURS])]
+        table.append([at_real_size(*names), *cells])
     return _markdown(["task, network, image size", "unpruned", "LRP", "best plain alternative", "ours"], table)
 
 
