@@ -114,7 +114,8 @@ def test_where_no_size_can_be_reached_the_unpruned_network_is_left(task):
     model, images, labels = task
     first, relu, second, *rest = copy.deepcopy(model)
     wide = nn.Sequential(first, relu, second, nn.ReLU(), settle(nn.Conv2d(12, 12, 1)).double(), *rest)
-    pruned = prune(wide, images, labels, ignored_layers=["0", "2"], max_accuracy_drop=5)
+    options = {"method": "joint-cost+reconstruction", "ignored_layers": ["0", "2"]}
+    pruned = prune(wide, images, labels, max_accuracy_drop=5, **options)
     assert pruned.after.filters == pruned.before.filters
     assert [row.size for row in pruned.path] == [None]
     assert pruned.estimate.images == N
@@ -186,7 +187,7 @@ def test_a_fitted_head_is_fitted_anew_without_the_fold(task, recorded):
 
 def test_a_head_that_is_not_fitted_stays_within_the_folds(task, recorded):
     model, images, labels = task
-    pruned = prune(model, images, labels, multiply_adds=0.3, head_fitted=False)
+    pruned = prune(model, images, labels, method="joint-cost+reconstruction", multiply_adds=0.3, head_fitted=False)
     for descent in recorded[0]:
         assert torch.equal(descent.given[0][-1].weight, model[-1].weight)
     right = (model(images).argmax(dim=1) == labels).numpy()
