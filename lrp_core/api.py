@@ -77,7 +77,8 @@ class Pruned:
         pruning_ratio: the fraction of the filters that was removed; filters that can only be removed together count as
             one.
         steps: a record of every step of the method, down to the smallest size.
-        kept: for each convolution of ``model``, the indices of its remaining filters in the unpruned network.
+        kept: for each convolution of ``model``, the indices of its remaining filters in the unpruned network. If
+            ``model`` resizes its images, names begin with ``network.``.
         truncation: the layer after which ``model`` was cut, and the residual blocks that it skips
             (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies and it has its own head.
         image_size: to which ``model`` resizes its images first, (H, W); ``model.network`` is the network inside, which
@@ -240,7 +241,7 @@ def prune(
             skip a residual block, or remove filters. None: ``joint-cost+reconstruction``, with ``smaller-images+``
             before it if the last layer was not fitted to these images (see ``head_fitted``), the budget is neither
             ``parameters`` nor ``pruning_ratio``, images are at one site, each class has some, and the network reads
-            smaller ones.
+            smaller ones. Then images become no smaller than a budget of ``multiply_adds`` or ``latency`` needs.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
             only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
@@ -269,6 +270,7 @@ def prune(
             a budget that no size of the network meets; or a site without images of a class that other sites have.
     """
     budget = _budget(max_accuracy_drop, pruning_ratio, multiply_adds, parameters, latency)
+    head_fitted = None if head_fitted is None else bool(head_fitted)
     how = methods.method(DEFAULT if method is None else method)
     shortens = how.early_exit or bool(how.actions)
     if shortens and (ignored_layers or (how.actions and round_to > 1)):
@@ -307,7 +309,7 @@ def prune(
         raise ValueError(
             f"{method!r} fits a last layer, or judges by all classes: each of its {n_outputs} classes needs images"
         )
-    if method is None and head_fitted is not True and all_reduce is single_site:
+    if method is None and not head_fitted and all_reduce is single_site:
         how = replace(how, smaller_images=_may_become_smaller(network, images, labels, n_outputs, budget[0]))
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
@@ -315,6 +317,7 @@ def prune(
     run.groups = torch.arange(len(labels)) if groups is None else _check_groups(groups, labels)
     run.until, run.until_further = _until(*budget), _until(*_half(*budget))
     run.by_parameters = budget[0] == "parameters"
+    run.enough = budget[1] if budget[0] in ("multiply_adds", "latency") else 0.0
     if not is_dense and head_fitted:
         raise ValueError(
             f"head_fitted=True fits the last layer anew in each fold: it has to be dense, and {last.name!r} is a "
@@ -354,6 +357,7 @@ class _Run:
         self.until: Callable[[_Down], bool]
         self.until_further: Callable[[_Down], bool]  # of the folds, which leave other sizes than all images do
         self.by_parameters = False  # what a method that chooses by cost counts
+        self.enough = 0.0  # of the multiply-adds: images need not become so small that fewer are left
         self.judged: HeldOut | None = None
         self.fitted = False  # whether the last layer was fitted to these images
         self.whole = Whole.of(network, images[:1], ignored)
@@ -371,8 +375,7 @@ class _Run:
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
         judges, features = self.how.early_exit or self.how.smaller_images, None
         if is_dense and head_fitted is not False and (judges or fold is not None):
-            judging = _draw(self.labels, self.groups, folds or FOLDS, self.seed, self.all_reduce)
-            features = self._find_out(head_fitted, judging)
+            features = self._find_out(head_fitted, self._judging() if fold is None else fold)
             if self.fitted:
                 then = ": every fold fits it anew" if folds else ""
                 advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
@@ -386,23 +389,32 @@ class _Run:
                 self._cross_validate(fold, features, bar)
             self._descend(callback, bar, n_folds)
 
-    def _find_out(self, head_fitted: bool | None, fold: torch.Tensor) -> torch.Tensor:
+    def _judging(self) -> torch.Tensor | None:
+        """Return folds for judging without estimates; None if the groups allow none."""
+        try:
+            return _draw(self.labels, self.groups, FOLDS, self.seed, self.all_reduce)
+        except ValueError:
+            return None
+
+    def _find_out(self, head_fitted: bool | None, fold: torch.Tensor | None) -> torch.Tensor:
         """Decide whether the dense last layer was fitted to the images, if not told; return its inputs.
 
-        If it was, the default leaves images as they are: on frozen networks smaller ones gain nothing that is detected,
-        and at 48 px they lose (docs/results.md).
+        Without folds nothing can tell, and it counts as fitted. If it was, the default leaves images as they are: on
+        frozen networks smaller ones gain nothing that is detected, and at 48 px they lose (docs/results.md).
         """
         name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
         features = read_by(self.network, name, self.images)
         self.fitted = bool(head_fitted)
-        if head_fitted is None:
+        if head_fitted is None and fold is None:
+            self.fitted = True
+        elif head_fitted is None:
             bias = self.network.get_submodule(name).bias is not None
             heads = fit_heads(features, numbers, fold, self.all_reduce, bias).out_of_fold
             own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
             theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
             self.fitted = was_fitted(own, theirs, self.all_reduce)
-            if self.fitted:  # a method that names smaller images is told
-                self.how = replace(self.how, smaller_images=False)
+        if head_fitted is None and self.fitted:  # a method that names smaller images is told
+            self.how = replace(self.how, smaller_images=False)
         return features
 
     def _cross_validate(self, fold: torch.Tensor, features: torch.Tensor | None, bar: tqdm) -> None:
@@ -468,12 +480,12 @@ class _Run:
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return the descent of a classifier on some images."""
         how, size, exit_, heads, ignored = self.how, None, "", None, self.ignored
-        if how.actions or how.early_exit or how.smaller_images:
+        if how.actions or how.early_exit or (how.smaller_images and self.fitted):
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
         if how.smaller_images:
-            size, model = smaller_images(model, images, labels, fold, self.fitted)
+            size, model = smaller_images(model, images, labels, fold if self.fitted else None, self.enough)
         if how.early_exit:
             read = images if size is None else resize(images, size)
             exit_, model = end_early(model, read, labels, fold, self.fitted)
@@ -549,7 +561,7 @@ class _Run:
         rows = self.path[1:]
         if name == "latency":
             fits = [row.size for row in rows if row.latency <= value * self.before.latency]
-            least = min(row.latency for row in self.path) / self.before.latency
+            least = min((row.latency / self.before.latency for row in rows), default=1)
         else:
             size = self.down.first(lambda size: _keeps(self.down, size, name, value)) if rows else None
             fits = [size] if rows and _keeps(self.down, size, name, value) else []
@@ -580,7 +592,11 @@ class _Run:
                 f"and {value} were asked for: give more images to be sure."
             )
         if row.size is None:
-            notes.append(f"No smaller network is expected to lose {value} points or less; this is the unpruned one.")
+            sized = self.down.image_size is not None
+            hint = " On larger images there may be one: try method='joint-cost+reconstruction'." if sized else ""
+            notes.append(
+                f"No smaller network is expected to lose {value} points or less; this is the unpruned one.{hint}"
+            )
         elif row is rows[-1]:
             notes.append("The path ends at this size; prune() with a smaller budget of multiply_adds goes further.")
         for note in notes[len(self.notes) :]:

@@ -139,7 +139,7 @@ def test_they_keep_their_size_where_it_is_needed():
 
 def test_a_head_that_was_fitted_to_the_images_is_fitted_to_the_smaller_ones(frozen):
     images, labels = colours()
-    size, model = image_size.smaller_images(frozen, images, labels, folds(), fitted=True)
+    size, model = image_size.smaller_images(frozen, images, labels, folds())
     assert size == SMALLEST
     x = read_by(frozen, "head", F.interpolate(images, size, mode="bilinear", antialias=True))
     expected = fit_heads(x, labels, folds(), bias=True)
@@ -269,9 +269,31 @@ def test_the_default_makes_images_smaller_if_other_images_trained_the_last_layer
     overfitted.head.weight.copy_(solution[:-1].T)
     overfitted.head.bias.copy_(solution[-1])
     assert prune(overfitted, noise, labels, head_fitted=True, folds=folds).image_size is not None
-    for told in (True, None):
+    for told in (True, 1, None):
         kept = by_default(overfitted, noise, labels, head_fitted=told, folds=folds)
         assert kept.image_size is None
+
+
+def test_images_become_no_smaller_than_a_budget_needs(by_colour):
+    """13 and 14 px leave about 70 and 80 % of the multiply-adds."""
+    images, labels = colours()
+    for budget, size in ((0.9, (14, 14)), (0.75, (13, 13)), (0.6, SMALLEST), (0.1, SMALLEST)):
+        pruned = by_default(by_colour, images, labels, head_fitted=False, multiply_adds=budget)
+        assert pruned.image_size == size
+        assert pruned.after.multiply_adds <= budget * pruned.before.multiply_adds
+    assert (
+        by_default(by_colour, images, labels, max_accuracy_drop=30, multiply_adds=None, folds=2).image_size == SMALLEST
+    )
+
+
+def test_groups_need_no_folds_of_their_own_for_it(by_colour):
+    """Three patients, each with two of three classes: without one of two folds a class would have no image left."""
+    images, labels = colours()
+    patients = [((0, 1), (1, 2), (0, 2))[label][i // 3 % 2] for i, label in enumerate(labels.tolist())]
+    pruned = by_default(by_colour, images, labels, head_fitted=False, groups=patients)
+    assert pruned.image_size == SMALLEST
+    kept = by_default(by_colour, images, labels, groups=patients)  # no fold can tell whether the head was fitted
+    assert kept.image_size is None
 
 
 KEEP = {

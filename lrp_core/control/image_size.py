@@ -20,7 +20,7 @@ SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on 
 
 
 def smaller_images(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor | None, enough: float = 0.0
 ) -> tuple[tuple[int, int] | None, nn.Module]:
     """Choose the smallest images on which the network is as accurate, within one standard error.
 
@@ -32,9 +32,9 @@ def smaller_images(
         model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.
         images: calibration ones, (N, C, H, W), normalised.
         labels: (N,), in 0..K-1, each class present.
-        fold: of the images, (N,).
-        fitted: whether the last layer, a dense one, was fitted to these images. It is then fitted anew for each size,
-            and accuracies are cross-fitted.
+        fold: of the images, (N,), if the last layer, a dense one, was fitted to them: it is then fitted anew for each
+            size, and accuracies are cross-fitted. None if it was not.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried.
 
     Returns:
         The size (H, W), and the classifier for it; None and ``model`` for the given size.
@@ -42,7 +42,7 @@ def smaller_images(
     Raises:
         ValueError: no size is left.
     """
-    sizes, problem = smaller_sizes(model, images[:1])
+    sizes, problem = smaller_sizes(model, images[:1], enough)
     if not sizes:
         before = " x ".join(map(str, images.shape[2:]))
         raise ValueError(
@@ -51,17 +51,17 @@ def smaller_images(
         )
     found, models = {}, {}
     for size in sizes:
-        found[size], models[size] = _judged(model, resize(images, size), labels, fold, fitted)
-    found[None], _ = _judged(model, images, labels, fold, fitted)
+        found[size], models[size] = _judged(model, resize(images, size), labels, fold)
+    found[None], _ = _judged(model, images, labels, fold)
     size = first_as_good(found)
     return size, models.get(size, model)
 
 
 def _judged(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor, fitted: bool
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor | None
 ) -> tuple[tuple[float, float], nn.Module]:
-    """Return the accuracy of a classifier with its standard error, and the classifier, with a new head if fitted."""
-    if not fitted:
+    """Return the accuracy of a classifier with its standard error, and the classifier; folds give it a new head."""
+    if fold is None:
         return accuracy_with_error(predict(model, images), labels), model
     name = trace(model)[-1].name
     features = read_by(model, name, images)
@@ -70,22 +70,27 @@ def _judged(
     return found, with_last_layer(model, heads.weight, heads.bias)
 
 
-def smaller_sizes(model: nn.Module, image: torch.Tensor) -> tuple[list[tuple[int, int]], str]:
+def smaller_sizes(model: nn.Module, image: torch.Tensor, enough: float = 0.0) -> tuple[list[tuple[int, int]], str]:
     """Return the sizes (H, W) of :data:`SHARES` that the network reads with fewer multiply-adds.
 
     Args:
         model: made of supported layers.
         image: (1, C, H, W).
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is returned.
 
     Returns:
         The sizes, smallest first; and why others were left out, of use if all were.
     """
     whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
-    for share in SHARES:
+    for share in reversed(SHARES):
         size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
         try:
-            if multiply_adds(model, resize(image, size)) < whole:
-                sizes.append(size)
+            left = multiply_adds(model, resize(image, size)) / whole
         except Exception as error:  # the model's own code may raise anything
             problem = str(error)
+            continue
+        if left < 1:
+            sizes.insert(0, size)
+        if left <= enough:
+            break
     return sizes, problem
