@@ -216,8 +216,9 @@ def prune(
     By default, filters are chosen together, by their effect on all logits per multiply-add that they save, or per
     parameter if the budget is ``parameters`` (:mod:`lrp_core.control.cost_descent`). The weights of all later layers
     are adjusted by least squares, so that their outputs stay close to those of the unpruned network
-    (:mod:`lrp_core.repair.reconstruction`). A network that was trained on other images first resizes these to fewer
-    pixels, if its accuracy stays within one standard error of the best (:mod:`lrp_core.control.image_size`).
+    (:mod:`lrp_core.repair.reconstruction`). If the last layer was not fitted to these images, the network first resizes
+    them to fewer pixels, as far as its accuracy stays within one standard error of the best
+    (:mod:`lrp_core.control.image_size`).
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
@@ -400,7 +401,7 @@ class _Run:
         """Decide whether the dense last layer was fitted to the images, if not told; return its inputs.
 
         Without folds nothing can tell, and it counts as fitted. If it was, the default leaves images as they are: on
-        frozen networks smaller ones gain nothing that is detected, and at 48 px they lose (docs/results.md).
+        frozen networks smaller ones gain nothing that is detected (docs/results.md).
         """
         name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
         features = read_by(self.network, name, self.images)
