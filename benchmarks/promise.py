@@ -6,7 +6,8 @@ stands beside test images that had no part in anything. The sizes on the given i
 alternatives, too: layer by layer with least squares (benchmarks/layer_by_layer.py) and Neuron Merging
 (benchmarks/neuron_merging.py). At half and at 30 % of the multiply-adds distillation is tried on top. Writes a row a
 draw, method and size to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not
-measured again. `make tables` makes the tables of docs/results.md.
+measured again. `make tables` makes the tables of docs/results.md. The committed rows with chosen sizes are of all seeds
+for the trained networks, and of the first three for the frozen ones.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
 from 2000). These (seeds from 3000) chose one thing: that frozen networks keep the image size by default.
