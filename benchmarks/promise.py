@@ -10,7 +10,8 @@ measured again. `make tables` makes the tables of docs/results.md. The committed
 for the trained networks, and of the first three for the frozen ones.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
-from 2000). These (seeds from 3000) chose one thing: that frozen networks keep the image size by default.
+from 2000). These (seeds from 3000) chose one thing, with those of benchmarks/real_size.py: which
+networks get a chosen image size by default.
 
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
@@ -25,7 +26,7 @@ import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
-from lrp_core.study.analysis.promise import CHOSEN, OURS, DISTILLED
+from lrp_core.study.analysis.promise import CHOSEN, DISTILLED, OURS
 from neuron_merging import neuron_merging
 from side_by_side import side_by_side
 from tasks import ALL, Draw, Setup, draw

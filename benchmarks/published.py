@@ -21,7 +21,7 @@ from lrp_core.metrics.cost import n_parameters
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.distillation import distil
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.promise import OURS, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING
+from lrp_core.study.analysis.promise import DISTILLED, LAYER_BY_LAYER, NEURON_MERGING, OURS
 from lrp_core.study.analysis.real_size import LAYERS_REPAIRED
 from neuron_merging import neuron_merging
 from promise import measured

@@ -1,11 +1,11 @@
 """Pruning at real size: frozen networks at 224 px (VGG16: 96 px), and networks that were trained for CIFAR-10.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
-images, which come from other blocks and choose nothing. All networks are pruned by ours
-(``joint-cost+reconstruction``), layer by layer (benchmarks/layer_by_layer.py) as published and with our reconstruction,
-and by LRP in one shot. All but the slowest are also pruned by ours without reconstruction, Neuron Merging
-(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP with and without reconstruction, and joint selection, the last
-three with and without the controller; VGG16 by iterative LRP with and without it.
+images, which come from other blocks. All networks are pruned by ours (``joint-cost+reconstruction``), layer by layer
+(benchmarks/layer_by_layer.py) as published and with our reconstruction, and by LRP in one shot. All but the slowest are
+also pruned by ours without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1, Taylor, iterative LRP
+with and without reconstruction, and joint selection, the last three with and without the controller; VGG16 by iterative
+LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
@@ -16,8 +16,9 @@ The accuracy that the call predicts stands beside the test accuracy. Writes one 
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
 committed rows lack some of them. `make tables` makes the tables and the figures.
 
-Other draws (seeds 900 to 999) chose settings. These chose nothing. The ResNets have the methods of MAIN on seeds 4005
-to 4009, too. Run benchmarks/fine_tune.py first: it trains one of the networks.
+Other draws (seeds 900 to 999) chose settings. These chose one thing, with those of benchmarks/promise.py: which
+networks get a chosen image size by default. The ResNets have the methods of MAIN on seeds 4005 to 4009, too. Run
+benchmarks/fine_tune.py first: it trains one of the networks.
 
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -39,12 +40,12 @@ from lrp_core.study.analysis.real_size import (
     CHOSEN,
     CONTROLLED,
     CONTROLLERS,
-    OURS,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
     LRP,
     NEURON_MERGING,
     ONE_SHOT,
+    OURS,
     SMALLER,
     SMALLER_HALF,
     WITH_REPAIR,
