@@ -12,7 +12,7 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
 SMALLER = "smaller-images"  # of fewer pixels
-SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # ours on images that leave half of the multiply-adds
+SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # the default on images that leave half of the multiply-adds
 NAMES = {  # as tables and figures call them
     OURS: "ours",
     SMALLER: "smaller images",

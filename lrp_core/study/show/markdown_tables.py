@@ -20,7 +20,6 @@ from lrp_core.study.analysis.promise import (
     NEURON_MERGING,
     OURS,
     at_size,
-    by_default,
     choices,
     errors,
 )
@@ -266,18 +265,12 @@ def promise_images() -> str:
     """Compare what the call keeps with an image size that it chooses and with the given one, on the same draws."""
     rows = _read("benchmarks/promise.csv")
     found = {method: choices(rows, method).set_index(DRAW) for method in (OURS, CHOSEN)}
-    both = found[OURS].index.intersection(found[CHOSEN].index, sort=False).to_frame(index=False)
-    groups = [(pair(*names), some) for names, some in both.groupby(PAIR, sort=False)]
-    trained = both["network"].map(by_default) == CHOSEN
-    groups += [
-        (name, some) for name, some in (("all trained", both[trained]), ("all frozen", both[~trained])) if len(some)
-    ]
-    table = []
-    for name, some in groups:
+    both, table = found[OURS].index.intersection(found[CHOSEN].index, sort=False), []
+    for names, _ in both.to_frame(index=False).groupby(PAIR, sort=False):
         for method, chosen in found.items():
-            of = chosen.loc[pd.MultiIndex.from_frame(some)]
-            cells = [METHODS[method], f"{of['multiply_adds'].mean():.2f}"]
-            table.append([name, *cells, *_kept(of["loss"], of["accuracy_holds"])])
+            some = chosen.loc[both].loc[names]
+            cells = [METHODS[method], f"{some['multiply_adds'].mean():.2f}"]
+            table.append([pair(*names), *cells, *_kept(some["loss"], some["accuracy_holds"])])
     header = ["task, network", "method", "multiply-adds left", "drop on unseen images"]
     return _markdown([*header, "above 2 points", "above 5 points", "intervals that hold"], table)
 
