@@ -33,13 +33,17 @@ from torch import nn
 
 from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
+from lrp_core.control.intermediate_features import fit_on_intermediate
+from lrp_core.control.methods import FOLDS as FOLDS_OF_HEADS
 from lrp_core.metrics.cost import multiply_adds
+from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CHOSEN,
     CONTROLLED,
     CONTROLLERS,
+    INTERMEDIATE,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
     LRP,
@@ -48,6 +52,7 @@ from lrp_core.study.analysis.real_size import (
     OURS,
     SMALLER,
     SMALLER_HALF,
+    SMALLER_INTERMEDIATE,
     WITH_REPAIR,
 )
 from neuron_merging import neuron_merging
@@ -62,6 +67,7 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
+NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE)  # for frozen networks
 MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
@@ -97,13 +103,23 @@ def smaller(one: Draw, limit: float) -> tuple[float, Draw] | None:
     return share(px), one.at(px)
 
 
+def reading_intermediate(one: Draw) -> nn.Module:
+    """Return the classifier with a head that is fitted to intermediate features, too."""
+    groups = torch.arange(len(one.labels)) if one.groups is None else one.groups
+    fold = draw_folds(one.labels, groups.numpy(), FOLDS_OF_HEADS, seed=0)
+    return fit_on_intermediate(one.model, one.images, one.labels, fold)[1]
+
+
 def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
     """Yield a row for each size that smaller images reach, alone or pruned by ours."""
-    if method == SMALLER:
+    if method == SMALLER_INTERMEDIATE:
+        yield {"multiply_adds": 1.0, **measured(reading_intermediate(one), one)}
+    if method in (SMALLER, SMALLER_INTERMEDIATE):
         for limit in LIMITS:
             if (reached := smaller(one, limit)) is not None:
                 share, found = reached
-                yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(found.model, found)}
+                model = found.model if method == SMALLER else reading_intermediate(found)
+                yield {"limit": limit, "multiply_adds": share, "parameters": 1.0, **measured(model, found)}
         return
     began = time.perf_counter()
     share, found = smaller(one, HALF)
@@ -131,7 +147,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
         return
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     least = rates[-1] if rates else {"multiply_adds": 0.5}
-    told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN) else {}
+    told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN, INTERMEDIATE) else {}
     pruned = one.prune(method=OURS if method == HEAD_KNOWN else method, folds=folds, **told, **least)
     seconds, whole = time.perf_counter() - began, pruned.before
     limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
@@ -163,8 +179,9 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
         "overlap": one.overlap,
         "device": setup.computed_on,
     }
-    yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
-    if method in (SMALLER, SMALLER_HALF):
+    if method != SMALLER_INTERMEDIATE:  # its head changes the unpruned network, too
+        yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
+    if method in (SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE):
         yield from (key | row for row in rows_of_smaller_images(method, one))
         return
     folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
@@ -178,6 +195,8 @@ def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
             for task, network in PAIRS:
                 if methods is MAIN or network not in SLOW:
                     yield from ((task, network, seed, method) for method in methods)
+                if methods is MAIN and network in IMAGENET:
+                    yield from ((task, network, seed, method) for method in NEW_HEAD)
             if methods is MAIN:
                 yield "cifar10", FINE_TUNED, seed, HEAD_KNOWN
     yield from ((task, VGG, seed, method) for seed in seeds for task in VGG_SIZE for method in (LRP, CONTROLLED))

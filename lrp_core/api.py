@@ -20,6 +20,7 @@ from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
 from lrp_core.control.early_exit import end_early
 from lrp_core.control.image_size import smaller_images, smaller_sizes
+from lrp_core.control.intermediate_features import fit_on_intermediate
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
@@ -83,6 +84,8 @@ class Pruned:
             (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies and it has its own head.
         image_size: to which ``model`` resizes its images first, (H, W); ``model.network`` is the network inside, which
             reads such images. None if it does not resize.
+        intermediate_features: the layers whose features the last layer of ``model`` reads, averaged over positions,
+            beside the last ones. Empty if it reads the last ones alone.
         example_shape: of one input, (1, C, H, W).
         notes: remarks on the numbers.
     """
@@ -97,6 +100,7 @@ class Pruned:
     kept: dict[str, list[int]] = field(repr=False)
     truncation: str | None
     image_size: tuple[int, int] | None
+    intermediate_features: tuple[str, ...]
     example_shape: tuple[int, ...] = field(repr=False)
     notes: tuple[str, ...]
     _run: "_Run" = field(repr=False)
@@ -166,6 +170,7 @@ class Pruned:
         Load it with ``lrp_core.load_pruned(path, build)``, where ``build()`` returns the unpruned network.
         """
         options = {"truncation": self.truncation, "image_size": self.image_size}
+        options |= {"intermediate": self.intermediate_features}
         save_pruned(Path(path), self.model, self.kept, self.example_shape, **options)
 
     def __str__(self) -> str:
@@ -306,7 +311,11 @@ def prune(
     if how.refit and not is_dense and not shortens:
         kind = type(last.module).__name__
         raise ValueError(f"{method!r} fits the last layer anew: it has to be dense, and {last.name!r} is a {kind}")
-    if (how.refit or how.smaller_images or shortens) and len(labels.unique()) < n_outputs:
+    if how.intermediate_features and not is_dense:
+        kind = type(last.module).__name__
+        raise ValueError(f"{method!r} replaces the last layer: it has to be dense, and {last.name!r} is a {kind}")
+    judged = how.refit or how.smaller_images or how.intermediate_features or shortens
+    if judged and len(labels.unique()) < n_outputs:
         raise ValueError(
             f"{method!r} fits a last layer, or judges by all classes: each of its {n_outputs} classes needs images"
         )
@@ -480,15 +489,18 @@ class _Run:
 
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return the descent of a classifier on some images."""
-        how, size, exit_, heads, ignored = self.how, None, "", None, self.ignored
-        if how.actions or how.early_exit or (how.smaller_images and self.fitted):
+        how, size, exit_, more, heads, ignored = self.how, None, "", (), None, self.ignored
+        if how.actions or how.early_exit or how.intermediate_features or (how.smaller_images and self.fitted):
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
         if how.smaller_images:
-            size, model = smaller_images(model, images, labels, fold if self.fitted else None, self.enough)
+            judge, intermediate = fold if self.fitted or how.intermediate_features else None, how.intermediate_features
+            size, model = smaller_images(model, images, labels, judge, self.enough, intermediate)
+        read = images if size is None else resize(images, size)
+        if how.intermediate_features:
+            _, model, more = fit_on_intermediate(model, read, labels, fold)
         if how.early_exit:
-            read = images if size is None else resize(images, size)
             exit_, model = end_early(model, read, labels, fold, self.fitted)
         if size is not None:
             model, ignored = resizing(model, size), [f"{NETWORK}.{name}" for name in ignored]
@@ -504,6 +516,7 @@ class _Run:
             whole=self.whole,
             image_size=size,
             exit_=exit_ or None,
+            intermediate=more,
             ignored=ignored,
             round_to=self.round_to,
             by_parameters=self.by_parameters,
@@ -523,13 +536,16 @@ class _Run:
         model = copy.deepcopy(self.network) if size is None else self.down.model(size)
         truncation = None if size is None else self.down.truncation(size)
         image_size = None if size is None else self.down.image_size
-        has_new_head = truncation is not None or (image_size is not None and self.fitted)
+        intermediate = () if size is None else self.down.intermediate
+        has_new_head = truncation is not None or intermediate or (image_size is not None and self.fitted)
         if size is not None and (self.how.refit or has_new_head):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
-            if image_size is not None and self.fitted and truncation is None:
+            if intermediate:
+                notes.append(f"A new last layer reads features of {len(intermediate)} earlier layers, too.")
+            elif image_size is not None and self.fitted and truncation is None:
                 notes.append("The last layer was fitted anew to the smaller images.")
-        if self.softmax is not None and truncation is None:
+        if self.softmax is not None and truncation is None and not intermediate:
             inside = with_softmax(model if image_size is None else model.network, self.softmax)
             model = inside if image_size is None else resizing(inside, image_size)
         estimate = self._estimate(size)
@@ -546,6 +562,7 @@ class _Run:
             kept=_all_filters(model) if size is None else self.down.kept(size),
             truncation=truncation,
             image_size=image_size,
+            intermediate_features=intermediate,
             example_shape=tuple(self.images[:1].shape),
             notes=tuple(notes),
             _run=self,
@@ -745,10 +762,10 @@ def _check_sites(labels: torch.Tensor, n_outputs: int, how: methods.Method, all_
     """Raise an error at all sites if one lacks a class, or if the method needs more than sums over images."""
     if how.criterion == "kcm":
         raise ValueError("'kcm' scores filters by means over all images, which are no sums: choose another criterion")
-    if how.smaller_images or how.early_exit or how.actions:
+    if how.smaller_images or how.intermediate_features or how.early_exit or how.actions:
         raise ValueError(
-            "exits and image sizes are judged by the images of one site: prune at one, or choose a method without "
-            "smaller-images, early-exit and budget-search"
+            "image sizes and new heads are judged by the images of one site: prune at one, or choose a method without "
+            "smaller-images, intermediate-features, early-exit and budget-search"
         )
     if how.distil:
         raise ValueError("distillation trains on single images, which are no sums: choose a method without it")

@@ -92,6 +92,7 @@ class Descent:
         order: the filters that it has removed so far, by number, (n_removed,).
         network: the unpruned network, whose filters the numbers are of.
         image_size: to which it resizes its images first, (H, W); None if it does not.
+        intermediate: layers whose features its last layer reads beside the last ones.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Descent:
         whole: Whole,
         image_size: tuple[int, int] | None = None,
         exit_: str | None = None,
+        intermediate: tuple[str, ...] = (),
         ignored: Collection[str] = (),
         round_to: int = 1,
         by_parameters: bool = False,
@@ -124,6 +126,7 @@ class Descent:
             whole: of which sizes are fractions.
             image_size: to which the given network resizes its images first, (H, W); None if it does not.
             exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
+            intermediate: layers whose features the last layer of the given network reads beside the last ones.
             ignored: convolutions that keep all of their filters.
             round_to: layers keep a multiple of so many filters, or all.
             by_parameters: whether a method that chooses by cost counts parameters, instead of multiply-adds.
@@ -143,7 +146,7 @@ class Descent:
             layer_costs(self.network, images[:1]),
             parameter_costs(self.network, how.reconstruct),
         )
-        self._whole, self.image_size, self._exit = whole, image_size, exit_
+        self._whole, self.image_size, self._exit, self.intermediate = whole, image_size, exit_, intermediate
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
         self._ignored, self._by_parameters = ignored, by_parameters

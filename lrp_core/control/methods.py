@@ -52,6 +52,8 @@ class Method:
             (:mod:`lrp_core.repair.distillation`); only for :func:`lrp_core.prune`.
         smaller_images: the network first makes its images smaller, where its accuracy stays within one standard error
             of the best (:mod:`lrp_core.control.image_size`); only for :func:`lrp_core.prune`.
+        intermediate_features: a new last layer reads features of earlier layers, too
+            (:mod:`lrp_core.control.intermediate_features`); only for :func:`lrp_core.prune`.
         early_exit: the backbone is first cut where its accuracy stays within one standard error of the best
             (:mod:`lrp_core.control.early_exit`).
         actions: of the budget search (:mod:`lrp_core.control.budget_search`); empty for other methods.
@@ -69,6 +71,7 @@ class Method:
     by_cost: bool = False
     distil: bool = False
     smaller_images: bool = False
+    intermediate_features: bool = False
     early_exit: bool = False
     actions: tuple[str, ...] = ()
     blocks: str = "branch"
@@ -77,11 +80,14 @@ class Method:
         """Refuse what contradicts itself.
 
         Raises:
-            ValueError: a refitted head gives other logits than those that distillation follows; or the budget search,
-                which chooses exits itself, on smaller images or behind an exit.
+            ValueError: a refitted head gives other logits than those that distillation follows; the budget search,
+                which chooses exits and heads itself, after something else that does; or an early exit with a head that
+                reads more than the features there.
         """
-        if self.actions and (self.smaller_images or self.early_exit):
-            raise ValueError("the budget search neither makes images smaller nor starts at an early exit")
+        if self.actions and (self.smaller_images or self.early_exit or self.intermediate_features):
+            raise ValueError("the budget search takes images and networks as they are: give it no prefix")
+        if self.intermediate_features and self.early_exit:
+            raise ValueError("'intermediate-features+' and 'early-exit+' contradict each other: each fits its own head")
         if self.refit and self.distil:
             raise ValueError("'+refit' and '+distillation' contradict each other: a refitted head gives other logits")
 
@@ -127,7 +133,11 @@ FOLDS = 5  # of the out-of-fold heads that evaluate for a controller
 PLAIN = CONVENTIONAL | CRITERIA | DYNAMIC | JOINT | BY_COST  # may have prefixes and suffixes
 COMPLETE = {EARLY_EXIT: Method(criterion=None, refit=True, early_exit=True)} | BUDGET_SEARCHES  # may not
 # Prefixes that may stand before a plain name with "+", in this order, and what they change.
-PREFIXES = {"smaller-images": {"smaller_images": True}, EARLY_EXIT: {"early_exit": True}}
+PREFIXES = {
+    "smaller-images": {"smaller_images": True},
+    "intermediate-features": {"intermediate_features": True},
+    EARLY_EXIT: {"early_exit": True},
+}
 # Suffixes that may follow a plain name after "+", in this order, and what they change.
 SUFFIXES = {
     "reconstruction": {"reconstruct": True},
@@ -160,7 +170,7 @@ def method(name: str | Method | Criterion) -> Method:
     plain, *after = parts[len(before) :] or [""]
     in_order = before == [part for part in PREFIXES if part in before] and after == [p for p in SUFFIXES if p in after]
     if plain not in PLAIN or not in_order:
-        prefixes = " and ".join(repr(f"{prefix}+") for prefix in PREFIXES)
+        prefixes = ", ".join(repr(f"{prefix}+") for prefix in PREFIXES)
         suffixes = ", ".join(repr(f"+{suffix}") for suffix in SUFFIXES)
         raise ValueError(
             f"unknown method {name!r}; choose one of: {', '.join(sorted(PLAIN))} (each may have {prefixes} before it "

@@ -21,11 +21,12 @@ def accuracy_with_error(logits: torch.Tensor, labels: torch.Tensor) -> tuple[flo
     return by_class.mean().item(), error.item()
 
 
-def first_as_good(found: Mapping[Name, tuple[float, float]]) -> Name:
-    """Return the first name whose accuracy is within one standard error of the best.
+def first_as_good(found: Mapping[Name, tuple[float, float]], errors: float = 1.0) -> Name:
+    """Return the first name whose accuracy is within some standard errors of the best.
 
     Args:
         found: accuracies with their standard errors, by name, from the smallest network to the largest.
+        errors: how many.
     """
     accuracy, error = max(found.values(), key=lambda pair: pair[0])
-    return next(name for name, (other, _) in found.items() if other >= accuracy - error)
+    return next(name for name, (other, _) in found.items() if other >= accuracy - errors * error)

@@ -25,7 +25,7 @@ class SearchDescent:
         last: the smallest size so far.
     """
 
-    image_size = None  # images stay as they are
+    image_size, intermediate = None, ()  # images stay as they are, and heads read the last features
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from torch import nn
 
 from lrp_core.graph.exits import own_end
 from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.intermediate import HEAD, head_on_intermediate, with_intermediate
+from lrp_core.graph.outputs import before_softmax
 from lrp_core.graph.resizing import NETWORK, resizing
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
@@ -26,6 +28,7 @@ def save_pruned(
     recipe: dict | None = None,
     truncation: str | None = None,
     image_size: tuple[int, int] | None = None,
+    intermediate: Sequence[str] = (),
 ) -> None:
     """Write a pruned network, whole or not at all.
 
@@ -39,6 +42,8 @@ def save_pruned(
         truncation: what is left of the depth (:class:`lrp_core.graph.truncation.Truncation`), with a head of its own;
             None for the unpruned network's.
         image_size: to which the network resizes its images first, (H, W); None if it does not.
+        intermediate: layers whose features its last layer reads beside the last ones
+            (:func:`lrp_core.graph.intermediate.head_on_intermediate`).
     """
     weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     description = {
@@ -46,6 +51,7 @@ def save_pruned(
         "kept": kept,
         "truncation": truncation,
         "image_size": image_size,
+        "intermediate": list(intermediate),
         "example_shape": list(example_shape),
         "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
     }
@@ -83,6 +89,11 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
             part = truncated(up_to(model, own_end(model)), truncation)
             head = tensors["head.weight" if size is None else f"{NETWORK}.head.weight"]
             model = classifier(part, example.new_zeros(len(head), part(example).shape[1]))
+        if names := description.get("intermediate"):
+            head = tensors[f"{HEAD}.dense.weight" if size is None else f"{NETWORK}.{HEAD}.dense.weight"]
+            model, _ = before_softmax(model)
+            zeros = example.new_zeros(len(head), with_intermediate(model, names)(example).shape[1])
+            model = head_on_intermediate(model, names, zeros[0], zeros, zeros[:, 0])
         if size is not None:
             model = resizing(model, size)
         pruned = {

@@ -7,16 +7,20 @@ from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, NEURON_MERGI
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
-CHOICE_ALONE = "joint-cost"  # the default without its repair
+CHOICE_ALONE = "joint-cost"  # ours without its repair
 LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
     f"{method}+reconstruction" for method in (LRP, CONTROLLED, LAYER_BY_LAYER)
 )
 SMALLER = "smaller-images"  # of fewer pixels
-SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # the default on images that leave half of the multiply-adds
+SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # ours on images that leave half of the multiply-adds
+INTERMEDIATE = f"smaller-images+intermediate-features+{OURS}"  # with a head on intermediate features
+SMALLER_INTERMEDIATE = f"{SMALLER}+intermediate-features"  # smaller images with such a head, and nothing pruned
 NAMES = {  # as tables and figures call them
     OURS: "ours",
     SMALLER: "smaller images",
+    SMALLER_INTERMEDIATE: "smaller images, intermediate features",
     CHOSEN: "ours, image size chosen",
+    INTERMEDIATE: "ours, image size chosen, intermediate features",
     SMALLER_HALF: "smaller images (50%), then ours",
     CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",

@@ -1,0 +1,52 @@
+"""A head on intermediate features: the last layer of a frozen network reads features of earlier layers, too.
+
+The last features of a network serve the task that it was trained for; earlier ones serve other tasks as well. So a head
+that reads both is often better on a new task. It also loses less where the last features suffer, on smaller images or
+by pruning. The idea is that of Head2Toe (Evci et al., Head2Toe: Utilizing Intermediate Representations for Better
+Transfer Learning, ICML 2022), which takes the features of all layers and selects some by a group lasso. Ours takes
+those of the second half of the layers, and a ridge regression weighs them.
+"""
+
+import torch
+from torch import nn
+
+from lrp_core.control.one_standard_error import accuracy_with_error
+from lrp_core.graph.intermediate import head_on_intermediate, intermediate_channels, with_intermediate
+from lrp_core.metrics.accuracy import predict
+from lrp_core.repair.ridge_head import fit_heads
+
+
+def fit_on_intermediate(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor
+) -> tuple[tuple[float, float], nn.Module, tuple[str, ...]]:
+    """Fit a head to the last features of a classifier and to intermediate ones.
+
+    The features of each layer are scaled to a mean squared norm of 1 around their mean; then those of all intermediate
+    layers together count as much as the last ones.
+
+    Args:
+        model: from images to logits (N, K), made of supported layers, with a dense last layer; not changed, but its
+            other layers are shared.
+        images: calibration ones, (N, C, H, W), normalised.
+        labels: (N,), in 0..K-1, each class present.
+        fold: of the images, (N,).
+
+    Returns:
+        Class-averaged accuracy with its standard error, cross-fitted; the classifier with the new head; and the layers
+        whose features it reads beside the last ones.
+
+    Raises:
+        ValueError: there are no intermediate features (:func:`lrp_core.graph.intermediate.intermediate_channels`).
+    """
+    channels = intermediate_channels(model, images[:1])
+    features = predict(with_intermediate(model, list(channels)), images)
+    parts = features.split([*channels.values(), features.shape[1] - sum(channels.values())], dim=1)
+    norms = [(part - part.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp(min=1e-12) for part in parts]
+    shares = [*[1 / len(channels)] * len(channels), 1.0]
+    scale = torch.cat(
+        [(share**0.5 / norm).expand(part.shape[1]) for share, norm, part in zip(shares, norms, parts, strict=True)]
+    )
+    heads = fit_heads(features * scale, labels, fold, bias=True)
+    found = accuracy_with_error(heads.out_of_fold.judge(features * scale), labels)
+    names = tuple(channels)
+    return found, head_on_intermediate(model, names, scale, heads.weight, heads.bias), names
