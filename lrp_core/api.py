@@ -229,7 +229,8 @@ def prune(
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
     ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to the images
     by least squares (:mod:`lrp_core.repair.refit`). It has a bias if it had one before, and is scaled so that the
-    softmax of its outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
+    softmax of its outputs gives probabilities (:mod:`lrp_core.repair.temperature`). So is the new last layer of
+    ``early-exit+`` and ``intermediate-features+``.
 
     Args:
         model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
@@ -243,7 +244,8 @@ def prune(
             :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
             lowest scores are removed first, with reconstruction. ``smaller-images+`` before a name first lets the
             network resize its images; ``early-exit+`` first cuts it and fits a head there. Both keep the accuracy
-            within one standard error of the best. ``budget-search`` chooses the best action at each size: end earlier,
+            within one standard error of the best. ``intermediate-features+`` first fits a head that reads features of
+            earlier layers, too; with smaller images before it, two standard errors are allowed. ``budget-search`` chooses the best action at each size: end earlier,
             skip a residual block, or remove filters. None: ``joint-cost+reconstruction``, with ``smaller-images+``
             before it if the last layer was not fitted to these images (see ``head_fitted``), the budget is neither
             ``parameters`` nor ``pruning_ratio``, images are at one site, each class has some, and the network reads

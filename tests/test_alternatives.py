@@ -19,11 +19,13 @@ from neuron_merging import neuron_merging
 from tasks import Draw, Setup
 from torch import nn
 
+from lrp_core.control.intermediate_features import fit_on_intermediate
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
+from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import DISTILLED, OURS
-from lrp_core.study.analysis.real_size import CHOSEN, SMALLER, SMALLER_HALF
+from lrp_core.study.analysis.real_size import CHOSEN, SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE
 from lrp_core.study.paths import ROOT
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter
@@ -136,6 +138,19 @@ def test_pruning_after_smaller_images_counts_from_the_large_ones(task):
     alone = list(real_size.rows_of_smaller_images(SMALLER, one))
     assert all(row["multiply_adds"] <= row["limit"] for row in alone)
     assert [row["test_accuracy"] for row in alone if row["limit"] == 0.5] == [first["test_accuracy"]]
+
+
+def test_a_head_on_intermediate_features_is_measured_with_each_image_size(task):
+    """The first row is the unpruned network with such a head; each head is fitted to the images of its size."""
+    (model, _), images = task, torch.randn(40, 3, 20, 20, dtype=torch.float64)
+    one = drawn(model, images, torch.arange(len(images)) % 4)
+    whole, *others = real_size.rows_of_smaller_images(SMALLER_INTERMEDIATE, one)
+    fold = draw_folds(one.labels, np.arange(40), 5, 0)
+    for row, found in ((whole, one), *((row, real_size.smaller(one, row["limit"])[1]) for row in others)):
+        _, wider, _ = fit_on_intermediate(model, found.images, one.labels, fold)
+        assert row["test_accuracy"] == real_size.measured(wider, found)["test_accuracy"]
+    assert whole["multiply_adds"] == 1
+    assert len(others) > 2
 
 
 def test_few_images_prune_by_each_method_to_each_size(task):

@@ -1,4 +1,4 @@
-"""Heads on intermediate features through the one call: what they read, how they are fitted, and when they come."""
+"""Heads on intermediate features through the one call: what they read, how they are fitted, what is pruned."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from networks import settle
 from sklearn.linear_model import Ridge
-from test_image_size import Flattening, Residual, colours, folds, trained
+from test_image_size import Flattening, Residual, colours, folds
 from torch import nn
 from torch.nn import functional as F
 
@@ -154,22 +154,13 @@ def test_filters_go_as_from_any_network(frozen):
         assert torch.equal(tensor, before[name])
 
 
-def test_the_default_gives_frozen_networks_such_a_head(frozen):
+def test_such_heads_come_on_request_only(frozen):
+    """Images keep their size with a budget of parameters; the head may be asked for nevertheless."""
     images, labels = colours()
-    named = prune(frozen, images, labels, method=BOTH)
-    default = prune(frozen, images, labels, method=None)
-    assert default.intermediate_features == named.intermediate_features != ()
-    assert torch.equal(default.model(images), named.model(images))
-    by_parameters = prune(frozen, images, labels, method=None, multiply_adds=None, parameters=0.5)
-    assert by_parameters.intermediate_features == named.intermediate_features
-    assert by_parameters.image_size is None
-
-
-def test_the_default_keeps_a_head_that_other_images_trained():
-    images, labels = colours()
-    for told in (False, None):  # it is found out
-        pruned = prune(trained(images, labels), images, labels, method=None, head_fitted=told, folds=4)
-        assert pruned.intermediate_features == ()
+    assert prune(frozen, images, labels, method=None).intermediate_features == ()
+    by_parameters = prune(frozen, images, labels, multiply_adds=None, parameters=0.5)
+    assert len(by_parameters.intermediate_features) == 2
+    assert by_parameters.after.parameters <= 0.5 * by_parameters.before.parameters
 
 
 class OneConvolution(nn.Module):
@@ -181,11 +172,6 @@ class OneConvolution(nn.Module):
 
     def forward(self, x):
         return self.head(F.relu(self.conv(x)).mean((2, 3)))
-
-
-def test_the_default_keeps_the_head_of_a_network_without_intermediate_features():
-    images, labels = colours()
-    assert prune(settle(OneConvolution()), images, labels, method=None).intermediate_features == ()
 
 
 def test_networks_that_flatten_their_maps_have_them_too():

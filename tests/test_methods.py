@@ -21,6 +21,7 @@ def test_a_composed_name_changes_what_its_parts_say_and_nothing_else():
     assert method("smaller-images+taylor") == Method("taylor", smaller_images=True)
     both = Method("taylor", smaller_images=True, early_exit=True, reconstruct=True)
     assert method("smaller-images+early-exit+taylor+reconstruction") == both
+    assert method("intermediate-features+taylor") == Method("taylor", intermediate_features=True)
     assert method("early-exit+taylor") == Method("taylor", early_exit=True)
     assert method("early-exit+taylor+refit") == Method("taylor", early_exit=True, refit=True)
     assert method("early-exit") == Method(None, refit=True, early_exit=True)
@@ -30,10 +31,11 @@ def test_no_two_names_say_the_same():
     added = ["".join(parts) for parts in product(*(("", f"+{suffix}") for suffix in SUFFIXES))]
     added = [parts for parts in added if "+refit+distillation" not in parts]
     before = ["".join(parts) for parts in product(*(("", f"{prefix}+") for prefix in PREFIXES))]
+    before = [parts for parts in before if "intermediate-features+early-exit" not in parts]
     names = [*COMPLETE, *(f"{start}{name}{end}" for name in PLAIN for start in before for end in added)]
     said = [tuple(asdict(method(name)).values()) for name in names]
-    assert len(set(said)) == len(names) == 5 + 21 * 4 * 6
-    assert set(PREFIXES) == {"smaller-images", "early-exit"}
+    assert len(set(said)) == len(names) == 5 + 21 * 6 * 6
+    assert set(PREFIXES) == {"smaller-images", "intermediate-features", "early-exit"}
     assert set(SUFFIXES) == {"reconstruction", "refit", "distillation"}
 
 
@@ -43,9 +45,9 @@ def test_a_refitted_head_follows_no_logits(name):
         method(name)
 
 
-@pytest.mark.parametrize("first", ["smaller_images", "early_exit"])
+@pytest.mark.parametrize("first", ["smaller_images", "intermediate_features", "early_exit"])
 def test_the_budget_search_starts_from_the_whole_network(first):
-    with pytest.raises(ValueError, match="neither makes images smaller nor starts at an early exit"):
+    with pytest.raises(ValueError, match="takes images and networks as they are: give it no prefix"):
         replace(method("budget-search"), **{first: True})
 
 
@@ -74,6 +76,7 @@ def test_a_method_stands_for_itself_and_a_criterion_is_reconstructed():
         "early-exit+",
         "early-exit+early-exit",
         "early-exit+smaller-images+taylor",
+        "intermediate-features+smaller-images+taylor",
         "smaller-images",
         "smaller-images+early-exit",
         "smaller-images+budget-search",
@@ -92,7 +95,7 @@ def test_what_is_no_name_is_refused_with_the_names(name):
         for known in (
             *PLAIN,
             *COMPLETE,
-            "'smaller-images+' and 'early-exit+' before",
+            "'smaller-images+', 'intermediate-features+', 'early-exit+' before",
             "'+reconstruction', '+refit', '+distillation'",
         )
     )

@@ -55,4 +55,6 @@ def test_a_chosen_image_size_stands_beside_the_given_one_of_the_same_draws(rows,
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]] == [
         ["ELPV, VGG16", "ours", "0.50", "+4.0", "1 of 1", "0 of 1", "1 of 1"],
         ["ELPV, VGG16", "ours, image size chosen", "0.20", "+6.0", "1 of 1", "1 of 1", "0 of 1"],
+        ["all frozen", "ours", "0.50", "+4.0", "1 of 1", "0 of 1", "1 of 1"],
+        ["all frozen", "ours, image size chosen", "0.20", "+6.0", "1 of 1", "1 of 1", "0 of 1"],
     ]

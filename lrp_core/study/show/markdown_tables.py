@@ -20,6 +20,7 @@ from lrp_core.study.analysis.promise import (
     NEURON_MERGING,
     OURS,
     at_size,
+    by_default,
     choices,
     errors,
 )
@@ -27,6 +28,7 @@ from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
     CONTROLLERS,
+    INTERMEDIATE,
     LAYERS_REPAIRED,
     LRP,
     LRP_REPAIRED,
@@ -34,6 +36,7 @@ from lrp_core.study.analysis.real_size import (
     ONE_SHOT,
     PAIR,
     SMALLER,
+    SMALLER_INTERMEDIATE,
     WITH_REPAIR,
     accuracies,
     areas,
@@ -265,12 +268,16 @@ def promise_images() -> str:
     """Compare what the call keeps with an image size that it chooses and with the given one, on the same draws."""
     rows = _read("benchmarks/promise.csv")
     found = {method: choices(rows, method).set_index(DRAW) for method in (OURS, CHOSEN)}
-    both, table = found[OURS].index.intersection(found[CHOSEN].index, sort=False), []
-    for names, _ in both.to_frame(index=False).groupby(PAIR, sort=False):
-        for method, chosen in found.items():
-            some = chosen.loc[both].loc[names]
-            cells = [METHODS[method], f"{some['multiply_adds'].mean():.2f}"]
-            table.append([pair(*names), *cells, *_kept(some["loss"], some["accuracy_holds"])])
+    both = found[OURS].index.intersection(found[CHOSEN].index, sort=False).to_frame(index=False)
+    trained = both["network"].map(by_default) == CHOSEN
+    groups = [(pair(*names), some) for names, some in both.groupby(PAIR, sort=False)]
+    groups += [("all trained", both[trained]), ("all frozen", both[~trained])]
+    table = []
+    for name, some in groups:
+        for method, chosen in found.items() if len(some) else ():
+            of = chosen.loc[pd.MultiIndex.from_frame(some)]
+            cells = [METHODS[method], f"{of['multiply_adds'].mean():.2f}"]
+            table.append([name, *cells, *_kept(of["loss"], of["accuracy_holds"])])
     header = ["task, network", "method", "multiply-adds left", "drop on unseen images"]
     return _markdown([*header, "above 2 points", "above 5 points", "intervals that hold"], table)
 
@@ -361,6 +368,13 @@ def real_size_images() -> str:
     """Return what smaller images lose, what ours has more, and what both have more than each and the whole network."""
     both = ((CHOSEN, other) for other in ("unpruned", OURS, SMALLER))
     return _differences(_real_size(), (SMALLER, "unpruned"), (OURS, SMALLER), *both)
+
+
+def real_size_intermediate() -> str:
+    """Return what ours with a head on intermediate features has more than others, and smaller images with it."""
+    others = ("unpruned", OURS, CHOSEN, LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE)
+    both = [(INTERMEDIATE, other) for other in others]
+    return _differences(_real_size(), *both, (SMALLER_INTERMEDIATE, SMALLER))
 
 
 def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
@@ -573,6 +587,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-methods": real_size_methods,
     "real-size-differences": real_size_differences,
     "real-size-images": real_size_images,
+    "real-size-intermediate": real_size_intermediate,
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
     "real-size-controller": real_size_controller,

@@ -41,6 +41,7 @@ def real_size(rows: pd.DataFrame) -> Figure:
         rows: of benchmarks/real_size.py.
     """
     rows = with_default(rows)
+    rows = rows[rows["method"].isin(DRAWN)]
     by_size = {size: means(rows, size) for size in SIZES}
     spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
     unpruned = accuracies(rows, 1.0).mean(axis=1).groupby(PAIR).mean()
@@ -52,12 +53,11 @@ def real_size(rows: pd.DataFrame) -> Figure:
     for number, (axis, pair) in enumerate(zip(axes.flat, pairs, strict=False)):
         axis.axhline(unpruned[pair], ls="--", color="0.4", lw=1)
         for method in rows[(rows[PAIR] == list(pair)).all(axis=1)]["method"].unique():
-            if method in DRAWN:
-                look = styles[METHODS[method]] | {"ms": 4}
-                mean = pd.Series({size: table.loc[pair, method] for size, table in by_size.items()}).dropna()
-                sd = pd.Series({size: spread[size].loc[pair, method] for size in mean.index})
-                axis.plot(mean.index, mean, **look)
-                axis.fill_between(mean.index, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0)
+            look = styles[METHODS[method]] | {"ms": 4}
+            mean = pd.Series({size: table.loc[pair, method] for size, table in by_size.items()}).dropna()
+            sd = pd.Series({size: spread[size].loc[pair, method] for size in mean.index})
+            axis.plot(mean.index, mean, **look)
+            axis.fill_between(mean.index, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0)
         axis.set(title=at_real_size(*pair), xscale="log", xlim=(1.05, 0.048), ylim=(0, 1))
         axis.xaxis.set_major_locator(FixedLocator(TICKS))
         axis.xaxis.set_minor_locator(NullLocator())
