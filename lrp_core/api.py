@@ -239,17 +239,18 @@ def prune(
             that yields pairs of images and labels), then without ``labels``. The last layer may have been trained on
             them (see ``head_fitted``), but no earlier layer: otherwise no estimate holds for other images.
         labels: their classes, (N,), in 0..K-1; at least two classes, and at least two images of each class that occurs.
-        method: a name that :func:`lrp_core.control.methods.method` knows; a
-            :class:`lrp_core.control.methods.Method`; or your own criterion, a function from model, images and labels to
+        method: a name that :func:`lrp_core.control.methods.method` knows; a :class:`lrp_core.control.methods.Method`;
+            or your own criterion, a function from model, images and labels to
             :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
             lowest scores are removed first, with reconstruction. ``smaller-images+`` before a name first lets the
             network resize its images; ``early-exit+`` first cuts it and fits a head there. Both keep the accuracy
             within one standard error of the best. ``intermediate-features+`` first fits a head that reads features of
-            earlier layers, too; with smaller images before it, two standard errors are allowed. ``budget-search`` chooses the best action at each size: end earlier,
-            skip a residual block, or remove filters. None: ``joint-cost+reconstruction``, with ``smaller-images+``
-            before it if the last layer was not fitted to these images (see ``head_fitted``), the budget is neither
-            ``parameters`` nor ``pruning_ratio``, images are at one site, each class has some, and the network reads
-            smaller ones. Then images become no smaller than a budget of ``multiply_adds`` or ``latency`` needs.
+            earlier layers, too; with smaller images before it, two standard errors are allowed. ``budget-search``
+            chooses the best action at each size: end earlier, skip a residual block, or remove filters. None:
+            ``joint-cost+reconstruction``, with ``smaller-images+`` before it if the last layer was not fitted to these
+            images (see ``head_fitted``), the budget is neither ``parameters`` nor ``pruning_ratio``, images are at one
+            site, each class has some, and the network reads smaller ones. Then images become no smaller than a budget
+            of ``multiply_adds`` or ``latency`` needs.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
             only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.

@@ -17,7 +17,7 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 
-ERRORS_WITH_INTERMEDIATE = 2  # standard errors; chosen on development draws, where half was best though one forbade it
+ERRORS_WITH_INTERMEDIATE = 2  # standard errors; chosen on development draws, where one kept images too large
 SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on from there
 
 
@@ -32,8 +32,8 @@ def smaller_images(
     """Choose the smallest images on which the network is as accurate, within one standard error.
 
     Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within one standard error of the
-    best (:mod:`lrp_core.control.one_standard_error`); with intermediate features, within two. Sizes that the network cannot read, or that save no
-    multiply-adds, are left out.
+    best (:mod:`lrp_core.control.one_standard_error`); with intermediate features, within two. Sizes that the network
+    cannot read, or that save no multiply-adds, are left out.
 
     Args:
         model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.
