@@ -81,11 +81,11 @@ class Pruned:
         kept: for each convolution of ``model``, the indices of its remaining filters in the unpruned network. If
             ``model`` resizes its images, names begin with ``network.``.
         truncation: the layer after which ``model`` was cut, and the residual blocks that it skips
-            (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies and it has its own head.
+            (:class:`lrp_core.graph.truncation.Truncation`, as text); None if neither applies.
         image_size: to which ``model`` resizes its images first, (H, W); ``model.network`` is the network inside, which
             reads such images. None if it does not resize.
-        intermediate_features: the layers whose features the last layer of ``model`` reads, averaged over positions,
-            beside the last ones. Empty if it reads the last ones alone.
+        intermediate_features: the layers, by their names in the unpruned network, whose features the last layer of
+            ``model`` reads, averaged over positions, beside the last ones. Empty if it reads the last ones alone.
         example_shape: of one input, (1, C, H, W).
         notes: remarks on the numbers.
     """
@@ -228,9 +228,9 @@ def prune(
 
     The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
     ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to the images
-    by least squares (:mod:`lrp_core.repair.refit`). It has a bias if it had one before, and is scaled so that the
-    softmax of its outputs gives probabilities (:mod:`lrp_core.repair.temperature`). So is the new last layer of
-    ``early-exit+`` and ``intermediate-features+``.
+    by least squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. ``early-exit+`` and
+    ``intermediate-features+`` replace it, and a softmax behind it. Fitted layers are scaled so that the softmax of
+    their outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
 
     Args:
         model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
@@ -338,7 +338,7 @@ def prune(
         )
     if how.smaller_images and is_dense and head_fitted is None and method is not None:
         raise ValueError(
-            f"{method!r} fits the last layer anew if it was fitted to these images, which no test can always tell: "
+            f"{method!r} has to know whether the last layer was fitted to these images, which no test can always tell: "
             "say head_fitted=True, or head_fitted=False if other images trained it"
         )
     if not is_dense and head_fitted is None and folds:
@@ -545,7 +545,7 @@ class _Run:
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
             scale_head(model, trace(model)[-1].name, self.images, self.labels, fold, self.all_reduce)
             if intermediate:
-                notes.append(f"A new last layer reads features of {len(intermediate)} earlier layers, too.")
+                notes.append(f"A new last layer reads features of earlier layers, too ({len(intermediate)}).")
             elif image_size is not None and self.fitted and truncation is None:
                 notes.append("The last layer was fitted anew to the smaller images.")
         if self.softmax is not None and truncation is None and not intermediate:

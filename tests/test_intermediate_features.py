@@ -93,7 +93,7 @@ def test_what_the_last_features_lost_is_found_in_earlier_ones():
     pruned = prune(model, images, labels, folds=4, multiply_adds=0.7)
     assert pruned.path[0].estimate.accuracy < 0.5
     assert pruned.estimate.accuracy > 0.9
-    assert "reads features of 2 earlier layers" in str(pruned)
+    assert "reads features of earlier layers, too (2)" in str(pruned)
     plain = prune(model, images, labels, method="joint-cost+reconstruction", multiply_adds=0.7)
     assert plain.intermediate_features == ()
     assert (plain.model(images).argmax(1) == labels).float().mean() < 0.5
@@ -128,6 +128,23 @@ def test_what_is_saved_is_what_is_loaded(frozen, tmp_path, method, ends):
     # The new outputs are logits, whose softmax gives probabilities, whatever the old ones were.
     assert pruned.model(images).min() < 0
     assert F.cross_entropy(pruned.model(images), labels) < np.log(3)
+
+
+def test_half_precision_and_a_layer_without_a_signal():
+    """Squares of features overflow in float16; a layer that is always zero counts for nothing."""
+    model, (images, labels) = settle(Deep()), colours()
+    with torch.no_grad():
+        model.convs[2].weight.mul_(300)
+        model.convs[2].bias.mul_(300)
+        model.convs[3].weight.zero_()
+        model.convs[3].bias.zero_()
+    for dtype in (torch.float32, torch.float16):
+        found, wider, _ = fit_on_intermediate(model.to(dtype), images.to(dtype), labels, folds())
+        scale = wider.head_on_intermediate.scale.weight
+        assert (scale[:8] > 0).all()
+        assert (scale[8:17] == 0).all()
+        assert found[0] > 0.9
+        assert predict(wider, images.to(dtype)).dtype == dtype
 
 
 def test_other_runtimes_compute_alike(frozen, tmp_path):
@@ -196,6 +213,11 @@ class ConvolutionLast(nn.Module):
 BAD = {
     "one convolution": (OneConvolution, {}, "this network has none, so choose another method"),
     "no dense last layer": (ConvolutionLast, {"head_fitted": None}, "it has to be dense, and .* is a"),
+    "a head on a head": (
+        lambda: prune(settle(Deep()), *colours()).model,
+        {},
+        "reads intermediate features already: choose a method without",
+    ),
     "a class without images": (Residual, {}, "each of its 3 classes needs images"),
     "several sites": (Residual, {"all_reduce": lambda tensor: tensor}, "without smaller-images, intermediate-features"),
     "an early exit": (

@@ -89,7 +89,9 @@ def test_runs_in_processes_are_those_of_one_process(tmp_path):
         run_all(work, ["dynamic", "dynamics"], [0])
 
 
-@pytest.mark.parametrize("name", ["joint-cost+reconstruction", "joint+distillation", "smaller-images+joint"])
+@pytest.mark.parametrize(
+    "name", ["joint-cost+reconstruction", "joint+distillation", "smaller-images+joint", "intermediate-features+joint"]
+)
 def test_methods_of_the_call_are_refused_by_name(tmp_path, name):
     with pytest.raises(ValueError, match=rf"'{re.escape(name)}' is a method of lrp_core\.prune alone"):
         run_all(Miniature(tmp_path), [name], [0])

@@ -40,13 +40,18 @@ def fit_on_intermediate(
     """
     channels = intermediate_channels(model, images[:1])
     features = predict(with_intermediate(model, list(channels)), images)
+    features = features.float() if features.dtype.itemsize < 4 else features  # squares overflow in half precision
     parts = features.split([*channels.values(), features.shape[1] - sum(channels.values())], dim=1)
-    norms = [(part - part.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp(min=1e-12) for part in parts]
     shares = [*[1 / len(channels)] * len(channels), 1.0]
-    scale = torch.cat(
-        [(share**0.5 / norm).expand(part.shape[1]) for share, norm, part in zip(shares, norms, parts, strict=True)]
-    )
+    scale = torch.cat([_scale(part, share).expand(part.shape[1]) for part, share in zip(parts, shares, strict=True)])
     heads = fit_heads(features * scale, labels, fold, bias=True)
     found = accuracy_with_error(heads.out_of_fold.judge(features * scale), labels)
     names = tuple(channels)
     return found, head_on_intermediate(model, names, scale, heads.weight, heads.bias), names
+
+
+def _scale(part: torch.Tensor, share: float) -> torch.Tensor:
+    """Return the factor that gives features (N, C) this mean squared norm around their mean; 0 if they are constant."""
+    norm = (part - part.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    spread = norm > 1e-6 * part.square().sum(dim=1).mean().sqrt()
+    return torch.where(spread, share**0.5 / norm, 0.0)

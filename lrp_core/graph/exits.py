@@ -32,8 +32,8 @@ def own_end(model: nn.Module) -> str:
     while not isinstance(by_name[name].module, nn.Flatten):
         if len(by_name[name].inputs) > 1 or by_name[name].inputs == (INPUT,):
             raise ValueError(
-                f"the head reads several layers, which meet in {name!r}: early exits and budget search end a network "
-                "after one layer, so choose another method"
+                f"the head reads several layers, which meet in {name!r}: early exits, budget search and "
+                "intermediate features need one layer after which a network can end, so choose another method"
             )
         (name,) = by_name[name].inputs
     (name,) = by_name[name].inputs

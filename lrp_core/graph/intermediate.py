@@ -24,8 +24,13 @@ def intermediate_channels(model: nn.Module, image: torch.Tensor) -> dict[str, in
         image: (1, C, H, W).
 
     Raises:
-        ValueError: there are none, or the head reads the maps of several layers.
+        ValueError: there are none, the head reads them already, or it reads the maps of several layers.
     """
+    if any(layer.name.startswith(f"{HEAD}.") for layer in trace(model)):
+        raise ValueError(
+            "the last layer of this network reads intermediate features already: choose a method without "
+            "intermediate-features"
+        )
     found = features_by_exit(up_to(model, own_end(model)), image)
     names = list(found)[(len(found) - 1) // 2 : -1]
     if not names:

@@ -123,7 +123,7 @@ def run_all(
     todo = [(name, seed) for name in names for seed in seeds]
     for name, _ in todo:
         how = method(name)  # an unknown one is named before hours are spent on the others
-        if how.by_cost or how.distil or how.smaller_images:
+        if how.by_cost or how.distil or how.smaller_images or how.intermediate_features:
             raise ValueError(f"{name!r} is a method of lrp_core.prune alone; the study's runs do not know it yet")
     experiment.backbone.eval()  # loaded once, here, not in every process
     with side_by_side(experiment.jobs) as parallel:
