@@ -393,11 +393,12 @@ def test_a_new_head_stands_beside_what_has_it_and_what_has_not(rows, written):
     )
     everything.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
     name, no_difference = "ours, image size chosen, intermediate features", "+0.000 (+0.000 to +0.000)"
-    unpruned, plain, layers, alone = cells(markdown_tables.real_size_intermediate())
+    unpruned, plain, layers, alone, new_head = cells(markdown_tables.real_size_intermediate())
     assert unpruned == [f"{name} minus unpruned", "", "-0.100 (-0.100 to -0.100)", ""]
     assert plain == [f"{name} minus ours", "", "+0.100 (+0.100 to +0.100)", ""]
     assert layers[0] == f"{name} minus layer by layer"
     assert alone == [f"{name} minus smaller images, intermediate features", "", no_difference, ""]
+    assert new_head == [f"{name} minus unpruned with intermediate features", "", "-0.170 (-0.170 to -0.170)", ""]
 
 
 def test_the_figure_shows_the_unpruned_networks_with_their_own_heads(rows):
