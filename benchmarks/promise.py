@@ -10,8 +10,8 @@ measured again. `make tables` makes the tables of docs/results.md. The committed
 for the trained networks, and of the first three for the frozen ones.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
-from 2000). These (seeds from 3000) chose one thing, with those of benchmarks/real_size.py: which
-networks get a chosen image size by default.
+from 2000). These (seeds from 3000) chose one thing, with those of benchmarks/real_size.py: which networks get
+a chosen image size by default.
 
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """

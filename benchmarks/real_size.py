@@ -10,7 +10,9 @@ LRP with and without it.
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
 of the multiply-adds; and as the call does it by default on trained networks, which chooses the size
-(``smaller-images+``) and is told whether the head was fitted to the calibration images.
+(``smaller-images+``) and is told whether the head was fitted to the calibration images. Frozen ImageNet networks are
+also measured with a head that reads intermediate features, alone on each image size, the given one first, and pruned by
+ours (``smaller-images+intermediate-features+``); of these the committed rows lack EfficientNet-Lite0 with ELPV.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
