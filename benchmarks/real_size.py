@@ -40,12 +40,11 @@ from lrp_core.control.methods import FOLDS as FOLDS_OF_HEADS
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
+from lrp_core.study.analysis.promise import CHOSEN, INTERMEDIATE
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
-    CHOSEN,
     CONTROLLED,
     CONTROLLERS,
-    INTERMEDIATE,
     LAYER_BY_LAYER,
     LAYERS_REPAIRED,
     LRP,

@@ -19,13 +19,15 @@ from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
 from lrp_core.control.early_exit import end_early
-from lrp_core.control.image_size import smaller_images, smaller_sizes
+from lrp_core.control.image_size import ERRORS_WITH_INTERMEDIATE, refit_last_layer, smaller_images, smaller_sizes
 from lrp_core.control.intermediate_features import fit_on_intermediate
+from lrp_core.control.one_standard_error import Judged, accuracy_with_error
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.search_descent import SearchDescent
 from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
+from lrp_core.graph.intermediate import has_intermediate, intermediate_channels
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.outputs import before_softmax, with_softmax
 from lrp_core.graph.resizing import NETWORK, resize, resizing
@@ -43,7 +45,7 @@ from lrp_core.utils.sites import AllReduce, single_site
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DEFAULT = "joint-cost+reconstruction"  # and smaller images for networks that other images trained
+DEFAULT = "joint-cost+reconstruction"  # and prefixes, which depend on the network (_Run._default)
 FOLDS = 4  # fewer if a class has fewer images
 BUDGETS = ("pruning_ratio", "multiply_adds", "parameters", "latency")
 KEPT_BY_SMALLER_IMAGES = ("pruning_ratio", "parameters")  # budgets
@@ -221,15 +223,15 @@ def prune(
     By default, filters are chosen together, by their effect on all logits per multiply-add that they save, or per
     parameter if the budget is ``parameters`` (:mod:`lrp_core.control.cost_descent`). The weights of all later layers
     are adjusted by least squares, so that their outputs stay close to those of the unpruned network
-    (:mod:`lrp_core.repair.reconstruction`). If the last layer was not fitted to these images, the network first resizes
-    them to fewer pixels, as far as its accuracy stays within one standard error of the best
-    (:mod:`lrp_core.control.image_size`).
+    (:mod:`lrp_core.repair.reconstruction`). Before that, the network resizes images to fewer pixels, as far as its
+    accuracy allows (:mod:`lrp_core.control.image_size`). If the last layer was fitted to these images, as on a frozen
+    network, a new one reads features of earlier layers, too (:mod:`lrp_core.control.intermediate_features`).
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
-    The pruned network keeps the given last layer, changed at most by the reconstruction, unless the method ends with
-    ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to the images
-    by least squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. ``early-exit+`` and
-    ``intermediate-features+`` replace it, and a softmax behind it. Fitted layers are scaled so that the softmax of
+    Otherwise the pruned network keeps the given last layer, changed at most by the reconstruction, unless the method
+    ends with ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to
+    the images by least squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. ``early-exit+`` and
+    ``intermediate-features+`` replace it, and drop a softmax behind it. Fitted layers are scaled so that the softmax of
     their outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
 
     Args:
@@ -247,10 +249,10 @@ def prune(
             within one standard error of the best. ``intermediate-features+`` first fits a head that reads features of
             earlier layers, too; with smaller images before it, two standard errors are allowed. ``budget-search``
             chooses the best action at each size: end earlier, skip a residual block, or remove filters. None:
-            ``joint-cost+reconstruction``, with ``smaller-images+`` before it if the last layer was not fitted to these
-            images (see ``head_fitted``), the budget is neither ``parameters`` nor ``pruning_ratio``, images are at one
-            site, each class has some, and the network reads smaller ones. Then images become no smaller than a budget
-            of ``multiply_adds`` or ``latency`` needs.
+            ``joint-cost+reconstruction``; before it ``smaller-images+``, with ``intermediate-features+`` if the last
+            layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``
+            or ``pruning_ratio``, images are at several sites, or a class has none; nor one that does not suit the
+            network. Images become no smaller than a budget of ``multiply_adds`` or ``latency`` needs.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
             only without another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
@@ -322,13 +324,13 @@ def prune(
         raise ValueError(
             f"{method!r} fits a last layer, or judges by all classes: each of its {n_outputs} classes needs images"
         )
-    if method is None and not head_fitted and all_reduce is single_site:
-        how = replace(how, smaller_images=_may_become_smaller(network, images, labels, n_outputs, budget[0]))
     how = how if is_dense else replace(how, monitored="training")
     run = _Run(network, images, labels, how, seed, ignored, round_to, all_reduce)
     run.softmax = softmax
     run.groups = torch.arange(len(labels)) if groups is None else _check_groups(groups, labels)
     run.until, run.until_further = _until(*budget), _until(*_half(*budget))
+    at_once = all_reduce is single_site and len(labels.unique()) == n_outputs
+    run.by_default = method is None and at_once and budget[0] not in KEPT_BY_SMALLER_IMAGES
     run.by_parameters = budget[0] == "parameters"
     run.enough = budget[1] if budget[0] in ("multiply_adds", "latency") else 0.0
     if not is_dense and head_fitted:
@@ -369,6 +371,7 @@ class _Run:
         self.softmax: Layer | None  # at the end of the user's network
         self.until: Callable[[_Down], bool]
         self.until_further: Callable[[_Down], bool]  # of the folds, which leave other sizes than all images do
+        self.by_default = False  # whether the prefixes of the method are chosen here
         self.by_parameters = False  # what a method that chooses by cost counts
         self.enough = 0.0  # of the multiply-adds: images need not become so small that fewer are left
         self.judged: HeldOut | None = None
@@ -386,14 +389,17 @@ class _Run:
     ) -> None:
         """Prune once without each fold, and once with all images."""
         fold = _draw(self.labels, self.groups, folds, self.seed, self.all_reduce) if folds else None
-        judges, features = self.how.early_exit or self.how.smaller_images, None
+        judges, features = self.by_default or self.how.early_exit or self.how.smaller_images, None
+        judging = self._judging() if judges and fold is None else fold
         if is_dense and head_fitted is not False and (judges or fold is not None):
-            features = self._find_out(head_fitted, self._judging() if fold is None else fold)
+            features = self._find_out(head_fitted, judging)
             if self.fitted:
                 then = ": every fold fits it anew" if folds else ""
                 advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
                 name = trace(self.network)[-1].name
                 self.notes.append(f"The last layer, {name!r}, counts as fitted to these images{then}.{advice}")
+        if self.by_default:
+            self.how = self._default(judging)
         n_folds = 0 if fold is None else int(fold.max()) + 1
         with tqdm(
             total=n_folds + 1, desc="pruning", disable=not progress, bar_format=_BAR, postfix={"network": "unpruned"}
@@ -412,8 +418,7 @@ class _Run:
     def _find_out(self, head_fitted: bool | None, fold: torch.Tensor | None) -> torch.Tensor:
         """Decide whether the dense last layer was fitted to the images, if not told; return its inputs.
 
-        Without folds nothing can tell, and it counts as fitted. If it was, the default leaves images as they are: on
-        frozen networks smaller ones gain nothing that is detected (docs/results.md).
+        Without folds nothing can tell, and it counts as fitted.
         """
         name, numbers = trace(self.network)[-1].name, self.labels.unique(return_inverse=True)[1]
         features = read_by(self.network, name, self.images)
@@ -426,9 +431,21 @@ class _Run:
             own = (predict(self.network, self.images).argmax(dim=1) == self.labels).numpy()
             theirs = (heads.judge(features).argmax(dim=1) == numbers).numpy()
             self.fitted = was_fitted(own, theirs, self.all_reduce)
-        if head_fitted is None and self.fitted:  # a method that names smaller images is told
-            self.how = replace(self.how, smaller_images=False)
         return features
+
+    def _default(self, fold: torch.Tensor | None) -> methods.Method:
+        """Return the method with the prefixes that suit the network, if no method is named.
+
+        Where the last layer was fitted to these images, smaller ones gain nothing that is detected without intermediate
+        features (docs/results.md).
+
+        Args:
+            fold: of the images, (N,), to judge with; None if their groups allow none.
+        """
+        image = self.images[:1]
+        features = self.fitted and fold is not None and has_intermediate(self.network, image)
+        smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image)[0])
+        return replace(self.how, smaller_images=smaller, intermediate_features=features)
 
     def _cross_validate(self, fold: torch.Tensor, features: torch.Tensor | None, bar: tqdm) -> None:
         numbers = self.labels.unique(return_inverse=True)[1]
@@ -497,14 +514,25 @@ class _Run:
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
-        if how.smaller_images:
-            judge, intermediate = fold if self.fitted or how.intermediate_features else None, how.intermediate_features
-            size, model = smaller_images(model, images, labels, judge, self.enough, intermediate)
-        read = images if size is None else resize(images, size)
+
+        def judge(read: torch.Tensor) -> Judged:
+            if how.intermediate_features:
+                return fit_on_intermediate(model, read, labels, fold)
+            if self.fitted:
+                return refit_last_layer(model, read, labels, fold)
+            return accuracy_with_error(predict(model, read), labels), model
+
         if how.intermediate_features:
-            _, model, more = fit_on_intermediate(model, read, labels, fold)
+            more = tuple(intermediate_channels(model, images[:1]))
+        if how.smaller_images:
+            errors = ERRORS_WITH_INTERMEDIATE if how.intermediate_features else 1
+            size, found = smaller_images(model, images, judge, self.enough, errors)
+        elif how.intermediate_features:
+            _, found = judge(images)
+        if more or size is not None:  # a given last layer stays as it is for images of the given size
+            model = found
         if how.early_exit:
-            exit_, model = end_early(model, read, labels, fold, self.fitted)
+            exit_, model = end_early(model, images if size is None else resize(images, size), labels, fold, self.fitted)
         if size is not None:
             model, ignored = resizing(model, size), [f"{NETWORK}.{name}" for name in ignored]
         if how.refit or ((how.rate or how.order) and how.monitored != "training"):
@@ -644,14 +672,6 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
     if name in ("max_accuracy_drop", "latency"):
         return lambda _: True
     return lambda down: _keeps(down, down.last, name, value)
-
-
-def _may_become_smaller(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, n_outputs: int, budget: str
-) -> bool:
-    """Return whether smaller images save what the budget counts, can be judged, and are read by the network."""
-    all_classes = len(labels.unique()) == n_outputs
-    return all_classes and budget not in KEPT_BY_SMALLER_IMAGES and bool(smaller_sizes(network, images[:1])[0])
 
 
 def _half(name: str, value: float) -> tuple[str, float]:

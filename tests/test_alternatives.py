@@ -147,7 +147,7 @@ def test_a_head_on_intermediate_features_is_measured_with_each_image_size(task):
     whole, *others = real_size.rows_of_smaller_images(SMALLER_INTERMEDIATE, one)
     fold = draw_folds(one.labels, np.arange(40), 5, 0)
     for row, found in ((whole, one), *((row, real_size.smaller(one, row["limit"])[1]) for row in others)):
-        _, wider, _ = fit_on_intermediate(model, found.images, one.labels, fold)
+        _, wider = fit_on_intermediate(model, found.images, one.labels, fold)
         assert row["test_accuracy"] == real_size.measured(wider, found)["test_accuracy"]
     assert whole["multiply_adds"] == 1
     assert len(others) > 2

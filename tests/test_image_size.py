@@ -1,6 +1,7 @@
 """Smaller images through the one call: which size is chosen, what the network then is, that no fold sees its own."""
 
 import copy
+from functools import partial
 
 import onnxruntime
 import pytest
@@ -21,6 +22,7 @@ from lrp_core.repair.ridge_head import fit_heads, read_by
 from lrp_core.study.show.export import write_exported
 
 METHOD = "smaller-images+joint-cost+reconstruction"
+WITH_HEAD = "smaller-images+intermediate-features+joint-cost+reconstruction"
 SIDE = 16
 SMALLEST = (11, 11)  # half of the pixels
 
@@ -139,7 +141,8 @@ def test_they_keep_their_size_where_it_is_needed():
 
 def test_a_head_that_was_fitted_to_the_images_is_fitted_to_the_smaller_ones(frozen):
     images, labels = colours()
-    size, model = image_size.smaller_images(frozen, images, labels, folds())
+    judge = partial(image_size.refit_last_layer, frozen, labels=labels, fold=folds())
+    size, model = image_size.smaller_images(frozen, images, judge)
     assert size == SMALLEST
     x = read_by(frozen, "head", F.interpolate(images, size, mode="bilinear", antialias=True))
     expected = fit_heads(x, labels, folds(), bias=True)
@@ -254,12 +257,13 @@ def by_default(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **o
 
 
 @pytest.mark.parametrize("folds", [0, 4])
-def test_the_default_makes_images_smaller_if_other_images_trained_the_last_layer(by_colour, folds):
+def test_the_default_makes_images_smaller_and_replaces_a_last_layer_that_was_fitted_to_them(by_colour, folds):
     images, labels = colours()
     named = prune(by_colour, images, labels, head_fitted=False, folds=folds)
     for told in (False, None):  # it is found out
         default = by_default(by_colour, images, labels, head_fitted=told, folds=folds)
         assert default.image_size == SMALLEST
+        assert default.intermediate_features == ()
         assert torch.equal(default.model(images), named.model(images))
         assert default.estimate == named.estimate
     # A head that was fitted to noise knows only these images.
@@ -268,10 +272,14 @@ def test_the_default_makes_images_smaller_if_other_images_trained_the_last_layer
     solution = torch.linalg.lstsq(with_one, torch.eye(3).double()[labels]).solution
     overfitted.head.weight.copy_(solution[:-1].T)
     overfitted.head.bias.copy_(solution[-1])
-    assert prune(overfitted, noise, labels, head_fitted=True, folds=folds).image_size is not None
+    named = prune(overfitted, noise, labels, method=WITH_HEAD, head_fitted=True, folds=folds)
+    assert named.image_size is not None
+    assert named.intermediate_features
     for told in (True, 1, None):
-        kept = by_default(overfitted, noise, labels, head_fitted=told, folds=folds)
-        assert kept.image_size is None
+        default = by_default(overfitted, noise, labels, head_fitted=told, folds=folds)
+        assert default.intermediate_features == named.intermediate_features
+        assert torch.equal(default.model(noise), named.model(noise))
+        assert default.estimate == named.estimate
 
 
 def test_images_become_no_smaller_than_a_budget_needs(by_colour):
@@ -294,6 +302,7 @@ def test_groups_need_no_folds_of_their_own_for_it(by_colour):
     assert pruned.image_size == SMALLEST
     kept = by_default(by_colour, images, labels, groups=patients)  # no fold can tell whether the head was fitted
     assert kept.image_size is None
+    assert kept.intermediate_features == ()
 
 
 KEEP = {
@@ -316,6 +325,15 @@ def test_the_default_leaves_images_as_they_are_where_they_cannot_become_smaller(
     assert kept.image_size is None
     assert kept.kept == same.kept
     assert kept.notes == same.notes
+
+
+def test_the_default_leaves_images_as_they_are_if_no_intermediate_features_help_the_last_layer(monkeypatch, frozen):
+    images, labels = colours()
+    monkeypatch.setattr("lrp_core.api.has_intermediate", lambda *_: False)
+    kept = by_default(frozen, images, labels, head_fitted=True)
+    same = prune(frozen, images, labels, head_fitted=True, method="joint-cost+reconstruction")
+    assert (kept.image_size, kept.intermediate_features) == (None, ())
+    assert torch.equal(kept.model(images), same.model(images))
 
 
 class Flattening(nn.Module):

@@ -58,7 +58,7 @@ def frozen() -> nn.Module:
 
 def test_the_head_is_a_ridge_regression_on_scaled_features(frozen):
     images, labels = colours()
-    accuracy, model, names = (found := fit_on_intermediate(frozen, images, labels, folds()))[0][0], *found[1:]
+    (accuracy, _), model = fit_on_intermediate(frozen, images, labels, folds())
     # Exits are the inputs of the second to the fifth convolution, then the end; the middle one is the third's output.
     outputs, x = [], images
     with torch.no_grad():
@@ -66,7 +66,6 @@ def test_the_head_is_a_ridge_regression_on_scaled_features(frozen):
             x = F.relu(conv(x))
             outputs.append(x.mean((2, 3)).double().numpy())
     assert list(intermediate_channels(frozen, images[:1]).values()) == [8, 9]
-    assert len(names) == 2
     parts = [(part - part.mean(0), share) for part, share in zip(outputs[2:], (0.5, 0.5, 1), strict=True)]
     read = np.concatenate([part * (share / (part**2).sum(1).mean()) ** 0.5 for part, share in parts], axis=1)
     wanted, fold = np.eye(3)[labels] - 1 / 3, folds().numpy()
@@ -139,7 +138,7 @@ def test_half_precision_and_a_layer_without_a_signal():
         model.convs[3].weight.zero_()
         model.convs[3].bias.zero_()
     for dtype in (torch.float32, torch.float16):
-        found, wider, _ = fit_on_intermediate(model.to(dtype), images.to(dtype), labels, folds())
+        found, wider = fit_on_intermediate(model.to(dtype), images.to(dtype), labels, folds())
         scale = wider.head_on_intermediate.scale.weight
         assert (scale[:8] > 0).all()
         assert (scale[8:17] == 0).all()
@@ -171,11 +170,26 @@ def test_filters_go_as_from_any_network(frozen):
         assert torch.equal(tensor, before[name])
 
 
-def test_such_heads_come_on_request_only(frozen):
-    """Images keep their size with a budget of parameters; the head may be asked for nevertheless."""
+def test_a_last_layer_that_was_fitted_to_the_images_gets_such_a_successor_by_default(frozen):
     images, labels = colours()
-    assert prune(frozen, images, labels, method=None).intermediate_features == ()
-    by_parameters = prune(frozen, images, labels, multiply_adds=None, parameters=0.5)
+    named, default = (prune(frozen, images, labels, method=name) for name in (BOTH, None))
+    assert len(default.intermediate_features) == 2
+    assert torch.equal(default.model(images), named.model(images))
+    other = prune(frozen, images, labels, method=None, head_fitted=False)
+    assert other.intermediate_features == ()
+
+
+def test_a_network_that_reads_one_size_gets_it_too():
+    images, labels = colours()
+    default = prune(settle(Flattening()), images, labels, method=None)
+    assert (len(default.intermediate_features), default.image_size) == (1, None)
+
+
+def test_by_parameters_it_comes_on_request_only(frozen):
+    images, labels = colours()
+    budget = {"multiply_adds": None, "parameters": 0.5}
+    assert prune(frozen, images, labels, method=None, **budget).intermediate_features == ()
+    by_parameters = prune(frozen, images, labels, **budget)
     assert len(by_parameters.intermediate_features) == 2
     assert by_parameters.after.parameters <= 0.5 * by_parameters.before.parameters
 

@@ -5,14 +5,14 @@ who train a network for each size). Nothing is trained here. A head that was fit
 anew to the smaller ones.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from lrp_core.control.intermediate_features import fit_on_intermediate
-from lrp_core.control.one_standard_error import accuracy_with_error, first_as_good
+from lrp_core.control.one_standard_error import Judged, accuracy_with_error, first_as_good
 from lrp_core.graph.resizing import resize
 from lrp_core.graph.tracing import trace
-from lrp_core.metrics.accuracy import predict
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
@@ -24,29 +24,26 @@ SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on 
 def smaller_images(
     model: nn.Module,
     images: torch.Tensor,
-    labels: torch.Tensor,
-    fold: torch.Tensor | None,
+    judge: Callable[[torch.Tensor], Judged],
     enough: float = 0.0,
-    intermediate: bool = False,
+    errors: float = 1.0,
 ) -> tuple[tuple[int, int] | None, nn.Module]:
-    """Choose the smallest images on which the network is as accurate, within one standard error.
+    """Choose the smallest images on which the network is as accurate, within some standard errors.
 
-    Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within one standard error of the
-    best (:mod:`lrp_core.control.one_standard_error`); with intermediate features, within two. Sizes that the network
-    cannot read, or that save no multiply-adds, are left out.
+    Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within so many standard errors
+    of the best (:mod:`lrp_core.control.one_standard_error`). Sizes that the network cannot read, or that save no
+    multiply-adds, are left out.
 
     Args:
-        model: from images to logits (N, K), made of supported layers; not changed, but its layers are shared.
+        model: from images to logits (N, K), made of supported layers.
         images: calibration ones, (N, C, H, W), normalised.
-        labels: (N,), in 0..K-1, each class present.
-        fold: of the images, (N,), if the last layer, a dense one, was fitted to them: it is then fitted anew for each
-            size, and accuracies are cross-fitted. None if it was not.
+        judge: from images of a size, (N, C, h, w), to the accuracy on them, with its standard error, and the classifier
+            for that size.
         enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried.
-        intermediate: whether to judge by a head on intermediate features, which needs the folds
-            (:mod:`lrp_core.control.intermediate_features`). Then the returned classifier keeps the given head.
+        errors: how many standard errors.
 
     Returns:
-        The size (H, W), and the classifier for it; None and ``model`` for the given size.
+        The size (H, W), None for the given one; and the classifier for it.
 
     Raises:
         ValueError: no size is left.
@@ -59,22 +56,24 @@ def smaller_images(
             "flatten maps into a dense layer, or resize images itself? Choose a method without smaller-images"
         )
     found, models = {}, {}
-    for size in sizes:
-        found[size], models[size] = _judged(model, resize(images, size), labels, fold, intermediate)
-    found[None], _ = _judged(model, images, labels, fold, intermediate)
-    size = first_as_good(found, ERRORS_WITH_INTERMEDIATE if intermediate else 1)
-    return size, models.get(size, model)
+    for size in (*sizes, None):
+        found[size], models[size] = judge(images if size is None else resize(images, size))
+    size = first_as_good(found, errors)
+    return size, models[size]
 
 
-def _judged(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor | None, intermediate: bool
-) -> tuple[tuple[float, float], nn.Module]:
-    """Return the accuracy of a classifier with its standard error, and the classifier; folds give it a new head."""
-    if intermediate:
-        found, *_ = fit_on_intermediate(model, images, labels, fold)
-        return found, model
-    if fold is None:
-        return accuracy_with_error(predict(model, images), labels), model
+def refit_last_layer(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Judged:
+    """Fit the last layer of a classifier anew, a dense one.
+
+    Args:
+        model: from images to logits (N, K), made of supported layers; not changed, but its other layers are shared.
+        images: calibration ones, (N, C, H, W), normalised.
+        labels: (N,), in 0..K-1, each class present.
+        fold: of the images, (N,).
+
+    Returns:
+        Class-averaged accuracy with its standard error, cross-fitted; and the classifier with the new layer.
+    """
     name = trace(model)[-1].name
     features = read_by(model, name, images)
     heads = fit_heads(features, labels, fold, bias=model.get_submodule(name).bias is not None)

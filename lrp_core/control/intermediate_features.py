@@ -10,19 +10,17 @@ those of the second half of the layers, and a ridge regression weighs them.
 import torch
 from torch import nn
 
-from lrp_core.control.one_standard_error import accuracy_with_error
+from lrp_core.control.one_standard_error import Judged, accuracy_with_error
 from lrp_core.graph.intermediate import head_on_intermediate, intermediate_channels, with_intermediate
 from lrp_core.metrics.accuracy import predict
 from lrp_core.repair.ridge_head import fit_heads
 
 
-def fit_on_intermediate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor
-) -> tuple[tuple[float, float], nn.Module, tuple[str, ...]]:
+def fit_on_intermediate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, fold: torch.Tensor) -> Judged:
     """Fit a head to the last features of a classifier and to intermediate ones.
 
-    The features of each layer are scaled to a mean squared norm of 1 around their mean; then those of all intermediate
-    layers together count as much as the last ones.
+    The features of each layer are scaled around their mean: the last ones to a mean squared norm of 1, those of each of
+    L intermediate layers to 1/L. So all intermediate ones together count as much as the last ones.
 
     Args:
         model: from images to logits (N, K), made of supported layers, with a dense last layer; not changed, but its
@@ -32,8 +30,7 @@ def fit_on_intermediate(
         fold: of the images, (N,).
 
     Returns:
-        Class-averaged accuracy with its standard error, cross-fitted; the classifier with the new head; and the layers
-        whose features it reads beside the last ones.
+        Class-averaged accuracy with its standard error, cross-fitted; and the classifier with the new head.
 
     Raises:
         ValueError: there are no intermediate features (:func:`lrp_core.graph.intermediate.intermediate_channels`).
@@ -46,8 +43,7 @@ def fit_on_intermediate(
     scale = torch.cat([_scale(part, share).expand(part.shape[1]) for part, share in zip(parts, shares, strict=True)])
     heads = fit_heads(features * scale, labels, fold, bias=True)
     found = accuracy_with_error(heads.out_of_fold.judge(features * scale), labels)
-    names = tuple(channels)
-    return found, head_on_intermediate(model, names, scale, heads.weight, heads.bias), names
+    return found, head_on_intermediate(model, list(channels), scale, heads.weight, heads.bias)
 
 
 def _scale(part: torch.Tensor, share: float) -> torch.Tensor:

@@ -7,10 +7,12 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from lrp_core.metrics.accuracy import class_accuracies
 
 Name = TypeVar("Name", bound=Hashable)
+Judged = tuple[tuple[float, float], nn.Module]  # an accuracy with its standard error, and the classifier that has it
 
 
 def accuracy_with_error(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:

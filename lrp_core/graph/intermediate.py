@@ -41,6 +41,15 @@ def intermediate_channels(model: nn.Module, image: torch.Tensor) -> dict[str, in
     return {name: found[name].shape[1] for name in names}
 
 
+def has_intermediate(model: nn.Module, image: torch.Tensor) -> bool:
+    """Return whether there are such layers; arguments as those of :func:`intermediate_channels`."""
+    try:
+        intermediate_channels(model, image)
+    except ValueError:
+        return False
+    return True
+
+
 def with_intermediate(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """Return the network that gives features of some layers, then what the last layer reads, (N, C).
 

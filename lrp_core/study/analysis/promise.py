@@ -9,14 +9,21 @@ from lrp_core.control.selection import smallest_within
 OURS, LAYER_BY_LAYER, NEURON_MERGING = "joint-cost+reconstruction", "layer-by-layer", "neuron-merging"
 DISTILLED = f"{OURS}+distillation"
 CHOSEN = f"smaller-images+{OURS}"  # the call chooses the image size
+INTERMEDIATE = f"smaller-images+intermediate-features+{OURS}"  # and fits a head on intermediate features
+DEFAULT = "default"  # what the call does with each network
 TRAINED = ("resnet20", "resnet56", "squeezenet1_1-trained")  # networks that were trained for their task
 POINTS = 2.0  # that the accuracy may fall by, the call's default
 DRAW = ["task", "network", "seed"]
 
 
 def by_default(network: str) -> str:
-    """Return what the call does with a network by default: it chooses the image size of trained ones."""
-    return CHOSEN if network in TRAINED else OURS
+    """Return what the call does with a network by default: it chooses the image size; frozen ones get a new head."""
+    return CHOSEN if network in TRAINED else INTERMEDIATE
+
+
+def with_default(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with what the call does by default named :data:`DEFAULT`."""
+    return rows.assign(method=rows["method"].mask(rows["method"] == rows["network"].map(by_default), DEFAULT))
 
 
 def choices(rows: pd.DataFrame, method: str | None = None) -> pd.DataFrame:

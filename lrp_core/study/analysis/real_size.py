@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lrp_core.metrics.curve import MAX_RATE, pruning_auc
-from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, NEURON_MERGING, OURS, by_default
+from lrp_core.study.analysis.promise import CHOSEN, DEFAULT, LAYER_BY_LAYER, NEURON_MERGING, OURS
 from lrp_core.study.analysis.statistics import paired_interval
 
 LRP, ONE_SHOT, CONTROLLED = "px-iterative-abs", "px-static", "dynamic"
@@ -13,14 +13,13 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
 )
 SMALLER = "smaller-images"  # of fewer pixels
 SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # ours on images that leave half of the multiply-adds
-INTERMEDIATE = f"smaller-images+intermediate-features+{OURS}"  # with a head on intermediate features
-SMALLER_INTERMEDIATE = f"{SMALLER}+intermediate-features"  # smaller images with such a head, and nothing pruned
+SMALLER_INTERMEDIATE = f"{SMALLER}+intermediate-features"  # with a head on these, too, and nothing pruned
 NAMES = {  # as tables and figures call them
-    OURS: "ours",
-    SMALLER: "smaller images",
-    SMALLER_INTERMEDIATE: "smaller images, intermediate features",
+    DEFAULT: "ours",
+    OURS: "ours, images as given",
     CHOSEN: "ours, image size chosen",
-    INTERMEDIATE: "ours, image size chosen, intermediate features",
+    SMALLER: "smaller images",
+    SMALLER_INTERMEDIATE: "smaller images, new head",
     SMALLER_HALF: "smaller images (50%), then ours",
     CHOICE_ALONE: "ours without reconstruction",
     LAYER_BY_LAYER: "layer by layer",
@@ -39,13 +38,6 @@ NAMES = {  # as tables and figures call them
 CONTROLLERS = {LRP: CONTROLLED, "joint": "dynamic-joint"}  # methods, and the same with the controller
 WITH_REPAIR = {LRP_REPAIRED: CONTROLLED_REPAIRED}  # the same at real size only
 PAIR = ["task", "network"]
-
-
-def with_default(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows where ours is what the call does by default with each network, and nothing else."""
-    ours, default = rows["method"].isin([OURS, CHOSEN]), rows["network"].map(by_default)
-    kept = rows[~ours | (rows["method"] == default)]
-    return kept.assign(method=kept["method"].replace(CHOSEN, OURS))
 
 
 def accuracies(

@@ -14,6 +14,7 @@ import pandas as pd
 from lrp_core.metrics.curve import pruning_auc
 from lrp_core.study.analysis.promise import (
     CHOSEN,
+    DEFAULT,
     DISTILLED,
     DRAW,
     LAYER_BY_LAYER,
@@ -23,12 +24,12 @@ from lrp_core.study.analysis.promise import (
     by_default,
     choices,
     errors,
+    with_default,
 )
 from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
     CONTROLLERS,
-    INTERMEDIATE,
     LAYERS_REPAIRED,
     LRP,
     LRP_REPAIRED,
@@ -36,6 +37,7 @@ from lrp_core.study.analysis.real_size import (
     ONE_SHOT,
     PAIR,
     SMALLER,
+    SMALLER_HALF,
     SMALLER_INTERMEDIATE,
     WITH_REPAIR,
     accuracies,
@@ -44,7 +46,6 @@ from lrp_core.study.analysis.real_size import (
     draws,
     means,
     overlaps,
-    with_default,
 )
 from lrp_core.study.analysis.robustness import CORRUPTIONS, robustness_summary
 from lrp_core.study.analysis.statistics import paired_interval
@@ -265,10 +266,10 @@ def promise() -> str:
 
 
 def promise_images() -> str:
-    """Compare what the call keeps with an image size that it chooses and with the given one, on the same draws."""
-    rows = _read("benchmarks/promise.csv")
-    found = {method: choices(rows, method).set_index(DRAW) for method in (OURS, CHOSEN)}
-    both = found[OURS].index.intersection(found[CHOSEN].index, sort=False).to_frame(index=False)
+    """Compare what the call keeps by default and with images and head as they are, on the same draws."""
+    rows = with_default(_read("benchmarks/promise.csv"))
+    found = {method: choices(rows, method).set_index(DRAW) for method in (OURS, DEFAULT)}
+    both = found[OURS].index.intersection(found[DEFAULT].index, sort=False).to_frame(index=False)
     trained = both["network"].map(by_default) == CHOSEN
     groups = [(pair(*names), some) for names, some in both.groupby(PAIR, sort=False)]
     groups += [("all trained", both[trained]), ("all frozen", both[~trained])]
@@ -288,7 +289,7 @@ def _kept(loss: pd.Series, holds: pd.Series) -> list[str]:
     return [f"{loss.mean():+.1f}", *(f"{count} of {len(loss)}" for count in counts)]
 
 
-PROMISED = (OURS, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING)
+PROMISED = (DEFAULT, OURS, DISTILLED, LAYER_BY_LAYER, NEURON_MERGING)
 PROMISED_SIZES = (0.71, 0.5, 0.3, 0.125)
 
 
@@ -301,7 +302,7 @@ def promise_errors() -> str:
 
 def promised_sizes() -> str:
     """Compare test accuracies at some sizes: the call's default and its alternatives, means of draws."""
-    rows, table = _read("benchmarks/promise.csv"), []
+    rows, table = with_default(_read("benchmarks/promise.csv")), []
     for names, some in rows.groupby(PAIR, sort=False):
         at = [at_size(some, size) for size in PROMISED_SIZES]
         for method in PROMISED:
@@ -337,19 +338,19 @@ def real_size() -> str:
     """Compare the call's default with LRP and the best plain alternative, at a quarter of the multiply-adds."""
     rows, table = with_default(_real_size()), []
     whole, measured = means(rows, 1.0), draws(rows)
-    quarter = means(rows, 0.25).where(measured.ge(measured[OURS], axis=0))
+    quarter = means(rows, 0.25).where(measured.ge(measured[DEFAULT], axis=0))
     for names in (names for names in FRONT if names in quarter.index):
         at = quarter.loc[names]
-        plain = at.reindex([LAYER_BY_LAYER, SMALLER]).dropna()
+        plain = at.reindex([LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE]).dropna()
         best = f"{_number(plain.max())} ({METHODS[plain.idxmax()]})"
-        cells = [_number(whole.loc[names, OURS]), _number(at[ONE_SHOT]), best, _number(at[OURS])]
+        cells = [_number(whole.loc[names, DEFAULT]), _number(at[ONE_SHOT]), best, _number(at[DEFAULT])]
         table.append([at_real_size(*names), *cells])
     return _markdown(["task, network, image size", "unpruned", "LRP", "best plain alternative", "ours"], table)
 
 
 def real_size_methods() -> str:
     """Return the accuracy of every method at three sizes."""
-    rows = _real_size()
+    rows = with_default(_real_size())
     whole, measured, at = means(rows, 1.0), draws(rows), [means(rows, size) for size in SIZES]
     table = []
     for names, count in measured.reindex(columns=NAMES, fill_value=0).iterrows():
@@ -360,30 +361,31 @@ def real_size_methods() -> str:
 
 
 def real_size_differences() -> str:
-    """Return what ours has more than the unpruned network and than layer by layer, at three sizes."""
-    return _differences(_real_size(), (OURS, "unpruned"), (OURS, LAYER_BY_LAYER))
+    """Return what the call's default has more than the unpruned network and plain alternatives, at three sizes."""
+    others = ("unpruned", LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE)
+    return _differences(with_default(_real_size()), *((DEFAULT, other) for other in others))
 
 
 def real_size_images() -> str:
-    """Return what smaller images lose, what ours has more, and what both have more than each and the whole network."""
-    both = ((CHOSEN, other) for other in ("unpruned", OURS, SMALLER))
-    return _differences(_real_size(), (SMALLER, "unpruned"), (OURS, SMALLER), *both)
+    """Return what smaller images lose, and what a chosen image size gains over the given one and over such images."""
+    return _differences(_real_size(), (SMALLER, "unpruned"), (CHOSEN, OURS), (CHOSEN, SMALLER))
 
 
-_NEW_HEAD = "unpruned with intermediate features"
+_NEW_HEAD = "unpruned, new head"
 
 
 def real_size_intermediate() -> str:
-    """Return what ours with a head on intermediate features has more than others, and what the head alone gains.
+    """Return what a head on intermediate features gains: for the unpruned network, smaller images, and ours.
 
     The unpruned network with such a head is the first row of smaller images with it.
     """
-    rows = _real_size()
+    rows = with_default(_real_size())
     whole = rows[(rows["method"] == SMALLER_INTERMEDIATE) & (rows["multiply_adds"] == 1)]
     alike = [whole.assign(multiply_adds=size, limit=size, method=_NEW_HEAD) for size in SIZES]
-    others = ("unpruned", OURS, CHOSEN, LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE, _NEW_HEAD)
-    both = [(INTERMEDIATE, other) for other in others]
-    return _differences(pd.concat([rows, *alike]), *both, (SMALLER_INTERMEDIATE, SMALLER))
+    alone = ((_NEW_HEAD, "unpruned"), (SMALLER_INTERMEDIATE, SMALLER), (SMALLER_INTERMEDIATE, OURS))
+    both = ((DEFAULT, other) for other in (OURS, CHOSEN, SMALLER_HALF, _NEW_HEAD))
+    rows = rows[rows["network"].isin(whole["network"])]
+    return _differences(pd.concat([rows, *alike]), *alone, *both)
 
 
 def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
@@ -392,7 +394,7 @@ def _differences(rows: pd.DataFrame, *pairs: tuple[str, str]) -> str:
     whole, at = accuracies(rows, 1.0), {size: accuracies(rows, size) for size in SIZES}
     for both in pairs:
         for size in SIZES:
-            with_whole = at[size].assign(unpruned=whole[both[0]])
+            with_whole = at[size].assign(unpruned=whole[both[0] if both[0] in whole else OURS])
             found[both, size] = differences(with_whole, overlaps(rows), *both)
     for names, _ in rows.groupby(PAIR):
         for both in pairs:
@@ -517,13 +519,13 @@ def published() -> str:
     rows = _read("benchmarks/published.csv")
     whole = accuracies(rows, 1.0, size="parameters")["unpruned"]
     kept = [accuracies(rows, limit, size="parameters").div(whole, axis=0) for limit in PARAMETERS]
-    table = []
+    names, table = METHODS | {OURS: "ours", DISTILLED: "ours, distillation"}, []  # with such a budget, the default
     for method in (OURS, DISTILLED, LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING, ONE_SHOT, "weight"):
         found = [one[method].dropna() if method in one else pd.Series(dtype=float) for one in kept]
         cells = [
             _number(one.mean()) + (f" ({one.min():.3f} to {one.max():.3f})" if len(one) > 1 else "") for one in found
         ]
-        table += [[METHODS[method], str(max(map(len, found))), *cells]] if any(cells) else []
+        table += [[names[method], str(max(map(len, found))), *cells]] if any(cells) else []
     return _markdown(["method", "draws", *(f"{limit:.0%} of the parameters left" for limit in PARAMETERS)], table)
 
 

@@ -8,24 +8,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from lrp_core.study.analysis.promise import DEFAULT, with_default
 from lrp_core.study.analysis.real_size import (
     CONTROLLED,
     CONTROLLERS,
     LAYER_BY_LAYER,
     LRP,
     ONE_SHOT,
-    OURS,
     PAIR,
     SMALLER,
+    SMALLER_INTERMEDIATE,
     accuracies,
     means,
-    with_default,
 )
 from lrp_core.study.paths import ROOT
 from lrp_core.study.show.names import METHODS, at_real_size
 from lrp_core.study.show.style import close, legend_below, looks, save_figure, set_theme
 
-DRAWN = (OURS, SMALLER, LAYER_BY_LAYER, ONE_SHOT)
+DRAWN = (DEFAULT, SMALLER, SMALLER_INTERMEDIATE, LAYER_BY_LAYER, ONE_SHOT)
 SIZES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 TICKS = (1.0, 0.5, 0.25, 0.1, 0.05)
 
@@ -34,8 +34,7 @@ def real_size(rows: pd.DataFrame) -> Figure:
     """Show test accuracy against the multiply-adds left: a panel a task and network, a line a method.
 
     Mean over draws, with a band of one standard deviation to either side; nothing where a method does not get so small
-    in every draw. Ours is the call's default, which chooses the image size of trained networks. Unpruned networks are
-    dashed.
+    in every draw. Ours is the call's default. Unpruned networks, with the given head, are dashed.
 
     Args:
         rows: of benchmarks/real_size.py.
@@ -44,7 +43,7 @@ def real_size(rows: pd.DataFrame) -> Figure:
     rows = rows[rows["method"].isin(DRAWN)]
     by_size = {size: means(rows, size) for size in SIZES}
     spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
-    unpruned = accuracies(rows, 1.0).mean(axis=1).groupby(PAIR).mean()
+    unpruned = accuracies(rows[rows["method"] != SMALLER_INTERMEDIATE], 1.0).mean(axis=1).groupby(PAIR).mean()
     pairs, styles = unpruned.index, looks(METHODS[method] for method in DRAWN)
     columns = math.ceil(math.sqrt(len(pairs)))
     lines = math.ceil(len(pairs) / columns)
