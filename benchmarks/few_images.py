@@ -17,7 +17,8 @@ from torch import nn
 
 from layer_by_layer import layer_by_layer
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.real_size import CHOSEN, LAYER_BY_LAYER, LAYERS_REPAIRED, OURS
+from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, OURS
+from lrp_core.study.analysis.real_size import LAYERS_REPAIRED
 from promise import measured
 from side_by_side import side_by_side
 from tasks import REAL_SIZE, TRAINED, Draw, Setup, draw

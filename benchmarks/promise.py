@@ -1,17 +1,17 @@
 """Does the call keep its word? What `lrp_core.prune` says of unseen images, and what unseen images say.
 
-Every draw (benchmarks/tasks.py) is pruned twice: on the given images, as the call does by default with frozen networks,
-and with an image size that the call chooses (``smaller-images+``), as it does with trained ones. Each size of a path
-stands beside test images that had no part in anything. The sizes on the given images stand beside the plainest
-alternatives, too: layer by layer with least squares (benchmarks/layer_by_layer.py) and Neuron Merging
-(benchmarks/neuron_merging.py). At half and at 30 % of the multiply-adds distillation is tried on top. Writes a row a
-draw, method and size to results/benchmarks/promise.csv. Draws that are measured already, in data/promise, are not
-measured again. `make tables` makes the tables of docs/results.md. The committed rows with chosen sizes are of all seeds
-for the trained networks, and of the first three for the frozen ones.
+Every draw (benchmarks/tasks.py) is pruned twice: as the call does by default, told whether the last layer was fitted to
+the images; and with images and last layer as they are. Each size of a path stands beside test images that had no part
+in anything. Sizes with images as they are stand beside the plainest alternatives, too: layer by layer with least
+squares (benchmarks/layer_by_layer.py) and Neuron Merging (benchmarks/neuron_merging.py). At half and at 30 % of the
+multiply-adds distillation is tried on top. Writes a row a draw, method and size to results/benchmarks/promise.csv.
+Draws that are measured already, in data/promise, are not measured again. `make tables` makes the tables of
+docs/results.md. The committed rows have a third method on three seeds of the frozen networks: a chosen image size
+without a new head.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
 from 2000). These (seeds from 3000) chose one thing, with those of benchmarks/real_size.py: which networks get
-a chosen image size by default.
+a chosen image size by default, if they keep their head.
 
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
@@ -26,7 +26,7 @@ import lrp_core
 from layer_by_layer import layer_by_layer
 from lrp_core.metrics.accuracy import class_accuracies, predict
 from lrp_core.repair.distillation import distil
-from lrp_core.study.analysis.promise import CHOSEN, DISTILLED, OURS
+from lrp_core.study.analysis.promise import DISTILLED, OURS, by_default
 from neuron_merging import neuron_merging
 from side_by_side import side_by_side
 from tasks import ALL, Draw, Setup, draw
@@ -43,7 +43,7 @@ def measured(model: nn.Module, one: Draw) -> dict[str, float]:
 
 def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
     """Prune by the call; return the result, and a row a size of its path."""
-    told = {"head_fitted": one.head_fitted} if method == CHOSEN else {}  # it has to be
+    told = {} if method == OURS else {"head_fitted": one.head_fitted}  # they have to be
     began = time.perf_counter()
     pruned = one.prune(method=method, multiply_adds=0.5, **told)
     seconds = time.perf_counter() - began
@@ -107,8 +107,9 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
 
 
 def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
-    """Yield draws, seed by seed, those on the given images first."""
-    yield from ((*pair, seed, method) for method in (OURS, CHOSEN) for seed in seeds for pair in ALL)
+    """Yield draws, seed by seed, those with images as they are first."""
+    yield from ((*pair, seed, OURS) for seed in seeds for pair in ALL)
+    yield from ((*pair, seed, by_default(pair[1])) for seed in seeds for pair in ALL)
 
 
 if __name__ == "__main__":

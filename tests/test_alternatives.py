@@ -24,8 +24,8 @@ from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.promise import DISTILLED, OURS
-from lrp_core.study.analysis.real_size import CHOSEN, SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE
+from lrp_core.study.analysis.promise import CHOSEN, DISTILLED, OURS
+from lrp_core.study.analysis.real_size import SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE
 from lrp_core.study.paths import ROOT
 
 WIDTHS, FACTOR = (8, 6), 0.1  # a twin is so many times its filter

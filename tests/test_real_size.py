@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
+from lrp_core.study.analysis.promise import CHOSEN, INTERMEDIATE
 from lrp_core.study.analysis.real_size import (
-    INTERMEDIATE,
+    SMALLER_HALF,
     SMALLER_INTERMEDIATE,
     accuracies,
     areas,
@@ -19,6 +20,7 @@ from lrp_core.study.show.real_size import controllers, real_size
 from lrp_core.study.show.style import close
 
 OURS, PAIR = "joint-cost+reconstruction", ("trashnet", "squeezenet1_1")
+AS_GIVEN = METHODS[OURS]
 # Method, seed: (multiply-adds left, test accuracy); as many filters are left, and the harmonic mean is 0.1 less.
 FOUND = {
     (OURS, 0): [(1.0, 0.9), (0.5, 0.8), (0.25, 0.7), (0.1, 0.6)],
@@ -62,6 +64,11 @@ def written(rows, tmp_path, monkeypatch):
     return tmp_path
 
 
+def defaults(rows):
+    """The same results by default: on this frozen network with smaller images and a new head."""
+    return rows.replace({"method": {OURS: INTERMEDIATE}})
+
+
 def cells(table):
     """Return a table's rows below its header, without the first cell of each."""
     return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in table.splitlines()[2:]]
@@ -97,13 +104,17 @@ def test_without_two_common_draws_there_is_no_difference(rows, other):
 def test_the_front_page_compares_the_default_on_the_same_draws(rows, written):
     """One-shot LRP does not get so small in both draws; smaller images were measured on one."""
     smaller = rows[rows["method"] == "taylor"].assign(method="smaller-images")
-    pd.concat([rows, smaller, trained(rows)]).to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    pd.concat([defaults(rows), smaller, trained(rows)]).to_csv(
+        written / "results" / "benchmarks" / "real_size.csv", index=False
+    )
     assert cells(markdown_tables.real_size()) == [["0.850", "", "0.400 (layer by layer)", "0.650"]] * 2
 
 
-def test_tables_have_what_was_measured(written):
+def test_tables_have_what_was_measured(rows, written):
+    ours = rows[rows["method"] == OURS].assign(method=INTERMEDIATE)
+    pd.concat([rows, ours]).to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
     methods = cells(markdown_tables.real_size_methods())
-    assert methods[0] == ["ours", "2", "0.850", "0.750", "0.650", "0.500"]
+    assert methods[:2] == [[name, "2", "0.850", "0.750", "0.650", "0.500"] for name in ("ours", AS_GIVEN)]
     assert ["one-shot LRP", "2", "0.850", "", "", ""] in methods
     assert ["Taylor, global", "1", "0.900", "0.880", "0.860", ""] in methods
     unpruned, other = cells(markdown_tables.real_size_differences())
@@ -133,16 +144,14 @@ def test_smaller_images_stand_beside_ours_and_before_it(rows, written):
     """
     ours = rows[(rows["method"] == OURS) & rows["multiply_adds"].between(0.2, 0.3)]
     alone = ours.assign(method="smaller-images", test_accuracy=ours["test_accuracy"] + 0.05)
-    then = ours.assign(method=f"smaller-images+{OURS}", test_accuracy=ours["test_accuracy"] + 0.1)
+    then = ours.assign(method=CHOSEN, test_accuracy=ours["test_accuracy"] + 0.1)
     whole = rows[(rows["method"] == OURS) & (rows["multiply_adds"] == 1)]
-    wholes = [whole.assign(method=method) for method in ("smaller-images", f"smaller-images+{OURS}")]
+    wholes = [whole.assign(method=method) for method in ("smaller-images", CHOSEN)]
     everything = pd.concat([rows, alone.assign(limit=0.25), alone.assign(limit=0.5), then, *wholes])
     everything.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
     assert cells(markdown_tables.real_size_images()) == [
         ["smaller images minus unpruned", *["-0.150 (-0.150 to -0.150)"] * 2, ""],
-        ["ours minus smaller images", "+0.050 (+0.050 to +0.050)", "-0.050 (-0.050 to -0.050)", ""],
-        ["ours, image size chosen minus unpruned", "", "-0.100 (-0.100 to -0.100)", ""],
-        ["ours, image size chosen minus ours", "", "+0.100 (+0.100 to +0.100)", ""],
+        [f"ours, image size chosen minus {AS_GIVEN}", "", "+0.100 (+0.100 to +0.100)", ""],
         ["ours, image size chosen minus smaller images", "", "+0.050 (+0.050 to +0.050)", ""],
     ]
 
@@ -255,8 +264,8 @@ def test_robustness_is_what_corrupted_images_cost_more_than_clean_ones(tmp_path,
     write(found, "robustness", tmp_path, monkeypatch)
     of_network = [
         ["2", "100%", "unpruned", "0.850", "0.650", "", "", ""],
-        ["2", "50%", "ours", "0.750", "0.550", "88%", "85%", "+0.000 (+0.000 to +0.000)"],
-        ["2", "25%", "ours", "0.650", "0.350", "76%", "54%", "+0.100 (+0.100 to +0.100)"],
+        ["2", "50%", AS_GIVEN, "0.750", "0.550", "88%", "85%", "+0.000 (+0.000 to +0.000)"],
+        ["2", "25%", AS_GIVEN, "0.650", "0.350", "76%", "54%", "+0.100 (+0.100 to +0.100)"],
     ]
     table = markdown_tables.robustness_at_real_size()
     assert [row.replace("-0.000", "+0.000") for each in cells(table) for row in each] == [
@@ -312,13 +321,13 @@ def test_what_training_gains_is_paired_by_draw(tmp_path, monkeypatch):
 def trained(rows, network="resnet20"):
     """The same results of a trained network, where ours chose the image size; on given images all are 0."""
     as_given = rows[rows["method"] == OURS].assign(test_accuracy=0.0)
-    chosen = rows.replace({"method": {OURS: f"smaller-images+{OURS}"}})
+    chosen = rows.replace({"method": {OURS: CHOSEN}})
     return pd.concat([chosen, as_given], ignore_index=True).assign(task="cifar10", network=network)
 
 
 def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
     other = trained(rows)
-    figure = real_size(pd.concat([rows, other], ignore_index=True))
+    figure = real_size(pd.concat([defaults(rows), other], ignore_index=True))
     panels = [axis for axis in figure.axes if axis.get_title()]
     assert [axis.get_title() for axis in panels] == [at_real_size("cifar10", "resnet20"), at_real_size(*PAIR)]
     for axis in panels:
@@ -330,14 +339,14 @@ def test_the_figure_has_a_line_for_each_method_that_it_draws(rows):
         )
         assert axis.get_xlim()[0] > axis.get_xlim()[1]  # smaller networks to the right
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [METHODS[name] for name in (OURS, "layer-by-layer", "px-static")] + ["unpruned"]
+    assert names == ["ours", *(METHODS[name] for name in ("layer-by-layer", "px-static")), "unpruned"]
     close([figure])
 
 
 def test_a_legend_takes_the_place_of_a_panel_that_is_empty(rows):
     """Three panels of four."""
     others = [trained(rows, network) for network in ("resnet20", "resnet56")]
-    figure = real_size(pd.concat([rows, *others], ignore_index=True))
+    figure = real_size(pd.concat([defaults(rows), *others], ignore_index=True))
     assert figure.legends == []
     assert [len(axis.get_legend().get_texts()) if axis.get_legend() else 0 for axis in figure.axes] == [0, 0, 0, 4]
     close([figure])
@@ -358,7 +367,7 @@ def test_the_figure_of_controllers_has_the_draws_of_both(rows):
 
 
 def test_a_single_draw_has_a_figure_and_tables_without_differences(rows, written):
-    one = rows[rows["seed"] == 0]
+    one = defaults(rows[rows["seed"] == 0])
     one.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
     assert cells(markdown_tables.real_size_differences()) == cells(markdown_tables.real_size_controller()) == []
     assert cells(markdown_tables.real_size())[0][-1] == "0.700"
@@ -387,21 +396,27 @@ def test_a_new_head_stands_beside_what_has_it_and_what_has_not(rows, written):
     everything = pd.concat(
         [
             rows,
-            *(each.assign(method=INTERMEDIATE) for each in (whole, gained)),
+            *(each.assign(method=method) for method in (INTERMEDIATE, SMALLER_HALF) for each in (whole, gained)),
             *(each.assign(method=SMALLER_INTERMEDIATE) for each in (better, gained)),
+            rows.assign(network="resnet20", task="cifar10"),  # has no new head
         ]
     )
     everything.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
-    name, no_difference = "ours, image size chosen, intermediate features", "+0.000 (+0.000 to +0.000)"
-    unpruned, plain, layers, alone, new_head = cells(markdown_tables.real_size_intermediate())
-    assert unpruned == [f"{name} minus unpruned", "", "-0.100 (-0.100 to -0.100)", ""]
-    assert plain == [f"{name} minus ours", "", "+0.100 (+0.100 to +0.100)", ""]
-    assert layers[0] == f"{name} minus layer by layer"
-    assert alone == [f"{name} minus smaller images, intermediate features", "", no_difference, ""]
-    assert new_head == [f"{name} minus unpruned with intermediate features", "", "-0.170 (-0.170 to -0.170)", ""]
+    gain, loss, same = (f"{value:+.3f} ({value:+.3f} to {value:+.3f})" for value in (0.1, -0.17, 0))
+    assert cells(markdown_tables.real_size_intermediate()) == [
+        ["unpruned, new head minus unpruned", *["+0.070 (+0.070 to +0.070)"] * 3],
+        [f"smaller images, new head minus {AS_GIVEN}", "", gain, ""],
+        [f"ours minus {AS_GIVEN}", "", gain, ""],
+        ["ours minus smaller images (50%), then ours", "", same, ""],
+        ["ours minus unpruned, new head", "", loss, ""],
+    ]
+    name = "smaller images, new head"
+    assert [f"ours minus {name}", "", same, ""] in cells(markdown_tables.real_size_differences())
 
 
 def test_the_figure_shows_the_unpruned_networks_with_their_own_heads(rows):
     better = rows[(rows["method"] == OURS) & (rows["multiply_adds"] == 1)].assign(method=SMALLER_INTERMEDIATE)
-    figures = [real_size(found) for found in (rows, pd.concat([rows, better.assign(test_accuracy=1.0)]))]
+    found = defaults(rows)
+    figures = [real_size(each) for each in (found, pd.concat([found, better.assign(test_accuracy=1.0)]))]
     assert len({figure.axes[0].lines[0].get_ydata()[0] for figure in figures}) == 1
+    assert [len(figure.axes[0].lines) for figure in figures] == [4, 5]
