@@ -253,8 +253,9 @@ def prune(
             layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``
             or ``pruning_ratio``, images are at several sites, or a class has none; nor one that does not suit the
             network. Images become no smaller than a budget of ``multiply_adds`` or ``latency`` needs.
-        max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100; used
-            only without another budget. :mod:`lrp_core.control.selection` has the rule.
+        max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100, from
+            that of the given network, or of the largest sizes if they are more accurate; used only without another
+            budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
         multiply_adds: the largest remaining fraction of the unpruned network's multiply-adds.
         parameters: the largest remaining fraction of its parameters.

@@ -41,6 +41,24 @@ def test_by_default_trained_networks_keep_their_head_and_frozen_ones_do_not(rows
         assert errors(everything).loc["the chosen size"].tolist() == pytest.approx([1.0, 1 - 4])
 
 
+def test_draws_that_chose_nothing_have_a_row_of_their_own(rows, tmp_path, monkeypatch):
+    """Draw 0 loses 4 points and draw 1 gains one, at half; layer by layer was measured on draw 1 alone."""
+    other = rows[(rows["seed"] == 1) & (rows["multiply_adds"] < 1)].assign(method="layer-by-layer", drop=None)
+    fresh = rows[rows["seed"] == 0].assign(seed=5000)
+    (tmp_path / "results" / "benchmarks").mkdir(parents=True)
+    everything = pd.concat([rows[rows["seed"] == 1], fresh, other])
+    everything.to_csv(tmp_path / "results" / "benchmarks" / "promise.csv", index=False)
+    monkeypatch.setattr(markdown_tables, "ROOT", tmp_path)
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in markdown_tables.promise().splitlines()[2:]]
+    known, left = ["0.50", "+1.0", "-1.0", "0 of 1", "0 of 1", "1 of 1"], "0.50 (0.50 to 0.50)"
+    assert [row[:2] for row in table[:3]] == [
+        [name, left] for name in ("ELPV, VGG16", "all", "other draws of the frozen networks")
+    ]
+    assert [row[2:] for row in table[:2]] == [known, known]
+    assert table[2][2:] == ["", "+1.0", "+4.0", "1 of 1", "0 of 1", "1 of 1"]
+    assert len(markdown_tables.promise_errors().splitlines()) == 5
+
+
 def test_the_default_stands_beside_images_as_given_of_the_same_draws(rows, tmp_path, monkeypatch):
     """Draw 0 alone has both. By default 0.2 of the multiply-adds are left, and 6 points are lost."""
     default = rows[rows["seed"] == 0].replace({"multiply_adds": {0.5: 0.2, 0.25: 0.1}})

@@ -32,7 +32,9 @@ def rows(*drops: float) -> list[PathRow]:
         ((3, 4), 2.0, 0),  # none: the unpruned one
         ((0, 4, 0, 1, 5), 2.0, 4),  # one noisy size in between ends nothing
         ((0, 4, 3, 3, 1), 2.0, 1),  # nor is a lucky one behind worse ones believed
-        ((-4, -1.5), 0.0, 2),  # gains
+        ((-4, -4, -1.5, 0), 2.0, 2),  # a gain of the largest sizes is not spent
+        ((-4, -4, -1.5, 0), 2.5, 3),
+        ((-1, -5, -3, 0), 0.0, 3),  # smoothed: a gain of 3 by each of the first three
         ((50, 90), 99.0, 2),
         ((), 2.0, 0),
     ],
@@ -46,7 +48,8 @@ def test_drops_are_smoothed_by_isotonic_regression():
     for _ in range(50):
         drops, points = generator.normal(np.arange(8), 3), generator.uniform(0, 6)
         smoothed = [max(min(drops[a : b + 1].mean() for b in range(i, 8)) for a in range(i + 1)) for i in range(8)]
-        expected = max((i + 1 for i in range(8) if smoothed[i] <= points), default=0)
+        within = [smoothed[i] <= points + min(0, smoothed[0]) for i in range(8)]
+        expected = max((i + 1 for i in range(8) if within[i]), default=0)
         assert smallest_within(rows(*drops), points).removed == expected
 
 

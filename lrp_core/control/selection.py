@@ -13,7 +13,10 @@ def smallest_within(rows: Sequence[PathRow], points: float) -> PathRow:
     Estimates of single sizes are noisy: on few images a drop of 4 points may appear between two drops of 0. A smaller
     network of the same path is not expected to be better. So the drops are replaced by the nearest sequence that never
     decreases as the network shrinks: isotonic regression (Barlow et al., Statistical Inference under Order
-    Restrictions, 1972). Development draws chose this rule (docs/results.md).
+    Restrictions, 1972). Development draws chose this (docs/results.md).
+
+    Drops count from the unpruned network, or from the largest sizes if these are more accurate: what a new last layer
+    gains is kept, and not spent on pruning.
 
     Args:
         rows: of a path with estimates, the unpruned network first.
@@ -21,5 +24,7 @@ def smallest_within(rows: Sequence[PathRow], points: float) -> PathRow:
     """
     from sklearn.isotonic import isotonic_regression  # here, because it imports pandas if installed
 
-    drops = isotonic_regression(np.array([row.estimate.drop for row in rows[1:]])) if len(rows) > 1 else []
-    return rows[sum(drop <= points for drop in drops)]
+    if len(rows) == 1:
+        return rows[0]
+    drops = isotonic_regression(np.array([row.estimate.drop for row in rows[1:]]))
+    return rows[(drops - min(0, drops[0]) <= points).sum()]
