@@ -231,8 +231,8 @@ def prune(
     Otherwise the pruned network keeps the given last layer, changed at most by the reconstruction, unless the method
     ends with ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to
     the images by least squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. ``early-exit+`` and
-    ``intermediate-features+`` replace it, and drop a softmax behind it. Fitted layers are scaled so that the softmax of
-    their outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
+    ``intermediate-features+`` replace it; the former drops a softmax behind it. Fitted layers are scaled so that the
+    softmax of their outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
 
     Args:
         model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
@@ -443,8 +443,9 @@ class _Run:
         Args:
             fold: of the images, (N,), to judge with; None if their groups allow none.
         """
-        image = self.images[:1]
-        features = self.fitted and fold is not None and has_intermediate(self.network, image)
+        image, labels = self.images[:1], self.labels.unique()
+        enough = all(len(self.groups[self.labels == label].unique()) > 2 for label in labels)  # two folds of each rest
+        features = self.fitted and enough and fold is not None and has_intermediate(self.network, image)
         smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image)[0])
         return replace(self.how, smaller_images=smaller, intermediate_features=features)
 
@@ -577,7 +578,7 @@ class _Run:
                 notes.append(f"A new last layer reads features of earlier layers, too ({len(intermediate)}).")
             elif image_size is not None and self.fitted and truncation is None:
                 notes.append("The last layer was fitted anew to the smaller images.")
-        if self.softmax is not None and truncation is None and not intermediate:
+        if self.softmax is not None and truncation is None:
             inside = with_softmax(model if image_size is None else model.network, self.softmax)
             model = inside if image_size is None else resizing(inside, image_size)
         estimate = self._estimate(size)
@@ -620,6 +621,12 @@ class _Run:
             raise ValueError(
                 f"{name}={value} cannot be kept: nothing of this network can be removed with round_to={self.round_to} "
                 f"and {len(self.ignored)} ignored layers"
+            )
+        if not fits and name == "latency" and least >= 1:
+            raise ValueError(
+                f"latency={value} cannot be kept: the fastest network of the path takes {least:.2f} times as long as "
+                "the given one. Networks as small as this one may not become faster; ask for another budget, or try "
+                "method='joint-cost+reconstruction'"
             )
         if not fits:
             further = "a smaller budget of multiply_adds" if name == "latency" else "this budget"

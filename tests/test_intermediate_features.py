@@ -124,9 +124,10 @@ def test_what_is_saved_is_what_is_loaded(frozen, tmp_path, method, ends):
     pruned.save(tmp_path / "small.safetensors")
     loaded = lrp_core.load_pruned(tmp_path / "small.safetensors", lambda: nn.Sequential(Deep(), ends()))
     assert torch.equal(loaded(images), pruned.model(images))
-    # The new outputs are logits, whose softmax gives probabilities, whatever the old ones were.
-    assert pruned.model(images).min() < 0
-    assert F.cross_entropy(pruned.model(images), labels) < np.log(3)
+    # The outputs are what they were: logits, whose softmax gives probabilities; or probabilities.
+    probabilities = pruned.model(images) if ends is not nn.Identity else pruned.model(images).softmax(dim=1)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(60))
+    assert F.nll_loss(probabilities.log(), labels) < np.log(3)
 
 
 def test_half_precision_and_a_layer_without_a_signal():
@@ -137,6 +138,9 @@ def test_half_precision_and_a_layer_without_a_signal():
         model.convs[2].bias.mul_(300)
         model.convs[3].weight.zero_()
         model.convs[3].bias.zero_()
+    with torch.no_grad():
+        model.convs[4].weight.mul_(1e-7)
+        model.convs[4].bias.mul_(1e-7)
     for dtype in (torch.float32, torch.float16):
         found, wider = fit_on_intermediate(model.to(dtype), images.to(dtype), labels, folds())
         scale = wider.head_on_intermediate.scale.weight
@@ -144,6 +148,7 @@ def test_half_precision_and_a_layer_without_a_signal():
         assert (scale[8:17] == 0).all()
         assert found[0] > 0.9
         assert predict(wider, images.to(dtype)).dtype == dtype
+        assert predict(wider, images.to(dtype)).isfinite().all()
 
 
 def test_other_runtimes_compute_alike(frozen, tmp_path):
@@ -177,6 +182,33 @@ def test_a_last_layer_that_was_fitted_to_the_images_gets_such_a_successor_by_def
     assert torch.equal(default.model(images), named.model(images))
     other = prune(frozen, images, labels, method=None, head_fitted=False)
     assert other.intermediate_features == ()
+
+
+def test_two_images_of_a_class_are_too_few_to_judge_such_a_head(frozen):
+    """A fold of the cross-validation would have one of them, which is either fitted to or judged by."""
+    images, labels = (part[:6] for part in colours())
+    default = prune(frozen, images, labels, method=None, folds=2)
+    assert (default.image_size, default.intermediate_features) == (None, ())
+    of_patients = prune(frozen, *colours(), method=None, groups=torch.arange(60) % 6)
+    assert (of_patients.image_size, of_patients.intermediate_features) == (None, ())
+    assert prune(frozen, *colours(), method=None, groups=torch.arange(60) % 9).intermediate_features
+
+
+def test_a_network_that_has_it_already_keeps_it(frozen):
+    images, labels = colours()
+    for method, resized in ((METHOD, False), (BOTH, True)):
+        once = prune(frozen, images, labels, method=method)
+        assert (once.image_size is not None) == resized
+        twice = prune(once.model, images, labels, method=None, multiply_adds=0.8)
+        assert (twice.image_size, twice.intermediate_features) == (None, ())
+        with pytest.raises(ValueError, match="reads intermediate features already"):
+            prune(once.model, images, labels, method=METHOD)
+
+
+def test_a_latency_that_no_size_reaches_is_told(frozen, monkeypatch):
+    monkeypatch.setattr("lrp_core.api.latency", lambda *_, **__: 1.0)  # of the pruned ones
+    with pytest.raises(ValueError, match=r"the fastest network of the path takes [\d.]+ times as long"):
+        prune(frozen, *colours(), method=None, multiply_adds=None, latency=0.9)
 
 
 def test_a_network_that_reads_one_size_gets_it_too():

@@ -37,10 +37,12 @@ def fit_on_intermediate(model: nn.Module, images: torch.Tensor, labels: torch.Te
     """
     channels = intermediate_channels(model, images[:1])
     features = predict(with_intermediate(model, list(channels)), images)
+    largest = torch.finfo(features.dtype).max
     features = features.float() if features.dtype.itemsize < 4 else features  # squares overflow in half precision
     parts = features.split([*channels.values(), features.shape[1] - sum(channels.values())], dim=1)
     shares = [*[1 / len(channels)] * len(channels), 1.0]
     scale = torch.cat([_scale(part, share).expand(part.shape[1]) for part, share in zip(parts, shares, strict=True)])
+    scale = scale.clamp(max=largest)
     heads = fit_heads(features * scale, labels, fold, bias=True)
     found = accuracy_with_error(heads.out_of_fold.judge(features * scale), labels)
     return found, head_on_intermediate(model, list(channels), scale, heads.weight, heads.bias)

@@ -27,4 +27,4 @@ def smallest_within(rows: Sequence[PathRow], points: float) -> PathRow:
     if len(rows) == 1:
         return rows[0]
     drops = isotonic_regression(np.array([row.estimate.drop for row in rows[1:]]))
-    return rows[(drops - min(0, drops[0]) <= points).sum()]
+    return rows[(drops <= points + min(0, drops[0]) + 1e-9).sum()]  # 1e-9: rounding

@@ -26,7 +26,7 @@ def intermediate_channels(model: nn.Module, image: torch.Tensor) -> dict[str, in
     Raises:
         ValueError: there are none, the head reads them already, or it reads the maps of several layers.
     """
-    if any(layer.name.startswith(f"{HEAD}.") for layer in trace(model)):
+    if any(HEAD in layer.name.split(".") for layer in trace(model)):
         raise ValueError(
             "the last layer of this network reads intermediate features already: choose a method without "
             "intermediate-features"

@@ -1,5 +1,7 @@
 """The logits of a network that ends in a softmax."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from lrp_core.graph.explicit import of_layers
@@ -20,5 +22,6 @@ def before_softmax(model: nn.Module) -> tuple[nn.Module, Layer | None]:
 
 
 def with_softmax(model: nn.Module, softmax: Layer) -> nn.Module:
-    """Return a network with the softmax at its end that :func:`before_softmax` took off; its layers are shared."""
-    return of_layers([*trace(model), softmax])
+    """Return a network with a softmax at its end that :func:`before_softmax` took off; its layers are shared."""
+    layers = trace(model)
+    return of_layers([*layers, replace(softmax, inputs=(layers[-1].name,))])

@@ -13,7 +13,7 @@ from torch import nn
 from lrp_core.graph.exits import own_end
 from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.intermediate import HEAD, head_on_intermediate, with_intermediate
-from lrp_core.graph.outputs import before_softmax
+from lrp_core.graph.outputs import before_softmax, with_softmax
 from lrp_core.graph.resizing import NETWORK, resizing
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
@@ -51,7 +51,7 @@ def save_pruned(
         "kept": kept,
         "truncation": truncation,
         "image_size": image_size,
-        "intermediate": list(intermediate),
+        "intermediate_features": list(intermediate),
         "example_shape": list(example_shape),
         "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
     }
@@ -89,11 +89,12 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
             part = truncated(up_to(model, own_end(model)), truncation)
             head = tensors["head.weight" if size is None else f"{NETWORK}.head.weight"]
             model = classifier(part, example.new_zeros(len(head), part(example).shape[1]))
-        if names := description.get("intermediate"):
+        if names := description.get("intermediate_features"):
             head = tensors[f"{HEAD}.dense.weight" if size is None else f"{NETWORK}.{HEAD}.dense.weight"]
-            model, _ = before_softmax(model)
+            model, softmax = before_softmax(model)
             zeros = example.new_zeros(len(head), with_intermediate(model, names)(example).shape[1])
             model = head_on_intermediate(model, names, zeros[0], zeros, zeros[:, 0])
+            model = model if softmax is None else with_softmax(model, softmax)
         if size is not None:
             model = resizing(model, size)
         pruned = {
