@@ -258,16 +258,15 @@ def promise() -> str:
     fresh = every["seed"] >= FRESH
     chosen = every[~fresh]
     groups = [(pair(*names), some) for names, some in chosen.groupby(PAIR, sort=False)] + [("all", chosen)]
-    groups += [("other draws of the frozen networks", every[fresh])] if fresh.any() else []
     rows = []
-    for name, some in groups:
+    for name, some in [*groups, ("other draws", every[fresh])] if fresh.any() else groups:
         left = some["multiply_adds"]
         cells = [name, f"{left.mean():.2f} ({left.min():.2f} to {left.max():.2f})"]
         needed = some["layer_by_layer"].mean()
         cells += ["" if pd.isna(needed) else f"{needed:.2f}", f"{some['estimated_loss'].mean():+.1f}"]
         rows.append([*cells, *_kept(some["loss"], some["accuracy_holds"])])
     harmonic_mean = _kept(chosen["harmonic_mean_loss"], chosen["harmonic_mean_holds"])
-    rows.append(["all, harmonic mean of the classes", "", "", "", *harmonic_mean])
+    rows.insert(len(groups), ["all, harmonic mean of the classes", "", "", "", *harmonic_mean])
     header = ["task, network", "multiply-adds left", "layer by layer needs", "predicted drop"]
     return _markdown(
         [*header, "drop on unseen images", "above 2 points", "above 5 points", "intervals that hold"], rows
