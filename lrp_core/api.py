@@ -228,11 +228,11 @@ def prune(
     network, a new one reads features of earlier layers, too (:mod:`lrp_core.control.intermediate_features`).
     :mod:`lrp_core.control.methods` lists the other methods and their sources.
 
-    Otherwise the pruned network keeps the given last layer, changed at most by the reconstruction, unless the method
-    ends with ``+refit``, or images become smaller and the layer was fitted to them. Then the last layer is refitted to
-    the images by least squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. ``early-exit+`` and
-    ``intermediate-features+`` replace it; the former drops a softmax behind it. Fitted layers are scaled so that the
-    softmax of their outputs gives probabilities (:mod:`lrp_core.repair.temperature`).
+    ``intermediate-features+`` and ``early-exit+`` replace the last layer; the latter drops a softmax behind it. With
+    ``+refit``, and with smaller images if it was fitted to them, the last layer is refitted to the images by least
+    squares (:mod:`lrp_core.repair.refit`), with a bias if it had one before. Otherwise it stays, changed at most by the
+    reconstruction. Fitted layers are scaled so that the softmax of their outputs gives probabilities
+    (:mod:`lrp_core.repair.temperature`).
 
     Args:
         model: maps images to logits (N, K); made of supported layers (:func:`lrp_core.trace`), with any head; not
@@ -246,8 +246,8 @@ def prune(
             :class:`lrp_core.importance.criterion.Scores`. It holds scores (N, C) by convolution; filters with the
             lowest scores are removed first, with reconstruction. ``smaller-images+`` before a name first lets the
             network resize its images; ``early-exit+`` first cuts it and fits a head there. Both keep the accuracy
-            within one standard error of the best. ``intermediate-features+`` first fits a head that reads features of
-            earlier layers, too; with smaller images before it, two standard errors are allowed. ``budget-search``
+            within one standard error of the best (smaller images with ``intermediate-features+``: two).
+            ``intermediate-features+`` first fits a head that reads features of earlier layers, too. ``budget-search``
             chooses the best action at each size: end earlier, skip a residual block, or remove filters. None:
             ``joint-cost+reconstruction``; before it ``smaller-images+``, with ``intermediate-features+`` if the last
             layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``

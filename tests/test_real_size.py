@@ -290,8 +290,8 @@ def test_training_has_a_row_a_network_and_a_column_a_training(tmp_path, monkeypa
     table = cells(markdown_tables.training())
     assert table == [
         ["unpruned", "0.650", "0.750", "", "", ""],
-        ["ours, 50% left", "", "", "", "", "0.550"],
-        ["ours, 25% left", "", "", "", "", "0.450"],
+        [f"{AS_GIVEN}, 50% left", "", "", "", "", "0.550"],
+        [f"{AS_GIVEN}, 25% left", "", "", "", "", "0.450"],
     ]
 
 

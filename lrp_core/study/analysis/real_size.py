@@ -21,7 +21,7 @@ NAMES = {  # as tables and figures call them
     SMALLER: "smaller images",
     SMALLER_INTERMEDIATE: "smaller images, new head",
     SMALLER_HALF: "smaller images (50%), then ours",
-    CHOICE_ALONE: "ours without reconstruction",
+    CHOICE_ALONE: "ours, images as given, no reconstruction",
     LAYER_BY_LAYER: "layer by layer",
     LAYERS_REPAIRED: "layer by layer, reconstruction",
     NEURON_MERGING: "Neuron Merging",

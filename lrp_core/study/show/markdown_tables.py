@@ -539,6 +539,7 @@ def published() -> str:
 
 TRAININGS = ("none", "fine-tuning", "fine-tuning, best rate by test", "distillation", "fine-tuning before")
 TRAINED = ("unpruned", "ours", "layer by layer")
+_PRUNED = {"ours": METHODS[OURS]}  # there
 
 
 def training() -> str:
@@ -550,7 +551,7 @@ def training() -> str:
     for names, some in found.groupby(PAIR):
         for pruning in TRAINED:
             for (*_, size), cells in some[some.index.isin([pruning], level="pruning")][::-1].iterrows():
-                network = pruning if size == 1 else f"{pruning}, {size:.0%} left"
+                network = pruning if size == 1 else f"{_PRUNED.get(pruning, pruning)}, {size:.0%} left"
                 table.append([f"{pair(*names)} ({seeds[names]})", network, *map(_number, cells)])
     header = ["no training", "fine-tuning", "fine-tuning, best step size by test images", "distillation"]
     return _markdown(["task, network (draws)", "pruned by", *header, "fine-tuning before pruning"], table)
@@ -576,7 +577,8 @@ def training_gains() -> str:
     for names, some in found.groupby(PAIR):
         cells = [_interval(*one.loc[names, _MEAN]) if names in one.index else "" for one in gains]
         table += [[pair(*names), str(len(some)), *cells]] if any(cells) else []
-    return _markdown(["task, network", "draws", *_TRAINED_GAINS], table)
+    header = [name.replace("ours", _PRUNED["ours"]) for name in _TRAINED_GAINS]
+    return _markdown(["task, network", "draws", *header], table)
 
 
 def zoo(source: str) -> str:
