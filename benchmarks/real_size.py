@@ -1,26 +1,26 @@
 """Pruning at real size: frozen networks at 224 px (VGG16: 96 px), and networks that were trained for CIFAR-10.
 
 Every method prunes the same classifier (benchmarks/tasks.py) on the same images, and is measured on the same test
-images, which come from other blocks. All networks are pruned by ours (``joint-cost+reconstruction``), layer by layer
-(benchmarks/layer_by_layer.py) as published and with our reconstruction, and by LRP in one shot. All but the slowest are
-also pruned by ours without reconstruction, Neuron Merging (benchmarks/neuron_merging.py), L1, Taylor, iterative LRP
-with and without reconstruction, and joint selection, the last three with and without the controller; VGG16 by iterative
-LRP with and without it.
+images, which come from other blocks. All networks are pruned by ours with images as given
+(``joint-cost+reconstruction``), layer by layer (benchmarks/layer_by_layer.py) as published and with our reconstruction,
+and by LRP in one shot. All but the slowest are also pruned so without reconstruction, by Neuron Merging
+(benchmarks/neuron_merging.py), L1, Taylor, iterative LRP with and without reconstruction, and joint selection, the last
+three with and without the controller; VGG16 by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
-of the multiply-adds; and as the call does it by default on trained networks, which chooses the size
-(``smaller-images+``) and is told whether the head was fitted to the calibration images. Frozen ImageNet networks are
-also measured with a head that reads intermediate features, alone on each image size, the given one first, and pruned by
-ours (``smaller-images+intermediate-features+``); of these the committed rows lack EfficientNet-Lite0 with ELPV.
+of the multiply-adds; and with a size that the call chooses (``smaller-images+``), told whether the head was fitted to
+the calibration images. Frozen networks are also measured with a head that reads intermediate features, alone on each
+image size, the given one first, and pruned by ours (``smaller-images+intermediate-features+``). The call does this by
+default with frozen networks, and without the head with trained ones.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
 committed rows lack some of them. `make tables` makes the tables and the figures.
 
-Other draws (seeds 900 to 999) chose settings. These chose one thing, with those of benchmarks/promise.py: which
-networks get a chosen image size by default. The ResNets have the methods of MAIN on seeds 4005 to 4009, too. Run
-benchmarks/fine_tune.py first: it trains one of the networks.
+Other draws (seeds 900 to 999) chose settings. These chose one thing, with those of benchmarks/promise.py: what the call
+does by default. The ResNets have the methods of MAIN on seeds 4005 to 4009, too. Run benchmarks/fine_tune.py first: it
+trains one of the networks.
 
     python benchmarks/real_size.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -59,7 +59,7 @@ from lrp_core.study.analysis.real_size import (
 from neuron_merging import neuron_merging
 from promise import measured
 from side_by_side import side_by_side
-from tasks import FINE_TUNED, IMAGENET, REAL_SIZE, TRAINED, VGG, VGG_SIZE, Draw, Setup, draw
+from tasks import FINE_TUNED, FROZEN, IMAGENET, REAL_SIZE, TRAINED, VGG, VGG_SIZE, Draw, Setup, draw
 
 PAIRS = (
     *(("cifar10", network) for network in (*TRAINED, FINE_TUNED)),
@@ -196,7 +196,7 @@ def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
             for task, network in PAIRS:
                 if methods is MAIN or network not in SLOW:
                     yield from ((task, network, seed, method) for method in methods)
-                if methods is MAIN and network in IMAGENET:
+                if methods is MAIN and network in FROZEN:
                     yield from ((task, network, seed, method) for method in NEW_HEAD)
             if methods is MAIN:
                 yield "cifar10", FINE_TUNED, seed, HEAD_KNOWN
