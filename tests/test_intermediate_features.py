@@ -205,6 +205,16 @@ def test_a_network_that_has_it_already_keeps_it(frozen):
             prune(once.model, images, labels, method=METHOD)
 
 
+@pytest.mark.parametrize(("lost", "size"), [(0.15, (11, 11)), (0.17, None)])
+def test_images_become_smaller_within_two_standard_errors(frozen, monkeypatch, lost, size):
+    def judged(model, images, *others):
+        _, wider = fit_on_intermediate(model, images, *others)
+        return (0.85 if images.shape[-1] == 16 else 0.85 - lost, 0.08), wider
+
+    monkeypatch.setattr("lrp_core.api.fit_on_intermediate", judged)
+    assert prune(frozen, *colours(), method=BOTH).image_size == size
+
+
 def test_a_latency_that_no_size_reaches_is_told(frozen, monkeypatch):
     monkeypatch.setattr("lrp_core.api.latency", lambda *_, **__: 1.0)  # of the pruned ones
     with pytest.raises(ValueError, match=r"the fastest network of the path takes [\d.]+ times as long"):
