@@ -444,7 +444,9 @@ class _Run:
             fold: of the images, (N,), to judge with; None if their groups allow none.
         """
         image, labels = self.images[:1], self.labels.unique()
-        enough = all(len(self.groups[self.labels == label].unique()) > 2 for label in labels)  # two folds of each rest
+        enough = all(
+            len(self.groups[self.labels == label].unique()) > 2 for label in labels
+        )  # two are left without a fold
         features = self.fitted and enough and fold is not None and has_intermediate(self.network, image)
         smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image)[0])
         return replace(self.how, smaller_images=smaller, intermediate_features=features)
