@@ -10,10 +10,9 @@ docs/results.md. The committed rows have a third method on three seeds of the fr
 without a new head.
 
 Other draws chose the call's settings (seeds from 1000), its rule among them, and checked its intervals (those and seeds
-from 2000). These (seeds from 3000) chose two
-things: with those of benchmarks/real_size.py, what the call does by default; and that a drop counts from the largest
-sizes of a path, if they are more accurate. Three further draws of each frozen pair (seeds from 5000), only as the call
-does by default, chose nothing.
+from 2000). These (seeds from 3000) chose two things: with those of benchmarks/real_size.py, what the call does by
+default; and that a drop counts from the largest sizes of a path, if they are more accurate. Three further draws of each
+pair (seeds from 5000), only as the call does by default, chose nothing.
 
     python benchmarks/promise.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 3000 3001 3002 3003 3004 3005
 """
