@@ -138,9 +138,6 @@ def test_half_precision_and_a_layer_without_a_signal():
         model.convs[2].bias.mul_(300)
         model.convs[3].weight.zero_()
         model.convs[3].bias.zero_()
-    with torch.no_grad():
-        model.convs[4].weight.mul_(1e-7)
-        model.convs[4].bias.mul_(1e-7)
     for dtype in (torch.float32, torch.float16):
         found, wider = fit_on_intermediate(model.to(dtype), images.to(dtype), labels, folds())
         scale = wider.head_on_intermediate.scale.weight
@@ -148,7 +145,21 @@ def test_half_precision_and_a_layer_without_a_signal():
         assert (scale[8:17] == 0).all()
         assert found[0] > 0.9
         assert predict(wider, images.to(dtype)).dtype == dtype
-        assert predict(wider, images.to(dtype)).isfinite().all()
+
+
+def test_features_may_be_small_in_half_precision():
+    """Those of the last layer differ by 1e-6: their scale is beyond the largest float16."""
+    model, (images, labels) = settle(Deep()), colours()
+    with torch.no_grad():
+        model.convs[4].weight.mul_(1e-5)
+        model.convs[4].bias.mul_(1e-5)
+    model, images = model.to(torch.float16), images.to(torch.float16)
+    spread = read_by(model, "head", images).float().std(dim=0)
+    assert 0 < spread.max() < 1 / torch.finfo(torch.float16).max
+    (accuracy, _), wider = fit_on_intermediate(model, images, labels, folds())
+    assert predict(wider, images).isfinite().all()
+    assert (predict(wider, images).argmax(dim=1) == labels).float().mean() > 0.9
+    assert accuracy > 0.9
 
 
 def test_other_runtimes_compute_alike(frozen, tmp_path):
