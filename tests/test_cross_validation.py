@@ -171,7 +171,7 @@ def ridge_gap(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor, labels:
 def test_a_fitted_head_is_fitted_anew_without_the_fold(task, recorded):
     model, images, labels = task
     descents, calls = recorded
-    pruned = prune(model, images, labels, multiply_adds=0.3, head_fitted=True)
+    pruned = prune(model, images, labels, method="joint-cost+reconstruction", multiply_adds=0.3, head_fitted=True)
     fold, features = calls[0][2], model[:-1](images)
     for k, descent in enumerate(descents[:4]):
         head, others = descent.given[0][-1], fold != k
