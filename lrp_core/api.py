@@ -18,19 +18,17 @@ from lrp_core.control.budget_search import BudgetStep
 from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
-from lrp_core.control.early_exit import end_early
-from lrp_core.control.image_size import ERRORS_WITH_INTERMEDIATE, refit_last_layer, smaller_images, smaller_sizes
-from lrp_core.control.intermediate_features import fit_on_intermediate
-from lrp_core.control.one_standard_error import Judged, accuracy_with_error
+from lrp_core.control.image_size import smaller_sizes
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
+from lrp_core.control.preparation import Prepared, prepare
 from lrp_core.control.search_descent import SearchDescent
 from lrp_core.control.selection import smallest_within
 from lrp_core.graph.explicit import with_modules
-from lrp_core.graph.intermediate import has_intermediate, intermediate_channels
+from lrp_core.graph.intermediate import has_intermediate
 from lrp_core.graph.layers import Layer
 from lrp_core.graph.outputs import before_softmax, with_softmax
-from lrp_core.graph.resizing import NETWORK, resize, resizing
+from lrp_core.graph.resizing import resizing
 from lrp_core.graph.tracing import check_trace, trace
 from lrp_core.importance.criterion import Criterion
 from lrp_core.metrics.accuracy import harmonic_mean, predict
@@ -444,9 +442,8 @@ class _Run:
             fold: of the images, (N,), to judge with; None if their groups allow none.
         """
         image, labels = self.images[:1], self.labels.unique()
-        enough = all(
-            len(self.groups[self.labels == label].unique()) > 2 for label in labels
-        )  # two are left without a fold
+        # Of three groups of a class, two are left without a fold.
+        enough = all(len(self.groups[self.labels == label].unique()) > 2 for label in labels)
         features = self.fitted and enough and fold is not None and has_intermediate(self.network, image)
         smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image)[0])
         return replace(self.how, smaller_images=smaller, intermediate_features=features)
@@ -513,46 +510,23 @@ class _Run:
 
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return the descent of a classifier on some images."""
-        how, size, exit_, more, heads, ignored = self.how, None, "", (), None, self.ignored
+        how, fold, heads = self.how, None, None
         if how.actions or how.early_exit or how.intermediate_features or (how.smaller_images and self.fitted):
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
-
-        def judge(read: torch.Tensor) -> Judged:
-            if how.intermediate_features:
-                return fit_on_intermediate(model, read, labels, fold)
-            if self.fitted:
-                return refit_last_layer(model, read, labels, fold)
-            return accuracy_with_error(predict(model, read), labels), model
-
-        if how.intermediate_features:
-            more = tuple(intermediate_channels(model, images[:1]))
-        if how.smaller_images:
-            errors = ERRORS_WITH_INTERMEDIATE if how.intermediate_features else 1
-            size, found = smaller_images(model, images, judge, self.enough, errors)
-        elif how.intermediate_features:
-            _, found = judge(images)
-        if more or size is not None:  # a given last layer stays as it is for images of the given size
-            model = found
-        if how.early_exit:
-            exit_, model = end_early(model, images if size is None else resize(images, size), labels, fold, self.fitted)
-        if size is not None:
-            model, ignored = resizing(model, size), [f"{NETWORK}.{name}" for name in ignored]
+        prepared = prepare(model, images, labels, fold, how, self.fitted, self.enough)
         if how.refit or ((how.rate or how.order) and how.monitored != "training"):
-            heads = _out_of_fold_heads(model, images, labels, groups, self.seed, self.all_reduce, how.refit)
+            heads = _out_of_fold_heads(prepared.model, images, labels, groups, self.seed, self.all_reduce, how.refit)
         return Descent(
-            model,
+            prepared,
             images,
             labels,
             how,
             heads,
             self.seed,
             whole=self.whole,
-            image_size=size,
-            exit_=exit_ or None,
-            intermediate=more,
-            ignored=ignored,
+            ignored=prepared.names(self.ignored),
             round_to=self.round_to,
             by_parameters=self.by_parameters,
             all_reduce=self.all_reduce,
@@ -570,8 +544,8 @@ class _Run:
         size = self._within_drop(value, notes) if name == "max_accuracy_drop" else self._within(name, value)
         model = copy.deepcopy(self.network) if size is None else self.down.model(size)
         truncation = None if size is None else self.down.truncation(size)
-        image_size = None if size is None else self.down.image_size
-        intermediate = () if size is None else self.down.intermediate
+        prepared = Prepared(model) if size is None else self.down.prepared
+        image_size, intermediate = prepared.image_size, prepared.intermediate
         has_new_head = truncation is not None or intermediate or (image_size is not None and self.fitted)
         if size is not None and (self.how.refit or has_new_head):
             fold = _draw(self.labels, self.groups, methods.FOLDS, self.seed, self.all_reduce)
@@ -651,7 +625,7 @@ class _Run:
                 f"and {value} were asked for: give more images to be sure."
             )
         if row.size is None:
-            sized = self.down.image_size is not None
+            sized = self.down.prepared.image_size is not None
             hint = " On larger images there may be one: try method='joint-cost+reconstruction'." if sized else ""
             notes.append(
                 f"No smaller network is expected to lose {value} points or less; this is the unpruned one.{hint}"

@@ -15,6 +15,7 @@ from lrp_core import api
 from lrp_core.control.cross_validation import held_out, was_fitted
 from lrp_core.control.descent import Descent, Stop, Whole
 from lrp_core.control.methods import method
+from lrp_core.control.preparation import Prepared
 from lrp_core.utils.sites import single_site
 
 N, K = 24, 3
@@ -45,10 +46,10 @@ class Recorded(Descent):
 
     all: "list[Recorded]"
 
-    def __init__(self, model, images, labels, *args, **kwargs):
-        self.given, self.networks = (model, images, labels), []
+    def __init__(self, prepared, images, labels, *args, **kwargs):
+        self.given, self.networks = (prepared.model, images, labels), []
         self.all.append(self)
-        super().__init__(model, images, labels, *args, **kwargs)
+        super().__init__(prepared, images, labels, *args, **kwargs)
 
     def walk(self, *args):
         for stop in super().walk(*args):
@@ -93,7 +94,9 @@ def test_what_goes_down_is_given_the_images_outside_the_fold_and_no_others(task)
 
     def descent(network, *given):
         seen.append((network, *given))
-        return Descent(network, given[0], given[1], method("px-static"), None, whole=Whole.of(network, images[:1]))
+        return Descent(
+            Prepared(network), given[0], given[1], method("px-static"), None, whole=Whole.of(network, images[:1])
+        )
 
     def classifier(k):
         return model, numbers + 0 * k

@@ -167,7 +167,7 @@ def test_sizes_are_chosen_inside_the_folds(by_colour, monkeypatch):
         seen.append({int((images == image).flatten(1).all(dim=1).nonzero()) for image in some})
         return image_size.smaller_images(model, some, *others)
 
-    monkeypatch.setattr("lrp_core.api.smaller_images", watched)
+    monkeypatch.setattr("lrp_core.control.preparation.smaller_images", watched)
     pruned = prune(by_colour, images, labels, head_fitted=False, folds=4)
     *inside, every = seen
     assert every == set(range(60))

@@ -105,7 +105,7 @@ def test_heads_are_fitted_inside_the_folds(frozen, monkeypatch):
         seen.append({int((images == image).flatten(1).all(dim=1).nonzero()) for image in some})
         return intermediate_features.fit_on_intermediate(model, some, *others)
 
-    monkeypatch.setattr("lrp_core.api.fit_on_intermediate", watched)
+    monkeypatch.setattr("lrp_core.control.preparation.fit_on_intermediate", watched)
     pruned = prune(frozen, images, labels, folds=4)
     *inside, every = seen
     assert every == set(range(60))
@@ -222,7 +222,7 @@ def test_images_become_smaller_within_two_standard_errors(frozen, monkeypatch, l
         _, wider = fit_on_intermediate(model, images, *others)
         return (0.85 if images.shape[-1] == 16 else 0.85 - lost, 0.08), wider
 
-    monkeypatch.setattr("lrp_core.api.fit_on_intermediate", judged)
+    monkeypatch.setattr("lrp_core.control.preparation.fit_on_intermediate", judged)
     assert prune(frozen, *colours(), method=BOTH).image_size == size
 
 

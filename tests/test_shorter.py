@@ -137,7 +137,7 @@ def test_exits_are_chosen_inside_the_folds(samples, model, monkeypatch):
         seen.append({int((images == image).flatten(1).all(dim=1).nonzero()) for image in some})
         return early_exit.end_early(model, some, labels, fold, fitted)
 
-    monkeypatch.setattr("lrp_core.api.end_early", watched)
+    monkeypatch.setattr("lrp_core.control.preparation.end_early", watched)
     pruned = prune(model, *samples, method="early-exit+px-static", multiply_adds=0.5, head_fitted=False, folds=4)
     *inside, every = seen
     assert every == set(range(60))

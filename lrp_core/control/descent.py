@@ -18,6 +18,7 @@ from lrp_core.control import methods
 from lrp_core.control.controller import Step, greatest_rate
 from lrp_core.control.cost import cost_kept, layer_costs, parameter_costs
 from lrp_core.control.cost_descent import STEP, cost_descent, evenly
+from lrp_core.control.preparation import Prepared
 from lrp_core.graph.execution import bytes_of
 from lrp_core.graph.tracing import trace
 from lrp_core.metrics.accuracy import predict
@@ -91,13 +92,12 @@ class Descent:
         steps: what the method has done so far.
         order: the filters that it has removed so far, by number, (n_removed,).
         network: the unpruned network, whose filters the numbers are of.
-        image_size: to which it resizes its images first, (H, W); None if it does not.
-        intermediate: layers whose features its last layer reads beside the last ones.
+        prepared: the given network, and what was done to it before.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        prepared: Prepared,
         images: torch.Tensor,
         labels: torch.Tensor,
         how: methods.Method,
@@ -105,9 +105,6 @@ class Descent:
         seed: int = 0,
         *,
         whole: Whole,
-        image_size: tuple[int, int] | None = None,
-        exit_: str | None = None,
-        intermediate: tuple[str, ...] = (),
         ignored: Collection[str] = (),
         round_to: int = 1,
         by_parameters: bool = False,
@@ -116,7 +113,7 @@ class Descent:
         """Take what is needed; nothing is removed yet.
 
         Args:
-            model: images to logits (N, K), made of supported layers; untouched, and expected not to change.
+            prepared: images to logits (N, K), made of supported layers; untouched, and expected not to change.
             images: of calibration, (N, C, H, W), normalised.
             labels: theirs, (N,).
             how: the method.
@@ -124,16 +121,13 @@ class Descent:
                 where the method needs neither.
             seed: of random draws.
             whole: of which sizes are fractions.
-            image_size: to which the given network resizes its images first, (H, W); None if it does not.
-            exit_: the layer of the unpruned network behind which the given one ends; None for its own end.
-            intermediate: layers whose features the last layer of the given network reads beside the last ones.
-            ignored: convolutions that keep all of their filters.
+            ignored: convolutions that keep all of their filters, by their names in the prepared network.
             round_to: layers keep a multiple of so many filters, or all.
             by_parameters: whether a method that chooses by cost counts parameters, instead of multiply-adds.
             all_reduce: sums over images, over all sites.
         """
-        how = how if out_of_fold is not None else replace(how, monitored="training")
-        self._model, self._images, self._labels, self._how, self._seed = model, images, labels, how, seed
+        how, model = how if out_of_fold is not None else replace(how, monitored="training"), prepared.model
+        self.prepared, self._images, self._labels, self._how, self._seed = prepared, images, labels, how, seed
         self._out_of_fold, self._all_reduce = out_of_fold, all_reduce
         self._round_to, self._n_outputs = round_to, predict(model, images[:1]).shape[1]
         fold = out_of_fold and out_of_fold.fold
@@ -146,10 +140,9 @@ class Descent:
             layer_costs(self.network, images[:1]),
             parameter_costs(self.network, how.reconstruct),
         )
-        self._whole, self.image_size, self._exit, self.intermediate = whole, image_size, exit_, intermediate
+        self._whole, self._ignored, self._by_parameters = whole, ignored, by_parameters
         self.steps: list[Step] = []
         self.order = np.array([], dtype=int)
-        self._ignored, self._by_parameters = ignored, by_parameters
 
     def walk(self, far_enough: Callable[["Descent"], bool]) -> Iterator[Stop]:
         """Go down, and yield the network at every size of :func:`limits`.
@@ -188,7 +181,7 @@ class Descent:
             return remove_filters(self.network.model, {}, self._images[:1])
         model = self.network.without(gone)
         if self._how.distil:
-            distil(model, self._model, self._images, self._seed)
+            distil(model, self.prepared.model, self._images, self._seed)
         return model
 
     def kept(self, size: int) -> dict[str, list[int]]:
@@ -203,7 +196,7 @@ class Descent:
 
     def truncation(self, size: int) -> str | None:
         """Return the layer of the unpruned network behind which this one ends; None for its own end."""
-        return self._exit
+        return self.prepared.exit_
 
     def _kept(self, size: int) -> np.ndarray:
         """Return which filters are left at a size, (n_filters,), boolean."""
@@ -244,9 +237,8 @@ class Descent:
             network = self.network.smaller(np.array([], dtype=int), self.network.model)
             costs = self._parameters if self._by_parameters else self._costs
             return network, cost_descent(network, images, labels, costs, self._n_outputs, self._seed, self._all_reduce)
-        task = methods.task(
-            self._model, self._out_of_fold, images, labels, how, self._seed, self._all_reduce, self._ignored
-        )
+        model = self.prepared.model
+        task = methods.task(model, self._out_of_fold, images, labels, how, self._seed, self._all_reduce, self._ignored)
         until = min(MAX_RATE, greatest_rate(task.network.layer_of))
         return task.network, methods.steps(task, how, until=until)
 

@@ -8,6 +8,7 @@ from torch import nn
 from lrp_core.control.budget_search import BudgetSearch, BudgetStep
 from lrp_core.control.descent import LEAST, Stop, Whole, first_fitting, limits
 from lrp_core.control.methods import Method
+from lrp_core.control.preparation import Prepared
 from lrp_core.graph.exits import own_end
 from lrp_core.graph.truncation import up_to
 from lrp_core.importance.registry import criterion
@@ -21,11 +22,10 @@ class SearchDescent:
     A size is the number of a step, counted from 1.
 
     Attributes:
+        prepared: the given network; nothing is done to it before.
         steps: what the search has done so far.
         last: the smallest size so far.
     """
-
-    image_size, intermediate = None, ()  # images stay as they are, and heads read the last features
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class SearchDescent:
             seed: of random draws.
             whole: of which sizes are fractions.
         """
+        self.prepared = Prepared(model)
         backbone, n_classes = up_to(model, own_end(model)), int(labels.max()) + 1
         score = how.criterion if callable(how.criterion) else criterion(how.criterion, n_classes, seed)
         self._search = BudgetSearch(backbone, images, labels, fold, score, how.actions, how.blocks)

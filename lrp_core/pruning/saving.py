@@ -85,12 +85,13 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         first = next(model.parameters())
         example = torch.zeros(description["example_shape"], dtype=first.dtype, device=first.device)
         truncation, size = description.get("truncation"), description.get("image_size")  # which older files lack
+        inside = "" if size is None else f"{NETWORK}."
         if truncation is not None:
             part = truncated(up_to(model, own_end(model)), truncation)
-            head = tensors["head.weight" if size is None else f"{NETWORK}.head.weight"]
+            head = tensors[f"{inside}head.weight"]
             model = classifier(part, example.new_zeros(len(head), part(example).shape[1]))
         if names := description.get("intermediate_features"):
-            head = tensors[f"{HEAD}.dense.weight" if size is None else f"{NETWORK}.{HEAD}.dense.weight"]
+            head = tensors[f"{inside}{HEAD}.dense.weight"]
             model, softmax = before_softmax(model)
             zeros = example.new_zeros(len(head), with_intermediate(model, names)(example).shape[1])
             model = head_on_intermediate(model, names, zeros[0], zeros, zeros[:, 0])
