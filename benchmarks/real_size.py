@@ -12,7 +12,9 @@ which the head of a frozen backbone is fitted anew. It is measured alone; with o
 of the multiply-adds; and with a size that the call chooses (``smaller-images+``), told whether the head was fitted to
 the calibration images. Frozen networks are also measured with a head that reads intermediate features, alone on each
 image size, the given one first, and pruned by ours (``smaller-images+intermediate-features+``). The call does this by
-default with frozen networks, and without the head with trained ones.
+default with frozen networks, and without the head with trained ones. Its images become smaller for small budgets, so
+one call gives the rows down to 35 % of the multiply-adds, one those down to 12.5 %, and one the others. The rest has
+one call a draw.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
@@ -67,6 +69,7 @@ PAIRS = (
     *((task, VGG) for task in VGG_SIZE),
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
+CALLS = ((0.5, LIMITS[:3]), (0.25, LIMITS[3:6]), (0.1, LIMITS[6:]))  # budgets, and the sizes from the path of each
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE)  # for frozen networks
 MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
@@ -137,6 +140,14 @@ def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
         }
 
 
+def calls(method: str) -> list[tuple[dict, list[dict]]]:
+    """Return the budgets to prune for, and those to select from the path of each."""
+    rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
+    if method == INTERMEDIATE:  # the size of its images depends on the budget
+        return [({"multiply_adds": call}, [{"multiply_adds": limit} for limit in limits]) for call, limits in CALLS]
+    return [(rates[-1] if rates else {"multiply_adds": HALF}, [*({"multiply_adds": each} for each in LIMITS), *rates])]
+
+
 def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
     """Prune by a method, and yield a row for each size that it reaches; with folds, estimates of the accuracy, too."""
     began = time.perf_counter()
@@ -146,27 +157,27 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
         for share, model in networks:
             yield {"multiply_adds": share, "seconds": seconds, **measured(model, one)}
         return
-    rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
-    least = rates[-1] if rates else {"multiply_adds": 0.5}
     told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN, INTERMEDIATE) else {}
-    pruned = one.prune(method=OURS if method == HEAD_KNOWN else method, folds=folds, **told, **least)
-    seconds, whole = time.perf_counter() - began, pruned.before
-    limits = [{"multiply_adds": limit} for limit in LIMITS if limit >= pruned.path[-1].multiply_adds]
-    for asked in (*limits, *rates):
-        smaller = pruned.select(**asked)
-        estimate = {}
-        if (found := smaller.estimate) is not None:
-            low, high = found.accuracy_interval
-            estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high}
-        yield {
-            "limit": asked.get("multiply_adds"),
-            "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
-            "parameters": smaller.after.parameters / whole.parameters,
-            "pruning_ratio": smaller.pruning_ratio,
-            "seconds": seconds,
-            **estimate,
-            **measured(smaller.model, one),
-        }
+    how = OURS if method == HEAD_KNOWN else method
+    for budget, sizes in calls(method):
+        began = time.perf_counter()
+        pruned = one.prune(method=how, folds=folds, **told, **budget)
+        seconds, whole, end = time.perf_counter() - began, pruned.before, pruned.path[-1].multiply_adds
+        for asked in (size for size in sizes if size.get("multiply_adds", end) >= end):
+            smaller = pruned.select(**asked)
+            estimate = {}
+            if (found := smaller.estimate) is not None:
+                low, high = found.accuracy_interval
+                estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high}
+            yield {
+                "limit": asked.get("multiply_adds"),
+                "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
+                "parameters": smaller.after.parameters / whole.parameters,
+                "pruning_ratio": smaller.pruning_ratio,
+                "seconds": seconds,
+                **estimate,
+                **measured(smaller.model, one),
+            }
 
 
 def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup) -> Iterator[dict]:

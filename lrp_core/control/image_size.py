@@ -18,7 +18,8 @@ from lrp_core.repair.out_of_fold import with_last_layer
 from lrp_core.repair.ridge_head import fit_heads, read_by
 
 ERRORS_WITH_INTERMEDIATE = 2  # standard errors; chosen on development draws, where one kept images too large
-SHARES = (0.5, 2**-0.5, 0.85)  # of the pixels, smallest first; pruning goes on from there
+SHARES = (0.85, 2**-0.5, 0.5)  # of the pixels; pruning goes on from there
+FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # for a budget that asks for less
 
 
 def smaller_images(
@@ -31,15 +32,16 @@ def smaller_images(
     """Choose the smallest images on which the network is as accurate, within some standard errors.
 
     Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within so many standard errors
-    of the best (:mod:`lrp_core.control.one_standard_error`). Sizes that the network cannot read, or that save no
-    multiply-adds, are left out.
+    of the best (:mod:`lrp_core.control.one_standard_error`). A budget adds sizes of :data:`FURTHER`. Sizes that the
+    network cannot read, or that save no multiply-adds, are left out.
 
     Args:
         model: from images to logits (N, K), made of supported layers.
         images: calibration ones, (N, C, H, W), normalised.
         judge: from images of a size, (N, C, h, w), to the accuracy on them, with its standard error, and the classifier
             for that size.
-        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried. 0: none is smaller
+            than half of the pixels.
         errors: how many standard errors.
 
     Returns:
@@ -82,25 +84,26 @@ def refit_last_layer(model: nn.Module, images: torch.Tensor, labels: torch.Tenso
 
 
 def smaller_sizes(model: nn.Module, image: torch.Tensor, enough: float = 0.0) -> tuple[list[tuple[int, int]], str]:
-    """Return the sizes (H, W) of :data:`SHARES` that the network reads with fewer multiply-adds.
+    """Return the sizes (H, W) of :data:`SHARES` and :data:`FURTHER` that the network reads with fewer multiply-adds.
 
     Args:
         model: made of supported layers.
         image: (1, C, H, W).
-        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is returned.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is returned. 0: none of
+            :data:`FURTHER` is.
 
     Returns:
         The sizes, smallest first; and why others were left out, of use if all were.
     """
     whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
-    for share in reversed(SHARES):
+    for share in SHARES + (FURTHER if enough else ()):
         size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
         try:
             left = multiply_adds(model, resize(image, size)) / whole
         except Exception as error:  # the model's own code may raise anything
             problem = str(error)
             continue
-        if left < 1:
+        if left < 1 and size not in sizes:
             sizes.insert(0, size)
         if left <= enough:
             break
