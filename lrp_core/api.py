@@ -250,10 +250,11 @@ def prune(
             ``joint-cost+reconstruction``; before it ``smaller-images+``, with ``intermediate-features+`` if the last
             layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``
             or ``pruning_ratio``, images are at several sites, or a class has none; nor one that does not suit the
-            network. Images become no smaller than a budget of ``multiply_adds`` or ``latency`` needs.
+            network. The last layer stays if a class has fewer than three images, or groups. Images become no smaller
+            than half of the pixels, or less for a budget of ``multiply_adds`` or ``latency`` below half.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100, from
-            that of the given network, or of the largest sizes if they are more accurate; used only without another
-            budget. :mod:`lrp_core.control.selection` has the rule.
+            that of the given network, or of the first sizes of the path if they are more accurate; used only without
+            another budget. :mod:`lrp_core.control.selection` has the rule.
         pruning_ratio: the fraction of the filters to remove.
         multiply_adds: the largest remaining fraction of the unpruned network's multiply-adds.
         parameters: the largest remaining fraction of its parameters.
@@ -659,10 +660,10 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
 
 
 def _left_by_images(name: str, value: float) -> float:
-    """Return the fraction of the multiply-adds down to which images may become smaller; 0 if no budget gives one.
+    """Return the fraction of the multiply-adds that smaller images need not go below; 0 if the budget gives none.
 
-    They alone may save half. Of what a smaller budget has to save from there, they save one half of the factor, and
-    filters the other: each 0.71 for a quarter, as 0.5 * 0.71 * 0.71 is 0.25.
+    Images alone may leave half. What a smaller budget asks for beyond that, images and filters share: for a quarter
+    each leaves 0.71 of it, as 0.5 * 0.71 * 0.71 is 0.25.
     """
     if name not in ("multiply_adds", "latency"):
         return 0.0

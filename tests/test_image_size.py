@@ -214,6 +214,15 @@ def test_sizes_that_cannot_be_read_are_left_out():
     assert prune(settle(TwoPaths()), images, labels, head_fitted=False).image_size in {None, *sizes}
 
 
+def test_only_a_budget_below_half_asks_for_less_than_half_of_the_pixels():
+    """Of 16 px the network keeps 4 x 4 positions, of 9 to 12 px 3 x 3, and of 8 px 2 x 2."""
+    model = settle(nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    image = torch.randn(1, 3, 16, 16)
+    for enough in (0.0, 0.5, 0.9):
+        assert image_size.smaller_sizes(model, image, enough)[0] == [(11, 11)]
+    assert image_size.smaller_sizes(model, image, 0.49)[0] == [(8, 8), (9, 9), (10, 10), (11, 11)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_images_keep_their_precision(by_colour, dtype):
     images, labels = colours()

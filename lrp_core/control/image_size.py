@@ -19,7 +19,7 @@ from lrp_core.repair.ridge_head import fit_heads, read_by
 
 ERRORS_WITH_INTERMEDIATE = 2  # standard errors; chosen on development draws, where one kept images too large
 SHARES = (0.85, 2**-0.5, 0.5)  # of the pixels; pruning goes on from there
-FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # for a budget that asks for less
+FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # for a budget below half
 
 
 def smaller_images(
@@ -32,16 +32,16 @@ def smaller_images(
     """Choose the smallest images on which the network is as accurate, within some standard errors.
 
     Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within so many standard errors
-    of the best (:mod:`lrp_core.control.one_standard_error`). A budget adds sizes of :data:`FURTHER`. Sizes that the
-    network cannot read, or that save no multiply-adds, are left out.
+    of the best (:mod:`lrp_core.control.one_standard_error`). A budget below half adds sizes of :data:`FURTHER`. Sizes
+    that the network cannot read, or that save no multiply-adds, are left out.
 
     Args:
         model: from images to logits (N, K), made of supported layers.
         images: calibration ones, (N, C, H, W), normalised.
         judge: from images of a size, (N, C, h, w), to the accuracy on them, with its standard error, and the classifier
             for that size.
-        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried. 0: none is smaller
-            than half of the pixels.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried. Sizes below half of
+            the pixels need one below half. 0: no limit but that.
         errors: how many standard errors.
 
     Returns:
@@ -89,14 +89,13 @@ def smaller_sizes(model: nn.Module, image: torch.Tensor, enough: float = 0.0) ->
     Args:
         model: made of supported layers.
         image: (1, C, H, W).
-        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is returned. 0: none of
-            :data:`FURTHER` is.
+        enough: as for :func:`smaller_images`.
 
     Returns:
         The sizes, smallest first; and why others were left out, of use if all were.
     """
     whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
-    for share in SHARES + (FURTHER if enough else ()):
+    for share in SHARES + (FURTHER if 0 < enough < SHARES[-1] else ()):
         size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
         try:
             left = multiply_adds(model, resize(image, size)) / whole

@@ -15,7 +15,7 @@ def smallest_within(rows: Sequence[PathRow], points: float) -> PathRow:
     decreases as the network shrinks: isotonic regression (Barlow et al., Statistical Inference under Order
     Restrictions, 1972). Development draws chose this (docs/results.md).
 
-    Drops count from the unpruned network, or from the largest sizes if these are more accurate: what a new last layer
+    Drops count from the unpruned network, or from the first sizes if these are more accurate: what a new last layer
     gains is kept, and not spent on pruning.
 
     Args:
