@@ -251,7 +251,8 @@ def prune(
             layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``
             or ``pruning_ratio``, images are at several sites, or a class has none; nor one that does not suit the
             network. The last layer stays if a class has fewer than three images, or groups. Images become no smaller
-            than half of the pixels, or less for a budget of ``multiply_adds`` or ``latency`` below half.
+            than half of the pixels, nor than a budget of ``multiply_adds`` or ``latency`` needs. With
+            ``intermediate-features+`` a budget below half makes them smaller than half.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100, from
             that of the given network, or of the first sizes of the path if they are more accurate; used only without
             another budget. :mod:`lrp_core.control.selection` has the rule.
@@ -332,7 +333,7 @@ def prune(
     at_once = all_reduce is single_site and len(labels.unique()) == n_outputs
     run.by_default = method is None and at_once and budget[0] not in KEPT_BY_SMALLER_IMAGES
     run.by_parameters = budget[0] == "parameters"
-    run.enough = _left_by_images(*budget)
+    run.budget = budget[1] if budget[0] in ("multiply_adds", "latency") else 0.0
     if not is_dense and head_fitted:
         raise ValueError(
             f"head_fitted=True fits the last layer anew in each fold: it has to be dense, and {last.name!r} is a "
@@ -373,7 +374,7 @@ class _Run:
         self.until_further: Callable[[_Down], bool]  # of the folds, which leave other sizes than all images do
         self.by_default = False  # whether the prefixes of the method are chosen here
         self.by_parameters = False  # what a method that chooses by cost counts
-        self.enough: float  # of the multiply-adds: images need not become so small that fewer are left
+        self.budget = 0.0  # of the multiply-adds, if there is one: images need not become so small that fewer are left
         self.judged: HeldOut | None = None
         self.fitted = False  # whether the last layer was fitted to these images
         self.whole = Whole.of(network, images[:1], ignored)
@@ -516,7 +517,7 @@ class _Run:
             fold = _draw(labels, groups, methods.FOLDS, self.seed, self.all_reduce)
         if how.actions:
             return SearchDescent(model, images, labels, how, fold, self.seed, self.whole)
-        prepared = prepare(model, images, labels, fold, how, self.fitted, self.enough)
+        prepared = prepare(model, images, labels, fold, how, self.fitted, self.budget)
         if how.refit or ((how.rate or how.order) and how.monitored != "training"):
             heads = _out_of_fold_heads(prepared.model, images, labels, groups, self.seed, self.all_reduce, how.refit)
         return Descent(
@@ -657,17 +658,6 @@ def _until(name: str, value: float) -> Callable[[_Down], bool]:
     if name in ("max_accuracy_drop", "latency"):
         return lambda _: True
     return lambda down: _keeps(down, down.last, name, value)
-
-
-def _left_by_images(name: str, value: float) -> float:
-    """Return the fraction of the multiply-adds that smaller images need not go below; 0 if the budget gives none.
-
-    Images alone may leave half. What a smaller budget asks for beyond that, images and filters share: for a quarter
-    each leaves 0.71 of it, as 0.5 * 0.71 * 0.71 is 0.25.
-    """
-    if name not in ("multiply_adds", "latency"):
-        return 0.0
-    return value if value >= 0.5 else (value / 2) ** 0.5
 
 
 def _half(name: str, value: float) -> tuple[str, float]:

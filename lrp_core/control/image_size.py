@@ -5,7 +5,7 @@ who train a network for each size). Nothing is trained here. A head that was fit
 anew to the smaller ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from lrp_core.repair.ridge_head import fit_heads, read_by
 
 ERRORS_WITH_INTERMEDIATE = 2  # standard errors; chosen on development draws, where one kept images too large
 SHARES = (0.85, 2**-0.5, 0.5)  # of the pixels; pruning goes on from there
-FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # for a budget below half
+FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # with intermediate features, for a budget below half
 
 
 def smaller_images(
@@ -28,21 +28,22 @@ def smaller_images(
     judge: Callable[[torch.Tensor], Judged],
     enough: float = 0.0,
     errors: float = 1.0,
+    shares: Sequence[float] = SHARES,
 ) -> tuple[tuple[int, int] | None, nn.Module]:
     """Choose the smallest images on which the network is as accurate, within some standard errors.
 
-    Of the sizes in :data:`SHARES` and the given one, it is the first whose accuracy is within so many standard errors
-    of the best (:mod:`lrp_core.control.one_standard_error`). A budget below half adds sizes of :data:`FURTHER`. Sizes
-    that the network cannot read, or that save no multiply-adds, are left out.
+    Of some sizes and the given one, it is the first whose accuracy is within so many standard errors of the best
+    (:mod:`lrp_core.control.one_standard_error`). Sizes that the network cannot read, or that save no multiply-adds, are
+    left out.
 
     Args:
         model: from images to logits (N, K), made of supported layers.
         images: calibration ones, (N, C, H, W), normalised.
         judge: from images of a size, (N, C, h, w), to the accuracy on them, with its standard error, and the classifier
             for that size.
-        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried. Sizes below half of
-            the pixels need one below half. 0: no limit but that.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is tried.
         errors: how many standard errors.
+        shares: of the pixels, largest first.
 
     Returns:
         The size (H, W), None for the given one; and the classifier for it.
@@ -50,7 +51,7 @@ def smaller_images(
     Raises:
         ValueError: no size is left.
     """
-    sizes, problem = smaller_sizes(model, images[:1], enough)
+    sizes, problem = smaller_sizes(model, images[:1], enough, shares)
     if not sizes:
         before = " x ".join(map(str, images.shape[2:]))
         raise ValueError(
@@ -83,19 +84,22 @@ def refit_last_layer(model: nn.Module, images: torch.Tensor, labels: torch.Tenso
     return found, with_last_layer(model, heads.weight, heads.bias)
 
 
-def smaller_sizes(model: nn.Module, image: torch.Tensor, enough: float = 0.0) -> tuple[list[tuple[int, int]], str]:
-    """Return the sizes (H, W) of :data:`SHARES` and :data:`FURTHER` that the network reads with fewer multiply-adds.
+def smaller_sizes(
+    model: nn.Module, image: torch.Tensor, enough: float = 0.0, shares: Sequence[float] = SHARES
+) -> tuple[list[tuple[int, int]], str]:
+    """Return the sizes (H, W) that the network reads with fewer multiply-adds.
 
     Args:
         model: made of supported layers.
         image: (1, C, H, W).
-        enough: as for :func:`smaller_images`.
+        enough: a fraction of the multiply-adds; of the sizes within it, only the largest is returned.
+        shares: of the pixels, largest first.
 
     Returns:
         The sizes, smallest first; and why others were left out, of use if all were.
     """
     whole, sizes, problem = multiply_adds(model, image), [], "it needs as many multiply-adds for them"
-    for share in SHARES + (FURTHER if 0 < enough < SHARES[-1] else ()):
+    for share in shares:
         size = tuple(max(1, int(side * share**0.5)) for side in image.shape[2:])
         try:
             left = multiply_adds(model, resize(image, size)) / whole
