@@ -11,10 +11,10 @@ The plainest alternative prunes nothing: the same network reads images of fewer 
 which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
 of the multiply-adds; and with a size that the call chooses (``smaller-images+``), told whether the head was fitted to
 the calibration images. Frozen networks are also measured with a head that reads intermediate features, alone on each
-image size, the given one first, and pruned by ours (``smaller-images+intermediate-features+``). The call does this by
-default with frozen networks, and without the head with trained ones. Its images become smaller for small budgets, so
-one call gives the rows down to 35 % of the multiply-adds, one those down to 12.5 %, and one the others. The rest has
-one call a draw.
+image size, the given one first, pruned by ours (``smaller-images+intermediate-features+``), and pruned layer by layer
+with our reconstruction from where ours starts. The call does the second by default with frozen networks, and without
+the head with trained ones. Its images become smaller for small budgets, so one call gives the rows down to 35 % of the
+multiply-adds, one those down to 12.5 %, and one the others. The rest has one call a draw.
 
 The accuracy that the call predicts stands beside the test accuracy. Writes one row per draw, method and size to
 results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
@@ -39,6 +39,8 @@ from layer_by_layer import layer_by_layer
 from lrp_core.api import FOLDS
 from lrp_core.control.intermediate_features import fit_on_intermediate
 from lrp_core.control.methods import FOLDS as FOLDS_OF_HEADS
+from lrp_core.control.methods import method as method_of
+from lrp_core.control.preparation import prepare
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
@@ -48,6 +50,7 @@ from lrp_core.study.analysis.real_size import (
     CONTROLLED,
     CONTROLLERS,
     LAYER_BY_LAYER,
+    LAYERS_PREPARED,
     LAYERS_REPAIRED,
     LRP,
     NEURON_MERGING,
@@ -71,7 +74,7 @@ PAIRS = (
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 CALLS = ((0.5, LIMITS[:3]), (0.25, LIMITS[3:6]), (0.1, LIMITS[6:]))  # budgets, and the sizes from the path of each
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
-NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE)  # for frozen networks
+NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE, LAYERS_PREPARED)  # for frozen networks
 MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
 QUICK = (CHOICE_ALONE, NEURON_MERGING, "weight")
 # Relevance anew in every step, also with reconstruction, and joint selection; what the controller adds; and Taylor.
@@ -107,11 +110,29 @@ def smaller(one: Draw, limit: float) -> tuple[float, Draw] | None:
     return share(px), one.at(px)
 
 
+def folds_of_heads(one: Draw) -> torch.Tensor:
+    """Return the folds with which the call fits heads, (N,)."""
+    groups = torch.arange(len(one.labels)) if one.groups is None else one.groups
+    return draw_folds(one.labels, groups.numpy(), FOLDS_OF_HEADS, seed=0)
+
+
 def reading_intermediate(one: Draw) -> nn.Module:
     """Return the classifier with a head that is fitted to intermediate features, too."""
-    groups = torch.arange(len(one.labels)) if one.groups is None else one.groups
-    fold = draw_folds(one.labels, groups.numpy(), FOLDS_OF_HEADS, seed=0)
-    return fit_on_intermediate(one.model, one.images, one.labels, fold)[1]
+    return fit_on_intermediate(one.model, one.images, one.labels, folds_of_heads(one))[1]
+
+
+def rows_of_layers_prepared(one: Draw) -> Iterator[dict]:
+    """Yield a row for each budget of :data:`CALLS`, pruned layer by layer from the network that ours prunes."""
+    image, how = one.images[:1], method_of(INTERMEDIATE)
+    whole = multiply_adds(one.model, image)
+    for budget, _ in CALLS:
+        start = prepare(one.model, one.images, one.labels, folds_of_heads(one), how, True, budget).model
+        share = multiply_adds(start, image) / whole
+        pruned = [(1.0, start)]
+        if share > budget:
+            pruned = layer_by_layer(start, one.images, [budget / share], repair=Reconstruction(start, one.images))
+        for left, model in pruned:
+            yield {"limit": budget, "multiply_adds": share * left, **measured(model, one)}
 
 
 def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
@@ -195,6 +216,9 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
         yield key | {"multiply_adds": 1.0, **measured(one.model, one)}
     if method in (SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE):
         yield from (key | row for row in rows_of_smaller_images(method, one))
+        return
+    if method == LAYERS_PREPARED:
+        yield from (key | row for row in rows_of_layers_prepared(one))
         return
     folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
     yield from (key | row for row in rows(method, one, folds))

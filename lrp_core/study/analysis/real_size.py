@@ -14,6 +14,7 @@ LRP_REPAIRED, CONTROLLED_REPAIRED, LAYERS_REPAIRED = (
 SMALLER = "smaller-images"  # of fewer pixels
 SMALLER_HALF = f"{SMALLER}-0.5+{OURS}"  # ours on images that leave half of the multiply-adds
 SMALLER_INTERMEDIATE = f"{SMALLER}+intermediate-features"  # with a head on these, too, and nothing pruned
+LAYERS_PREPARED = f"{SMALLER_INTERMEDIATE}+{LAYERS_REPAIRED}"  # on the images and with the head of the default
 NAMES = {  # as tables and figures call them
     DEFAULT: "ours",
     OURS: "ours, images as given",
@@ -24,6 +25,7 @@ NAMES = {  # as tables and figures call them
     CHOICE_ALONE: "ours, images as given, no reconstruction",
     LAYER_BY_LAYER: "layer by layer",
     LAYERS_REPAIRED: "layer by layer, reconstruction",
+    LAYERS_PREPARED: "layer by layer, with all else of ours",
     NEURON_MERGING: "Neuron Merging",
     ONE_SHOT: "one-shot LRP",
     LRP: "iterative LRP",

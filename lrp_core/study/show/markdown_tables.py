@@ -31,6 +31,7 @@ from lrp_core.study.analysis.real_size import (
     CHOICE_ALONE,
     CONTROLLED,
     CONTROLLERS,
+    LAYERS_PREPARED,
     LAYERS_REPAIRED,
     LRP,
     LRP_REPAIRED,
@@ -370,7 +371,7 @@ def real_size_methods() -> str:
 
 def real_size_differences() -> str:
     """Return what the call's default has more than the unpruned network and plain alternatives, at three sizes."""
-    others = ("unpruned", LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE)
+    others = ("unpruned", LAYER_BY_LAYER, LAYERS_PREPARED, SMALLER, SMALLER_INTERMEDIATE)
     return _differences(with_default(_real_size()), *((DEFAULT, other) for other in others))
 
 
