@@ -73,6 +73,7 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 CALLS = ((0.5, LIMITS[:3]), (0.25, LIMITS[3:6]), (0.1, LIMITS[6:]))  # budgets, and the sizes from the path of each
+PREDICTED = 0.25  # the budget for which the call predicts the accuracy, with folds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE, LAYERS_PREPARED)  # for frozen networks
 MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
@@ -161,15 +162,20 @@ def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
         }
 
 
-def calls(method: str) -> list[tuple[dict, list[dict]]]:
-    """Return the budgets to prune for, and those to select from the path of each."""
+def calls(method: str, network: str) -> list[tuple[dict, list[dict], int]]:
+    """Return the budgets to prune for, those to select from the path of each, and the folds that predict accuracy."""
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     if method == INTERMEDIATE:  # the size of its images depends on the budget
-        return [({"multiply_adds": call}, [{"multiply_adds": limit} for limit in limits]) for call, limits in CALLS]
-    return [(rates[-1] if rates else {"multiply_adds": HALF}, [*({"multiply_adds": each} for each in LIMITS), *rates])]
+        return [
+            ({"multiply_adds": call}, [{"multiply_adds": limit} for limit in limits], FOLDS if call == PREDICTED else 0)
+            for call, limits in CALLS
+        ]
+    folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
+    sizes = [*({"multiply_adds": limit} for limit in LIMITS), *rates]
+    return [(rates[-1] if rates else {"multiply_adds": HALF}, sizes, folds)]
 
 
-def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
+def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
     """Prune by a method, and yield a row for each size that it reaches; with folds, estimates of the accuracy, too."""
     began = time.perf_counter()
     if method in (LAYER_BY_LAYER, LAYERS_REPAIRED, NEURON_MERGING):
@@ -180,7 +186,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
         return
     told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN, INTERMEDIATE) else {}
     how = OURS if method == HEAD_KNOWN else method
-    for budget, sizes in calls(method):
+    for budget, sizes, folds in calls(method, network):
         began = time.perf_counter()
         pruned = one.prune(method=how, folds=folds, **told, **budget)
         seconds, whole, end = time.perf_counter() - began, pruned.before, pruned.path[-1].multiply_adds
@@ -189,7 +195,7 @@ def rows(method: str, one: Draw, folds: int) -> Iterator[dict]:
             estimate = {}
             if (found := smaller.estimate) is not None:
                 low, high = found.accuracy_interval
-                estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high}
+                estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "drop": found.drop}
             yield {
                 "limit": asked.get("multiply_adds"),
                 "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
@@ -220,8 +226,7 @@ def measured_rows(task: str, network: str, seed: int, method: str, setup: Setup)
     if method == LAYERS_PREPARED:
         yield from (key | row for row in rows_of_layers_prepared(one))
         return
-    folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
-    yield from (key | row for row in rows(method, one, folds))
+    yield from (key | row for row in rows(method, network, one))
 
 
 def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:

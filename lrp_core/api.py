@@ -18,7 +18,7 @@ from lrp_core.control.budget_search import BudgetStep
 from lrp_core.control.controller import Step
 from lrp_core.control.cross_validation import HeldOut, held_out, was_fitted
 from lrp_core.control.descent import Descent, Whole
-from lrp_core.control.image_size import smaller_sizes
+from lrp_core.control.image_size import smaller_sizes, tried
 from lrp_core.control.path import Path as SizePath
 from lrp_core.control.path import PathRow
 from lrp_core.control.preparation import Prepared, prepare
@@ -116,7 +116,8 @@ class Pruned:
     ) -> "Pruned":
         """Return another size from the path, without pruning again.
 
-        Give exactly one of the arguments; they mean the same as for :func:`prune`.
+        Give exactly one of the arguments; they mean the same as for :func:`prune`. All sizes of a path read images of
+        the same size. For a budget below half, :func:`prune` may choose smaller ones.
 
         Args:
             max_accuracy_drop: in points of 100, on unseen images.
@@ -251,8 +252,9 @@ def prune(
             layer was fitted to these images (see ``head_fitted``). There is no prefix if the budget is ``parameters``
             or ``pruning_ratio``, images are at several sites, or a class has none; nor one that does not suit the
             network. The last layer stays if a class has fewer than three images, or groups. Images become no smaller
-            than half of the pixels, nor than a budget of ``multiply_adds`` or ``latency`` needs. With
-            ``intermediate-features+`` a budget below half makes them smaller than half.
+            than half of the pixels, nor than a budget of ``multiply_adds`` needs. With ``intermediate-features+`` and a
+            budget *b* below half, they become smaller than half, until they leave √(*b*/2) of the multiply-adds. A
+            budget of ``latency`` counts as one of ``multiply_adds`` when images are chosen.
         max_accuracy_drop: by how much the class-averaged accuracy may fall on unseen images, in points of 100, from
             that of the given network, or of the first sizes of the path if they are more accurate; used only without
             another budget. :mod:`lrp_core.control.selection` has the rule.
@@ -447,7 +449,8 @@ class _Run:
         # Of three groups of a class, two are left without a fold.
         enough = all(len(self.groups[self.labels == label].unique()) > 2 for label in labels)
         features = self.fitted and enough and fold is not None and has_intermediate(self.network, image)
-        smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image)[0])
+        shares, least = tried(self.budget, features)
+        smaller = (features or not self.fitted) and bool(smaller_sizes(self.network, image, least, shares)[0])
         return replace(self.how, smaller_images=smaller, intermediate_features=features)
 
     def _cross_validate(self, fold: torch.Tensor, features: torch.Tensor | None, bar: tqdm) -> None:

@@ -192,12 +192,12 @@ def test_what_is_saved_is_what_is_loaded(by_colour, tmp_path, method, ends):
 
 
 class TwoPaths(nn.Module):
-    """Reads even sides, from 32 px: 22 and 26, but not 29."""
+    """Reads every second side, from 32 px: 22 and 26, but not 29."""
 
-    def __init__(self):
+    def __init__(self, every: int = 2):
         super().__init__()
-        self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=1)
-        self.up, self.head = nn.Upsample(scale_factor=2), nn.Linear(16, 3)
+        self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=every, padding=1)
+        self.up, self.head = nn.Upsample(scale_factor=every), nn.Linear(16, 3)
 
     def forward(self, x):
         x = F.relu(self.first(x))
@@ -307,6 +307,16 @@ def test_with_a_new_head_a_budget_below_half_makes_images_smaller_than_half_of_t
     assert without.image_size == SMALLEST
 
 
+def test_a_budget_finds_sizes_for_networks_that_read_few():
+    images, labels = colours()
+    model = settle(TwoPaths(every=8))  # of 16 px it reads 8, and none of half of the pixels and more
+    assert by_default(model, images, labels, head_fitted=True).image_size == (8, 8)
+    kept = by_default(model, images, labels, head_fitted=True, multiply_adds=0.5)
+    assert (kept.image_size, kept.intermediate_features != ()) == (None, True)
+    with pytest.raises(ValueError, match="none of 50% to 85% of these pixels"):
+        prune(model, images, labels, head_fitted=True, method=WITH_HEAD, multiply_adds=0.5)
+
+
 def test_of_sizes_within_a_budget_only_the_largest_is_tried():
     """Of 16 px the network keeps 4 x 4 positions, of 9 to 11 px 3 x 3, and of 8 px 2 x 2."""
     model = settle(nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
@@ -385,7 +395,7 @@ BAD = {
     "a head of unknown origin": ({"head_fitted": None}, "say head_fitted=True, or head_fitted=False if other images"),
     "a class without images": ({}, "each of its 3 classes needs images"),
     "several sites": ({"all_reduce": lambda tensor: tensor}, "prune at one, or choose a method without smaller-images"),
-    "a network that reads one size": ({}, r"of 16 x 16 px, and none of half to 85 %.*without smaller-images"),
+    "a network that reads one size": ({}, r"of 16 x 16 px, and none of 50% to 85%.*without smaller-images"),
     "a network that resizes itself": ({}, r"it needs as many multiply-adds for them.*without smaller-images"),
 }
 

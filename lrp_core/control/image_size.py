@@ -22,6 +22,24 @@ SHARES = (0.85, 2**-0.5, 0.5)  # of the pixels; pruning goes on from there
 FURTHER = tuple(2 ** (-1 - i / 4) for i in range(1, 13))  # with intermediate features, for a budget below half
 
 
+def tried(budget: float, intermediate_features: bool) -> tuple[Sequence[float], float]:
+    """Return which images are tried for a budget.
+
+    They go down to half of the pixels. If the budget is below half, and a head reads intermediate features, they become
+    smaller: alone they may leave half of the multiply-adds, and what has to go from there, they share with the filters.
+
+    Args:
+        budget: the fraction of the multiply-adds to which the network will be pruned; 0 if not known.
+        intermediate_features: whether a head reads them.
+
+    Returns:
+        Shares of the pixels, largest first; and the fraction of the multiply-adds below which images need not go.
+    """
+    if intermediate_features and 0 < budget < 0.5:  # for a quarter each leaves 0.71: 0.5 * 0.71 * 0.71 = 0.25
+        return SHARES + FURTHER, (budget / 2) ** 0.5
+    return SHARES, budget
+
+
 def smaller_images(
     model: nn.Module,
     images: torch.Tensor,
@@ -55,8 +73,9 @@ def smaller_images(
     if not sizes:
         before = " x ".join(map(str, images.shape[2:]))
         raise ValueError(
-            f"the network reads images of {before} px, and none of half to 85 % of these pixels: {problem}. Does it "
-            "flatten maps into a dense layer, or resize images itself? Choose a method without smaller-images"
+            f"the network reads images of {before} px, and none of {min(shares):.0%} to {max(shares):.0%} of these "
+            f"pixels: {problem}. Does it flatten maps into a dense layer, or resize images itself? Choose a method "
+            "without smaller-images"
         )
     found, models = {}, {}
     for size in (*sizes, None):

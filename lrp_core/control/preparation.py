@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lrp_core.control.early_exit import end_early
-from lrp_core.control.image_size import ERRORS_WITH_INTERMEDIATE, FURTHER, SHARES, refit_last_layer, smaller_images
+from lrp_core.control.image_size import ERRORS_WITH_INTERMEDIATE, refit_last_layer, smaller_images, tried
 from lrp_core.control.intermediate_features import fit_on_intermediate
 from lrp_core.control.methods import Method
 from lrp_core.control.one_standard_error import Judged, accuracy_with_error
@@ -55,10 +55,8 @@ def prepare(
         fold: of the images, (N,); None if the method fits no head.
         how: the method.
         fitted: whether the last layer was fitted to these images; for smaller ones it is then fitted anew.
-        budget: the fraction of the multiply-adds to which the network will be pruned; 0 if not known. Images need not
-            become so small that fewer are left. If it is below half, and a head reads intermediate features, images
-            become smaller than half of the pixels: alone they may leave half of the multiply-adds, and what has to go
-            from there, they share with the filters.
+        budget: the fraction of the multiply-adds to which the network will be pruned; 0 if not known. It bounds the
+            images (:func:`lrp_core.control.image_size.tried`).
 
     Raises:
         ValueError: no smaller image, no intermediate feature, or no earlier end is possible.
@@ -75,9 +73,8 @@ def prepare(
     if how.intermediate_features:
         more = tuple(intermediate_channels(model, images[:1]))
     if how.smaller_images:
-        errors, shares, enough = ERRORS_WITH_INTERMEDIATE if how.intermediate_features else 1, SHARES, budget
-        if how.intermediate_features and 0 < budget < 0.5:  # for a quarter each leaves 0.71: 0.5 * 0.71 * 0.71 = 0.25
-            shares, enough = SHARES + FURTHER, (budget / 2) ** 0.5
+        shares, enough = tried(budget, how.intermediate_features)
+        errors = ERRORS_WITH_INTERMEDIATE if how.intermediate_features else 1
         size, found = smaller_images(model, images, judge, enough, errors, shares)
     elif how.intermediate_features:
         _, found = judge(images)

@@ -369,6 +369,17 @@ def real_size_methods() -> str:
     return _markdown(["task, network, image size", "method", "draws", "unpruned", *_LEFT], table)
 
 
+def real_size_parameters() -> str:
+    """Return the parameters that ours leaves at three sizes, by default and on images as given."""
+    rows, table = with_default(_real_size()), []
+    at = [means(rows, size, "parameters") for size in SIZES]
+    for names in at[0].index:
+        for method in (DEFAULT, OURS):
+            cells = [f"{one.loc[names, method]:.0%}" for one in at]
+            table.append([at_real_size(*names), METHODS[method], *cells])
+    return _markdown(["task, network, image size", "method", *_LEFT], table)
+
+
 def real_size_differences() -> str:
     """Return what the call's default has more than the unpruned network and plain alternatives, at three sizes."""
     others = ("unpruned", LAYER_BY_LAYER, LAYERS_PREPARED, SMALLER, SMALLER_INTERMEDIATE)
@@ -428,19 +439,25 @@ def real_size_parts() -> str:
 
 
 def real_size_estimates() -> str:
-    """Compare the accuracy that the call predicts with that of the test images, at three sizes."""
-    rows, table = _real_size(), []
-    ours = rows[rows["method"].str.startswith(OURS)].dropna(subset="accuracy")
-    for (*names, method), of_pair in ours.groupby([*PAIR, "method"]):
-        name = at_real_size(*names) + method.removeprefix(OURS).replace(" ", ", ")
+    """Compare what the call predicts with what the test images say, at three sizes."""
+    rows, table, draw = with_default(_real_size()), [], [*PAIR, "seed", "method"]
+    whole = rows[rows["multiply_adds"] == 1].drop_duplicates(draw).set_index(draw)["test_accuracy"]
+    rows = rows.join(whole.rename("unpruned"), on=draw).dropna(subset="accuracy")
+    for (*names, method), of_pair in rows.groupby([*PAIR, "method"]):
+        name, *options = method.split()
         for size in SIZES:
             some = of_pair[of_pair["limit"] == size]
             predicted, found = some["accuracy"], some["test_accuracy"]
             held = found.between(some["accuracy_low"], some["accuracy_high"]).sum()
-            cells = [f"{predicted.mean():.3f}", f"{found.mean():.3f}", f"{(predicted - found).abs().mean():.3f}"]
-            table += [[name, f"{size:.0%}", *cells, f"{held} of {len(some)}"]] if len(some) else []
-    header = ["task, network, image size", "multiply-adds left", "predicted accuracy", "test accuracy"]
-    return _markdown([*header, "mean distance", "90 % intervals that hold"], table)
+            cells = [at_real_size(*names), ", ".join([METHODS[name], *options]), f"{size:.0%}"]
+            cells += [_number(value) for value in (predicted.mean(), found.mean(), (predicted - found).abs().mean())]
+            drops = ["", ""]
+            if some["drop"].notna().all():
+                drops = [f"{some['drop'].mean():+.1f}", f"{100 * (some['unpruned'] - found).mean():+.1f}"]
+            table += [[*cells, f"{held} of {len(some)}", *drops]] if len(some) else []
+    header = ["task, network, image size", "method", "multiply-adds left", "predicted accuracy", "test accuracy"]
+    header += ["mean distance", "90 % intervals that hold", "predicted drop", "drop on test images"]
+    return _markdown(header, table)
 
 
 _MEAN = ["mean", "low", "high"]
@@ -612,6 +629,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-intermediate": real_size_intermediate,
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
+    "real-size-parameters": real_size_parameters,
     "real-size-controller": real_size_controller,
     "few-images": few_images,
     "robustness-at-real-size": robustness_at_real_size,
