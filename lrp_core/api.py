@@ -105,6 +105,7 @@ class Pruned:
     notes: tuple[str, ...]
     _run: "_Run" = field(repr=False)
 
+    @torch.inference_mode(False)  # the network may be trained, whatever the caller's mode
     def select(
         self,
         *,
@@ -378,6 +379,7 @@ class _Run:
         self.by_parameters = False  # what a method that chooses by cost counts
         self.budget = 0.0  # of the multiply-adds, if there is one: images need not become so small that fewer are left
         self.judged: HeldOut | None = None
+        self.further: Estimate | None = None  # of the size that would come next on the path
         self.fitted = False  # whether the last layer was fitted to these images
         self.whole = Whole.of(network, images[:1], ignored)
         self.notes: list[str] = []
@@ -490,17 +492,17 @@ class _Run:
         image, known = self.images[:1], 0
         self.before = _measured(self.network, self.images, self.labels)
         self.before = replace(self.before, latency=self._average(self.before.latency))
-        estimates = [] if self.judged is None else self.judged.estimates()
+        estimates = iter([] if self.judged is None else self.judged.estimates())
         first = None if self.judged is None else self.judged.unpruned()
         rows = [PathRow(None, 0, 0.0, 1.0, 1.0, self.before.filters, self.before.latency, first)]
-        for index, stop in enumerate(self.down.walk(self.until)):
+        for stop in self.down.walk(self.until):
             if callback is not None:
                 for step in self.down.steps[known:]:
                     callback(step)
             known = len(self.down.steps)
             if rows[-1].size == stop.size:  # the same network as at the previous size
                 rows.pop()
-            found = estimates[index] if index < len(estimates) else None
+            found = next(estimates, None)
             share, removed = n_parameters(stop.model) / self.before.parameters, self.down.removed(stop.size)
             ratio, seconds = removed / self.whole.filters, self._average(latency(stop.model, image, repeats=5))
             cost = stop.multiply_adds, share, n_filters(stop.model), seconds
@@ -511,7 +513,7 @@ class _Run:
             for step in self.down.steps[known:]:
                 callback(step)
         bar.update(n_folds + 1 - bar.n)
-        self.path = SizePath(rows)
+        self.path, self.further = SizePath(rows), next(estimates, None)
 
     def descent(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> "_Down":
         """Return the descent of a classifier on some images."""
@@ -583,10 +585,10 @@ class _Run:
         )
 
     def _estimate(self, size: int | None) -> Estimate | None:
-        """Return the estimate for a size: that of the next smaller size of the path."""
+        """Return the estimate for a size: that of the next smaller size of the path, or of the folds beyond its end."""
         if size is None:
             return self.path[0].estimate
-        return next((row.estimate for row in self.path[1:] if row.size >= size), self.path[-1].estimate)
+        return next((row.estimate for row in self.path[1:] if row.size >= size), self.further)
 
     def _within(self, name: str, value: float) -> int:
         """Return the largest size that meets a budget."""
@@ -598,6 +600,11 @@ class _Run:
             size = self.down.first(lambda size: _keeps(self.down, size, name, value)) if rows else None
             fits = [size] if rows and _keeps(self.down, size, name, value) else []
             least = _reached(self.down, self.down.last, name) if rows else 1 - (name == "pruning_ratio")
+        if not fits and self.how.criterion is None and not self.how.actions:
+            raise ValueError(
+                f"{name}={value} cannot be kept: this method removes no filters, and reaches {name}={least:.4f}; add a "
+                "method that does, as in 'early-exit+joint-cost+reconstruction'"
+            )
         if not fits and least == 1 - (name == "pruning_ratio"):
             raise ValueError(
                 f"{name}={value} cannot be kept: nothing of this network can be removed with round_to={self.round_to} "
@@ -638,7 +645,7 @@ class _Run:
         elif row is rows[-1]:
             notes.append("The path ends at this size; prune() with a smaller budget of multiply_adds goes further.")
         for note in notes[len(self.notes) :]:
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=5)
         return row.size
 
 
@@ -708,7 +715,7 @@ def _check_budget(name: str, value: float) -> None:
 def _names(model: nn.Module, network: nn.Module, ignored_layers: Collection[str | nn.Module]) -> list[str]:
     """Return the names of convolutions that are given by name or as modules of the model."""
     names = {id(module): name for name, module in model.named_modules()}
-    ignored_layers = [ignored_layers] if isinstance(ignored_layers, str) else ignored_layers
+    ignored_layers = [ignored_layers] if isinstance(ignored_layers, str | nn.Conv2d) else ignored_layers
     found = [layer if isinstance(layer, str) else names.get(id(layer)) for layer in ignored_layers]
     convolutions = [layer.name for layer in trace(network) if isinstance(layer.module, nn.Conv2d)]
     for layer, name in zip(ignored_layers, found, strict=True):
@@ -793,6 +800,8 @@ def _check_groups(groups: torch.Tensor | Sequence[int | str], labels: torch.Tens
     names = groups.cpu().numpy() if isinstance(groups, torch.Tensor) else np.asarray(groups)
     if names.shape != labels.shape or names.dtype.kind not in "iuUO":
         raise ValueError(f"groups must be integers or names (N,), one per image; got {names.dtype} {names.shape}")
+    if len(kinds := sorted({type(name).__name__ for name in names.tolist()})) > 1:
+        raise ValueError(f"groups must be all integers or all names; got {' and '.join(kinds)}")
     for label in labels.unique():
         if len(found := np.unique(names[(labels == label).numpy()])) < 2:
             raise ValueError(
@@ -809,9 +818,11 @@ def _draw(labels: torch.Tensor, groups: torch.Tensor, n_folds: int, seed: int, a
     able = torch.zeros(n_folds + 1)
     able[min(n_folds, most)] = 1
     n_folds = int(all_reduce(able).nonzero().min())
-    if n_folds < 2:  # within a fold, of a class with images of two groups
-        numbers = groups.unique(return_inverse=True)[1]
-        return (numbers if numbers.any() else torch.arange(len(groups))) % 2
+    if n_folds < 2:  # within a fold, of a class with images of two groups: those of each class by turns
+        of = groups.unique(return_inverse=True)[1]
+        of = of if of.any() else torch.arange(len(groups))
+        classes = numbers.new_full((int(of.max()) + 1,), len(numbers)).scatter_reduce_(0, of, numbers, "amin")
+        return classes.argsort(stable=True).argsort()[of] % 2
     return draw_folds(numbers, groups.numpy(), n_folds, seed)
 
 

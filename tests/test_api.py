@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 
 import lrp_core
+from lrp_core import api
 from lrp_core.control.descent import Descent
 from lrp_core.control.methods import Method
 from lrp_core.importance.criterion import Scores
@@ -24,6 +25,7 @@ from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.ridge_head import fit_heads
 from lrp_core.repair.temperature import fit_scale
 from lrp_core.study.runs.runner import run
+from lrp_core.utils.sites import single_site
 
 
 def build(n_classes: int = 3, dense_head: bool = True) -> nn.Module:
@@ -406,6 +408,31 @@ def test_numbers_of_numpy_are_numbers(samples, model):
     assert (found.kept, found.estimate) == (expected.kept, expected.estimate)
 
 
+def test_a_selected_network_can_be_trained_whatever_the_mode(samples, pruned):
+    with torch.inference_mode():
+        smaller = pruned.select(multiply_adds=0.4).model
+    smaller.requires_grad_(True)(samples[0]).sum().backward()
+
+
+def test_warnings_are_of_the_line_that_called(samples, model, pruned):
+    for call in (lambda: pruned.select(max_accuracy_drop=1), lambda: prune(model, *samples, method=FULL_SIZE, folds=2)):
+        with pytest.warns(UserWarning, match="independent images can exclude") as found:
+            call()
+        assert {warning.filename for warning in found} == {__file__}
+
+
+def test_folds_within_a_fold_have_all_classes_by_turns():
+    """The last class has one image there; the others take turns: each fold has half of each."""
+    labels = torch.tensor([0, 1] * 20 + [2])
+    for groups in (torch.arange(41), torch.arange(41) // 2 * 2 + torch.arange(41) % 2):
+        fold = api._draw(labels, groups, 5, 0, single_site)
+        assert [int((fold[labels == label] == 0).sum()) for label in (0, 1)] == [10, 10]
+    patients = torch.tensor([*range(20), *range(20), 20])  # each has an image of both classes
+    fold = api._draw(labels, patients, 5, 0, single_site)
+    assert all(len(fold[patients == patient].unique()) == 1 for patient in range(21))
+    assert sorted(fold.bincount().tolist()) == [20, 21]
+
+
 def test_groups_may_have_names(samples, model):
     numbers = torch.arange(36) // 4
     found = [
@@ -428,7 +455,7 @@ def test_layers_that_are_ignored_keep_all_filters(samples, model):
     by_name = prune(model, *samples, folds=0, multiply_adds=0.3, ignored_layers=["0"])
     assert by_name.kept["0"] == list(range(20))
     assert len(by_name.kept["3"]) < 14
-    as_module = prune(model, *samples, folds=2, multiply_adds=0.3, ignored_layers=[model[3]])
+    as_module = prune(model, *samples, folds=2, multiply_adds=0.3, ignored_layers=model[3])
     assert as_module.kept["3"] == list(range(40))
     assert len(as_module.kept["0"]) < 10
     assert as_module.model[3].out_channels == 40
@@ -762,6 +789,18 @@ BAD = {
         "'dynamic.refit' fits the last layer anew: it has to be dense, and '7' is a Flatten",
     ),
     "a class without images for a new head": ({"model": build(4), "method": "dynamic+refit"}, "of its 4 classes needs"),
+    "a method that removes no filters": (
+        {"method": "early-exit", "multiply_adds": 0.05, "folds": 0},
+        r"removes no filters, and reaches multiply_adds=[01]\.\d+; add a method that does, as in 'early-exit\+joint",
+    ),
+    "no convolution": (
+        {"model": nn.Sequential(nn.Flatten(), nn.Linear(432, 9), nn.ReLU(), nn.Linear(9, 3)), "head_fitted": True},
+        "no filter of this network can be removed",
+    ),
+    "groups without names": (
+        {"groups": ["a", None, "b", "c", "d", "e"]},
+        "groups must be all integers or all names; got NoneType and str",
+    ),
     "one output": ({"model": build(1)}, r"logits \(N, K\) for K classes, two or more; for one image \(1, 1\)"),
 }
 

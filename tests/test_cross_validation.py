@@ -246,6 +246,19 @@ def test_the_rows_of_the_path_say_what_the_folds_saw_at_this_size(task):
     assert len({row.estimate.accuracy for row in pruned.path if row.estimate}) > 1
 
 
+def test_a_size_beyond_the_last_row_has_the_estimate_of_the_folds_next_size(task, monkeypatch):
+    """The path ends at its budget, where it has no row; the folds go on."""
+    monkeypatch.setattr("lrp_core.control.descent.LEAST", 0.9)
+    model, images, labels = task
+    pruned = prune(model, images, labels, method="weight", multiply_adds=0.6, head_fitted=False)
+    left = pruned.after.multiply_adds / pruned.before.multiply_adds
+    judged = pruned._run.judged
+    following = next(i for i, limit in enumerate(judged.limits) if limit < left)
+    assert pruned.path[-1].multiply_adds > left > judged.limits[following]
+    assert pruned.estimate == judged.estimates()[following]
+    assert pruned.estimate != pruned.path[-1].estimate
+
+
 def test_the_path_has_estimates_as_far_as_all_folds_go(task):
     """Made-up descents, of which one ends earlier; what each says is told apart by the fold it judges."""
     _, images, labels = task

@@ -31,6 +31,8 @@ def test_errors_are_estimates_less_what_the_test_says(rows):
     assert found.loc["the unpruned network"].tolist() == pytest.approx([-3.0, 0.0])
     assert found.loc["all pruned sizes"].tolist() == pytest.approx([0.0, ((1 - 4) + (3 - 10) + (1 + 1)) / 3])
     assert found.loc["the chosen size"].tolist() == pytest.approx([-2.5, ((1 - 4) + (1 + 1)) / 2])
+    rows.loc[4, "drop"] = -3.0  # a gain of 3, and there is one of 1
+    assert errors(rows).loc["pruned sizes with a predicted gain"].tolist() == pytest.approx([-6.0, -2.0])
 
 
 def test_by_default_trained_networks_keep_their_head_and_frozen_ones_do_not(rows):
@@ -53,7 +55,7 @@ def test_draws_that_chose_nothing_have_a_row_of_their_own(rows, tmp_path, monkey
     known, left = ["0.50", "+1.0", "-1.0", "0 of 1", "0 of 1", "1 of 1"], "0.50 (0.50 to 0.50)"
     assert table[:2] == [["ELPV, VGG16", left, *known], ["all", left, *known]]
     assert table[3] == ["other draws", left, "", "+1.0", "+4.0", "1 of 1", "0 of 1", "1 of 1"]
-    assert len(markdown_tables.promise_errors().splitlines()) == 5
+    assert len(markdown_tables.promise_errors().splitlines()) == 6
 
 
 def test_the_default_stands_beside_images_as_given_of_the_same_draws(rows, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from networks import Branches, draw_images, network, settle
 from safetensors.torch import save_file
 from torch import nn
 
+import lrp_core
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.pruning.saving import load_pruned, read_recipe, save_pruned
 from lrp_core.repair.reconstruction import Reconstruction
@@ -74,6 +75,40 @@ def test_any_network_is_loaded_into_what_build_makes(tmp_path):
     assert torch.equal(load_pruned(tmp_path / "net.safetensors", Branches)(images), pruned.model(images))
     with pytest.raises(ValueError, match="is of another network than the one built for it"):
         load_pruned(tmp_path / "net.safetensors", lambda: nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+class Probabilities(nn.Module):
+    """Ends in a softmax, and has a layer that only training uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 9, 3), nn.ReLU())
+        self.head, self.auxiliary = nn.Linear(9, 3), nn.Linear(9, 3)
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return self.head(x).softmax(dim=1)
+
+
+@pytest.mark.parametrize("prefix", ["", "smaller-images+", "smaller-images+intermediate-features+"])
+def test_a_layer_that_only_training_uses_is_no_obstacle_before_a_softmax(tmp_path, prefix):
+    model, images, labels = settle(Probabilities()), torch.randn(12, 3, 16, 16), torch.arange(12) % 3
+    told = {"head_fitted": "intermediate" in prefix, "folds": 0, "progress": False, "multiply_adds": 0.3}
+    pruned = lrp_core.prune(model, images, labels, method=f"{prefix}joint-cost+reconstruction", **told)
+    pruned.save(tmp_path / "net.safetensors")
+    loaded = load_pruned(tmp_path / "net.safetensors", Probabilities)
+    assert torch.equal(loaded(images), pruned.model(images))
+    torch.testing.assert_close(loaded(images).sum(dim=1), torch.ones(12))
+
+
+@pytest.mark.parametrize("prefix", ["intermediate-features+", "early-exit+"])
+def test_another_network_than_the_saved_one_is_told(tmp_path, prefix):
+    model, images, labels = settle(Probabilities()), torch.randn(12, 3, 16, 16), torch.arange(12) % 3
+    told = {"head_fitted": True, "folds": 0, "progress": False, "multiply_adds": 0.3}
+    pruned = lrp_core.prune(model, images, labels, method=f"{prefix}joint-cost+reconstruction", **told)
+    pruned.save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="of another network than the one built for it"):
+        load_pruned(tmp_path / "net.safetensors", lambda: network("vgg11"))
 
 
 def test_other_files_are_refused(tmp_path):

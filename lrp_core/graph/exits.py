@@ -23,22 +23,27 @@ def own_end(model: nn.Module) -> str:
         model: images to logits, made of supported layers.
 
     Raises:
-        ValueError: the head reads the maps of several layers.
+        ValueError: the head reads the maps of several layers, or of none.
     """
     layers = trace(model)
     by_name, name = {layer.name: layer for layer in layers}, layers[-1].name
     if not any(isinstance(layer.module, nn.Flatten) for layer in layers):
         return name
     while not isinstance(by_name[name].module, nn.Flatten):
-        if len(by_name[name].inputs) > 1 or by_name[name].inputs == (INPUT,):
+        if len(by_name[name].inputs) > 1:
             raise ValueError(
                 f"the head reads several layers, which meet in {name!r}: early exits, budget search and "
                 "intermediate features need one layer after which a network can end, so choose another method"
             )
         (name,) = by_name[name].inputs
-    (name,) = by_name[name].inputs
-    while isinstance(by_name[name].module, POOLING):
+        if name == INPUT:
+            break
+    else:
         (name,) = by_name[name].inputs
+    while name != INPUT and isinstance(by_name[name].module, POOLING):
+        (name,) = by_name[name].inputs
+    if name == INPUT:
+        raise ValueError("the head reads the images themselves: this network has no layer after which it can end")
     return name
 
 

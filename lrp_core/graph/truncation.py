@@ -54,8 +54,14 @@ def up_to(model: nn.Module, name: str) -> nn.Module:
     Args:
         model: as for :func:`lrp_core.graph.tracing.trace`; untouched, the part shares its layers.
         name: of the layer.
+
+    Raises:
+        ValueError: the network has no such layer.
     """
-    return of_layers(needed(trace(model), name))
+    layers = trace(model)
+    if name not in (layer.name for layer in layers):
+        raise ValueError(f"the network has no layer {name!r}")
+    return of_layers(needed(layers, name))
 
 
 def classifier(backbone: nn.Module, weight: torch.Tensor) -> nn.Module:

@@ -72,6 +72,8 @@ def read_recipe(path: Path) -> dict | None:
 def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Read a pruned network, in eval mode and frozen; its outputs are those of the saved one, bit by bit.
 
+    It has the dtype and device of the network that ``build`` makes; with another dtype outputs are rounded.
+
     Args:
         path: a file that :func:`save_pruned` wrote.
         build: makes the unpruned network, with any weights.
@@ -89,13 +91,14 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         if truncation is not None:
             part = truncated(up_to(model, own_end(model)), truncation)
             head = tensors[f"{inside}head.weight"]
-            model = classifier(part, example.new_zeros(len(head), part(example).shape[1]))
+            model, softmax = classifier(part, example.new_zeros(len(head), part(example).shape[1])), None
+        else:
+            model, softmax = before_softmax(model)
         if names := description.get("intermediate_features"):
             head = tensors[f"{inside}{HEAD}.dense.weight"]
-            model, softmax = before_softmax(model)
             zeros = example.new_zeros(len(head), with_intermediate(model, names)(example).shape[1])
             model = head_on_intermediate(model, names, zeros[0], zeros, zeros[:, 0])
-            model = model if softmax is None else with_softmax(model, softmax)
+        model = model if softmax is None else with_softmax(model, softmax)
         if size is not None:
             model = resizing(model, size)
         pruned = {
@@ -107,7 +110,7 @@ def load_pruned(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
         state = OrderedDict(tensors)
         state._metadata = smaller.state_dict()._metadata  # the versions of its modules, which MNASNet asks for
         smaller.load_state_dict(state)
-    except (RuntimeError, ValueError, AttributeError, StopIteration) as error:
+    except (RuntimeError, ValueError, KeyError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} is of another network than the one built for it: {error}") from error
     if description["channels_last"]:
         smaller.to(memory_format=torch.channels_last)

@@ -68,8 +68,8 @@ def draw_folds(labels: torch.Tensor, blocks: np.ndarray, n_folds: int, seed: int
     if (label := _in_one_fold(y, fold)) is not None:
         n_blocks = len(np.unique(blocks[y == label]))
         raise ValueError(
-            f"without one of the {n_folds} folds class {label} has no image left: it has images of {n_blocks} blocks; "
-            "give images of more, or choose smaller blocks"
+            f"without one of the {n_folds} folds class {label} has no image left: it has images of {n_blocks} groups "
+            "(or blocks); give images of more, or choose smaller ones"
         )
     return torch.from_numpy(fold)
 

@@ -151,8 +151,11 @@ class Reconstruction:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weights (O, I) near the given ones that map x (S, I) to z (S, O), and the bias (O,).
 
-        Products are computed in the dtype of the network, and the linear system is solved in float64.
+        Products are computed in the dtype of the network, at least in float32, and the linear system is solved in
+        float64.
         """
+        if x.dtype.itemsize < 4:  # products of large values overflow
+            x, z, weight = x.float(), z.float(), weight.float()
         several = self._all_reduce is not single_site
         n = self._summed(x.new_tensor([len(x)])).item()
         x_mean, z_mean = (self._summed(part.sum(dim=0)) / n if centred else 0 * part[0].double() for part in (x, z))

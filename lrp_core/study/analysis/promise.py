@@ -76,8 +76,8 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of benchmarks/promise.py, one a draw, method and size.
 
     Returns:
-        A row for the unpruned network, all pruned sizes and the chosen size; columns ``accuracy`` and ``drop``: the
-        estimate less the test's value, in points.
+        A row for the unpruned network, all pruned sizes, those with a predicted gain, and the chosen size; columns
+        ``accuracy`` and ``drop``: the estimate less the test's value, in points.
     """
     ours = rows[(rows["method"] == rows["network"].map(by_default)) & rows["drop"].notna()]
     whole = ours[ours["multiply_adds"] == 1].set_index(DRAW)["test_accuracy"]
@@ -92,6 +92,7 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
     masks = {
         "the unpruned network": ours["multiply_adds"] == 1,
         "all pruned sizes": ours["multiply_adds"] < 1,
+        "pruned sizes with a predicted gain": (ours["multiply_adds"] < 1) & (ours["drop"] < 0),
         "the chosen size": chosen.notna().to_numpy(),
     }
     return pd.DataFrame({name: missed[mask].mean() for name, mask in masks.items()}).T
