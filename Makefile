@@ -58,6 +58,7 @@ tables: $(READY)
 
 docs: $(TESTED)
 	griffe2md lrp_core --output docs/api.md
+	sed -E -i.bak -e 's/\[([^][]+)\]\(#[^)]+\)/\1/g' -e 's/:(class|data|func|meth|mod):`/`/g' docs/api.md && rm docs/api.md.bak
 
 clean:
 	rm -rf .venv data/zoo data/small data/default data/quick data/full data/own data/finished_runs data/criteria data/paper

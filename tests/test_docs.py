@@ -62,7 +62,7 @@ def test_readme_shows_the_one_call_in_six_lines(readers, tmp_path, monkeypatch):
     exec(block, readers)
     pruned = readers["pruned"]
     assert pruned.after.multiply_adds <= 0.5 * pruned.before.multiply_adds
-    assert readers["smaller"].after.multiply_adds <= 0.25 * pruned.before.multiply_adds
+    assert readers["smaller"].path is pruned.path
     assert pruned.estimate.images == 12
     assert 0 < pruned.after.parameters < pruned.before.parameters
     assert (tmp_path / "pruned.safetensors").is_file()
@@ -83,7 +83,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "api"])  # whose links are griffe2md's
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not link.startswith("https://"):
@@ -104,7 +104,9 @@ def test_api_page_is_that_of_the_code(tmp_path):
     command = [Path(sys.executable).with_name("griffe2md"), "lrp_core", "--output", tmp_path / "api.md"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "api.md").read_text() == (ROOT / "docs" / "api.md").read_text(), "run make docs"
+    text = re.sub(r"\[([^][]+)\]\(#[^)]+\)", r"\1", (tmp_path / "api.md").read_text())  # links that lead nowhere
+    text = re.sub(r":(class|data|func|meth|mod):`", "`", text)
+    assert text == (ROOT / "docs" / "api.md").read_text(), "run make docs"
 
 
 def test_tables_are_current():
