@@ -17,8 +17,9 @@ the head with trained ones. Its images become smaller for small budgets, so one 
 multiply-adds, one those down to 12.5 %, and one the others. The rest has one call a draw.
 
 The accuracy that the call predicts stands beside the test accuracy: of images as given, and of frozen networks' default
-for a quarter. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the last parts take hours, and the
-committed rows lack some of them. `make tables` makes the tables and the figures.
+for a quarter. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are
+not measured again; the last parts take hours, and the committed rows lack some of them. `make tables` makes the tables
+and the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose one thing, with those of benchmarks/promise.py: what the call
 does by default. The ResNets have the methods of MAIN on seeds 4005 to 4009, too. Run benchmarks/fine_tune.py first: it
