@@ -19,12 +19,13 @@ from neuron_merging import neuron_merging
 from tasks import Draw, Setup
 from torch import nn
 
+from lrp_core.api import FOLDS
 from lrp_core.control.intermediate_features import fit_on_intermediate
 from lrp_core.metrics.cost import multiply_adds
 from lrp_core.pruning.network import PrunedNetwork
 from lrp_core.repair.out_of_fold import draw_folds
 from lrp_core.repair.reconstruction import Reconstruction
-from lrp_core.study.analysis.promise import CHOSEN, DISTILLED, OURS
+from lrp_core.study.analysis.promise import CHOSEN, DISTILLED, INTERMEDIATE, OURS
 from lrp_core.study.analysis.real_size import SMALLER, SMALLER_HALF, SMALLER_INTERMEDIATE
 from lrp_core.study.paths import ROOT
 
@@ -229,13 +230,23 @@ def resized(task, monkeypatch):
 def test_the_call_that_chooses_the_image_size_has_a_row_for_each_limit(resized):
     """Half of the pixels are less than 71 and 50 % of the multiply-adds: they answer for both."""
     one, small, share = resized
-    rows = list(real_size.rows(CHOSEN, one, folds=0))
+    rows = list(real_size.rows(CHOSEN, "vgg16", one))
     kept = [row for row in rows if row["limit"] > share]
     assert [row["limit"] for row in kept] == [0.71, 0.5]
     for row in kept:
         assert row["multiply_adds"] == pytest.approx(share)
         assert row["test_accuracy"] == pytest.approx(one.model(small.images)[0, 0].item())
     assert all(row["multiply_adds"] <= row["limit"] for row in rows)
+
+
+def test_of_the_default_on_frozen_networks_the_call_for_a_quarter_predicts(resized):
+    one, _, _ = resized
+    folds = {budget["multiply_adds"]: n for budget, _, n in real_size.calls(INTERMEDIATE, "vgg16")}
+    assert folds == {0.5: 0, 0.25: FOLDS, 0.1: 0}
+    assert [n for *_, n in real_size.calls(OURS, "resnet20") + real_size.calls(OURS, "vgg16")] == [FOLDS, 0]
+    predicted = [row for row in real_size.rows(OURS, "resnet20", one) if "drop" in row]
+    assert predicted
+    assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in predicted)
 
 
 def test_the_word_of_the_call_is_measured_on_the_network_that_resizes(resized, monkeypatch):

@@ -118,7 +118,7 @@ def test_folds_are_balanced_and_keep_blocks_whole():
 
 
 def test_folds_that_lose_a_class_are_refused():
-    with pytest.raises(ValueError, match="class 0 has no image left: it has images of 1 blocks; give images of more"):
+    with pytest.raises(ValueError, match=r"class 0 has no image left: it has images of 1 groups \(or blocks\)"):
         draw_folds(features()[1], np.repeat(np.arange(3), 20), 2, 0)
 
 
