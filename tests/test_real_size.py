@@ -187,6 +187,16 @@ def test_the_controllers_gain_is_over_the_method_without_it(written):
     assert cells(markdown_tables.real_size_controller()) == [["iterative LRP", "2", "0.392", gain, "0.292", gain]]
 
 
+def test_parameters_left_are_means_of_the_draws(rows, written):
+    """By default 0.9 and 0.7 at half, 0.6 and 0.4 at a quarter, and 0.3 at a tenth; as given half of that."""
+    ours = rows[rows["method"] == OURS]
+    left = ours["multiply_adds"].map({1.0: 1.0, 0.5: 0.9, 0.48: 0.7, 0.25: 0.6, 0.24: 0.4, 0.1: 0.3})
+    found = pd.concat([ours.assign(method=INTERMEDIATE, parameters=left), ours.assign(parameters=left / 2)])
+    found.to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
+    table = [row.strip("| ").split(" | ")[1:] for row in markdown_tables.real_size_parameters().splitlines()[2:]]
+    assert table == [["ours", "80%", "50%", "30%"], [AS_GIVEN, "40%", "25%", "15%"]]
+
+
 def test_predictions_stand_beside_what_test_images_say(rows, written):
     """At half 0.1 too much and 0.2 too little; the second interval does not reach so far. Both lose 10 points there."""
     ours = (rows["method"] == OURS) & rows["multiply_adds"].between(0.4, 0.6)
