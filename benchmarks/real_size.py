@@ -5,7 +5,7 @@ images, which come from other blocks. All networks are pruned by ours with image
 (``joint-cost+reconstruction``), layer by layer (benchmarks/layer_by_layer.py) as published and with our reconstruction,
 and by LRP in one shot. All but the slowest are also pruned so without reconstruction, by Neuron Merging
 (benchmarks/neuron_merging.py), L1, Taylor, iterative LRP with and without reconstruction, and joint selection, the last
-three with and without the controller; VGG16 by iterative LRP with and without it.
+three with and without the controller; the slowest by iterative LRP with and without it.
 
 The plainest alternative prunes nothing: the same network reads images of fewer pixels (:meth:`tasks.Draw.at`), for
 which the head of a frozen backbone is fitted anew. It is measured alone; with ours on top, from images that leave half
@@ -16,10 +16,9 @@ with our reconstruction from where ours starts. The call does the second by defa
 the head with trained ones. Its images become smaller for small budgets, so one call gives the rows down to 35 % of the
 multiply-adds, one those down to 12.5 %, and one the others. The rest has one call a draw.
 
-The accuracy that the call predicts stands beside the test accuracy: of images as given, and of frozen networks' default
-for a quarter. Writes one row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are
-not measured again; the last parts take hours, and the committed rows lack some of them. `make tables` makes the tables
-and the figures.
+The accuracy that the call predicts stands beside the test accuracy: of the default, and of images as given. Writes one
+row per draw, method and size to results/benchmarks/real_size.csv. Rows in data/real_size are not measured again; the
+last parts take hours, and the committed rows lack some of them. `make tables` makes the tables and the figures.
 
 Other draws (seeds 900 to 999) chose settings. These chose one thing, with those of benchmarks/promise.py: what the call
 does by default. The ResNets have the methods of MAIN on seeds 4005 to 4009, too. Run benchmarks/fine_tune.py first: it
@@ -31,6 +30,7 @@ trains one of the networks.
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -74,7 +74,6 @@ PAIRS = (
 )
 LIMITS = (0.71, 0.5, 0.35, 0.25, 0.175, 0.125, 0.1, 0.07, 0.05)  # of the multiply-adds
 CALLS = ((0.5, LIMITS[:3]), (0.25, LIMITS[3:6]), (0.1, LIMITS[6:]))  # budgets, and the sizes from the path of each
-PREDICTED = 0.25  # the budget for which the call predicts the accuracy, with folds
 RATES = tuple(i / 20 for i in range(1, 20))  # of the filters: for the area under accuracy against pruning rate
 NEW_HEAD = (INTERMEDIATE, SMALLER_INTERMEDIATE, LAYERS_PREPARED)  # for frozen networks
 MAIN = (OURS, LAYER_BY_LAYER, LAYERS_REPAIRED, ONE_SHOT, SMALLER, SMALLER_HALF, CHOSEN)
@@ -163,17 +162,32 @@ def rows_of_smaller_images(method: str, one: Draw) -> Iterator[dict]:
         }
 
 
-def calls(method: str, network: str) -> list[tuple[dict, list[dict], int]]:
-    """Return the budgets to prune for, those to select from the path of each, and the folds that predict accuracy."""
+@dataclass(frozen=True)
+class Call:
+    """A call of :func:`lrp_core.prune`.
+
+    Attributes:
+        budget: what it prunes for.
+        sizes: that are selected from its path.
+        folds: that predict the accuracy; 0 for none.
+    """
+
+    budget: dict[str, float]
+    sizes: list[dict[str, float]]
+    folds: int
+
+
+def calls(method: str, network: str) -> list[Call]:
+    """Return the calls for a method; accuracy is predicted for the default, and on images as given if that is quick."""
     rates = [{"pruning_ratio": rate} for rate in RATES] if method in MORE else []
     if method == INTERMEDIATE:  # the size of its images depends on the budget
         return [
-            ({"multiply_adds": call}, [{"multiply_adds": limit} for limit in limits], FOLDS if call == PREDICTED else 0)
+            Call({"multiply_adds": call}, [{"multiply_adds": limit} for limit in limits], FOLDS)
             for call, limits in CALLS
         ]
-    folds = FOLDS if method in (OURS, HEAD_KNOWN) and network not in SLOW else 0
+    predicts = network not in FROZEN if method == CHOSEN else method in (OURS, HEAD_KNOWN) and network not in SLOW
     sizes = [*({"multiply_adds": limit} for limit in LIMITS), *rates]
-    return [(rates[-1] if rates else {"multiply_adds": HALF}, sizes, folds)]
+    return [Call(rates[-1] if rates else {"multiply_adds": HALF}, sizes, FOLDS if predicts else 0)]
 
 
 def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
@@ -187,11 +201,11 @@ def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
         return
     told = {"head_fitted": one.head_fitted} if method in (HEAD_KNOWN, CHOSEN, INTERMEDIATE) else {}
     how = OURS if method == HEAD_KNOWN else method
-    for budget, sizes, folds in calls(method, network):
+    for call in calls(method, network):
         began = time.perf_counter()
-        pruned = one.prune(method=how, folds=folds, **told, **budget)
+        pruned = one.prune(method=how, folds=call.folds, **told, **call.budget)
         seconds, whole, end = time.perf_counter() - began, pruned.before, pruned.path[-1].multiply_adds
-        for asked in (size for size in sizes if size.get("multiply_adds", end) >= end):
+        for asked in (size for size in call.sizes if size.get("multiply_adds", end) >= end):
             smaller = pruned.select(**asked)
             estimate = {}
             if (found := smaller.estimate) is not None:
@@ -241,7 +255,9 @@ def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
                     yield from ((task, network, seed, method) for method in NEW_HEAD)
             if methods is MAIN:
                 yield "cifar10", FINE_TUNED, seed, HEAD_KNOWN
-    yield from ((task, VGG, seed, method) for seed in seeds for task in VGG_SIZE for method in (LRP, CONTROLLED))
+    for seed in seeds:
+        slow = ((task, network) for task, network in PAIRS if network in SLOW)
+        yield from ((task, network, seed, method) for task, network in slow for method in (LRP, CONTROLLED))
 
 
 if __name__ == "__main__":

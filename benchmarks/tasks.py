@@ -29,6 +29,7 @@ from lrp_core.study.analysis.promise import OURS
 from lrp_core.study.data.datasets import Dataset, load_dataset
 from lrp_core.study.data.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, normalise
 from lrp_core.study.data.splits import overlap, split_dataset
+from lrp_core.utils.devices import device_of, fastest_layout
 from lrp_core.utils.errors import check_choice
 
 
@@ -88,7 +89,7 @@ class Draw:
     def at(self, px: int) -> "Draw":
         """Return the draw with all images resized to so many pixels a side; ``test_pixels`` stay as they are."""
         small, test = (resize(images, (px, px)) for images in (self.images, self.test_images))
-        test = test.contiguous(memory_format=torch.channels_last)
+        test = test.contiguous(memory_format=fastest_layout(device_of(self.model)))
         return replace(self, model=self.fit(small), images=small, test_images=test)
 
     def prune(self, method: str = OURS, **options: object) -> lrp_core.Pruned:
@@ -254,11 +255,12 @@ def _drawn(
     def fit(images: torch.Tensor) -> nn.Module:
         return network(images, labels, blocks)
 
+    model = fit(images)
     return Draw(
-        model=fit(images),
+        model=model,
         images=images,
         labels=labels,
-        test_images=prepare(test_pixels).contiguous(memory_format=torch.channels_last),  # faster on CPUs
+        test_images=prepare(test_pixels).contiguous(memory_format=fastest_layout(device_of(model))),
         test_labels=test_labels,
         groups=torch.from_numpy(blocks) if how.block > 1 else None,
         overlap=overlap(dataset.labels, test_labels),

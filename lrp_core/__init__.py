@@ -43,7 +43,7 @@ __all__ = [
     "remove_filters",
     "trace",
 ]
-__version__ = "0.7.1"
+__version__ = "0.7.2"
 
 
 def __getattr__(name: str) -> object:

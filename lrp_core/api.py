@@ -398,11 +398,15 @@ class _Run:
         judging = self._judging() if judges and fold is None else fold
         if is_dense and head_fitted is not False and (judges or fold is not None):
             features = self._find_out(head_fitted, judging)
+            name = trace(self.network)[-1].name
             if self.fitted:
                 then = ": every fold fits it anew" if folds else ""
                 advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
-                name = trace(self.network)[-1].name
                 self.notes.append(f"The last layer, {name!r}, counts as fitted to these images{then}.{advice}")
+            else:
+                then = ": otherwise predictions are too high" if folds else ""
+                advice = f" If these fitted it, say head_fitted=True{then}."
+                self.notes.append(f"The last layer, {name!r}, counts as trained by other images.{advice}")
         if self.by_default:
             self.how = self._default(judging)
         n_folds = 0 if fold is None else int(fold.max()) + 1

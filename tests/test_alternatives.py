@@ -239,11 +239,17 @@ def test_the_call_that_chooses_the_image_size_has_a_row_for_each_limit(resized):
     assert all(row["multiply_adds"] <= row["limit"] for row in rows)
 
 
-def test_of_the_default_on_frozen_networks_the_call_for_a_quarter_predicts(resized):
+def test_what_predicts_accuracy(resized):
+    """The default does, of trained and of frozen networks; on images as given only what is quick."""
     one, _, _ = resized
-    folds = {budget["multiply_adds"]: n for budget, _, n in real_size.calls(INTERMEDIATE, "vgg16")}
-    assert folds == {0.5: 0, 0.25: FOLDS, 0.1: 0}
-    assert [n for *_, n in real_size.calls(OURS, "resnet20") + real_size.calls(OURS, "vgg16")] == [FOLDS, 0]
+    folds = {
+        (method, network): [call.folds for call in real_size.calls(method, network)]
+        for method in (INTERMEDIATE, CHOSEN, OURS, "px-static")
+        for network in ("resnet20", "vgg16")
+    }
+    assert folds[INTERMEDIATE, "vgg16"] == [FOLDS] * 3
+    assert folds[CHOSEN, "resnet20"] == folds[OURS, "resnet20"] == [FOLDS]
+    assert folds[CHOSEN, "vgg16"] == folds[OURS, "vgg16"] == folds["px-static", "resnet20"] == [0]
     predicted = [row for row in real_size.rows(OURS, "resnet20", one) if "drop" in row]
     assert predicted
     assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in predicted)

@@ -364,8 +364,10 @@ def test_a_head_that_the_images_trained_is_recognised():
 
 def test_a_head_that_other_images_trained_is_not_taken_for_one():
     images, labels = noise(48, 0)
-    pruned = prune(with_head(*noise(400, 2), 1.0), images, labels, multiply_adds=0.5)
-    assert not pruned.notes
+    model = with_head(*noise(400, 2), 1.0)
+    (note,) = prune(model, images, labels, multiply_adds=0.5).notes
+    assert "counts as trained by other images. If these fitted it, say head_fitted=True: otherwise predictions" in note
+    assert not prune(model, images, labels, multiply_adds=0.5, head_fitted=False).notes
 
 
 def test_a_head_that_is_a_convolution_is_never_fitted_anew(task):

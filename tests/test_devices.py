@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from lrp_core.utils.devices import choose_device, device_of, nth_device
+import lrp_core
+from lrp_core.utils import devices
+from lrp_core.utils.devices import choose_device, device_of, layout_of, nth_device
+
+PLAIN, LAST = torch.contiguous_format, torch.channels_last
 
 
 def test_auto_takes_the_gpu_if_there_is_one(monkeypatch):
@@ -33,3 +37,32 @@ def test_runs_at_a_time_have_a_gpu_each(monkeypatch):
     assert nth_device(cpu, 1) == cpu
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert nth_device(cuda, 1) == cuda
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "on_cpu", "elsewhere"),
+    [
+        ((4, 3, 5, 5), PLAIN, PLAIN, PLAIN),
+        ((4, 3, 5, 5), LAST, LAST, LAST),
+        ((4, 1, 3, 3), PLAIN, LAST, PLAIN),  # a depthwise kernel: in both layouts
+        ((4, 3, 1, 1), LAST, LAST, PLAIN),
+    ],
+)
+def test_what_is_in_both_layouts_has_the_fastest_one(shape, layout, on_cpu, elsewhere):
+    assert layout_of(torch.zeros(shape).to(memory_format=layout)) == on_cpu
+    assert layout_of(torch.empty(shape, device="meta").to(memory_format=layout)) == elsewhere
+
+
+def test_what_is_no_image_has_no_other_layout():
+    assert layout_of(torch.zeros(3)) == layout_of(torch.zeros(4, 5, 3, 3).transpose(2, 3)) == PLAIN
+
+
+@pytest.mark.parametrize("layout", [PLAIN, LAST])
+def test_a_pruned_network_has_the_fastest_layout(monkeypatch, layout):
+    """On a GPU, a depthwise kernel that turns to channels last would make each step compile convolutions."""
+    monkeypatch.setattr(devices, "fastest_layout", lambda device: layout)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 1)).eval()
+    smaller = lrp_core.remove_filters(model, {"0": [1]}, torch.zeros(1, 3, 8, 8))
+    assert [layer.weight.stride() for layer in smaller] == [
+        torch.empty_like(layer.weight, memory_format=layout).stride() for layer in smaller
+    ]

@@ -351,22 +351,21 @@ def test_float32_is_enough_where_activations_are_large():
     torch.testing.assert_close(rebuilt.double(), expected, rtol=0, atol=1e-3 * expected.std().item())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_enough_where_activations_are_large(dtype):
+def test_half_precision_is_enough_where_activations_are_large():
     """Squares of 300 overflow in float16. The layer that lost half of its inputs is fitted as in float32."""
     images = 300 * torch.rand(16, 3, 10, 10, generator=torch.Generator().manual_seed(0))
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))
     with torch.no_grad():
         settle(layers)[0].weight.mul_(0.3)
         layers[2].weight.mul_(0.1)
-    layers.to(dtype)
+    layers.half()
     found = {}
-    for kind in (dtype, torch.float32):
-        model, given = copy.deepcopy(layers).to(kind), images.to(dtype).to(kind)
+    for kind in (torch.float16, torch.float32):
+        model, given = copy.deepcopy(layers).to(kind), images.half().to(kind)
         pruned = PrunedNetwork(model, given, [Reconstruction(model, given)])
         pruned.remove(np.arange(0, 8, 2))
         found[kind] = pruned.model[2].weight.float()
-    torch.testing.assert_close(found[dtype], found[torch.float32], rtol=0.1, atol=0.02)
+    torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=0.1, atol=0.02)
 
 
 def test_maps_larger_than_the_sample_are_looked_at_in_part(monkeypatch):

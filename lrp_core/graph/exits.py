@@ -29,22 +29,19 @@ def own_end(model: nn.Module) -> str:
     by_name, name = {layer.name: layer for layer in layers}, layers[-1].name
     if not any(isinstance(layer.module, nn.Flatten) for layer in layers):
         return name
-    while not isinstance(by_name[name].module, nn.Flatten):
-        if len(by_name[name].inputs) > 1:
+    flattened = False
+    while name != INPUT:
+        layer = by_name[name]
+        if flattened and not isinstance(layer.module, POOLING):
+            return name
+        if len(layer.inputs) > 1:
             raise ValueError(
                 f"the head reads several layers, which meet in {name!r}: early exits, budget search and "
                 "intermediate features need one layer after which a network can end, so choose another method"
             )
-        (name,) = by_name[name].inputs
-        if name == INPUT:
-            break
-    else:
-        (name,) = by_name[name].inputs
-    while name != INPUT and isinstance(by_name[name].module, POOLING):
-        (name,) = by_name[name].inputs
-    if name == INPUT:
-        raise ValueError("the head reads the images themselves: this network has no layer after which it can end")
-    return name
+        flattened = flattened or isinstance(layer.module, nn.Flatten)
+        (name,) = layer.inputs
+    raise ValueError("the head reads the images themselves: this network has no layer after which it can end")
 
 
 def features_by_exit(backbone: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

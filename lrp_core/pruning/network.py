@@ -15,7 +15,7 @@ from lrp_core.graph.sharing import shallow_copy
 from lrp_core.graph.tracing import rebind, trace
 from lrp_core.pruning.dependency import Coupling, couple
 from lrp_core.pruning.surgery import copy_weights, slice_channels
-from lrp_core.utils.devices import device_of
+from lrp_core.utils.devices import device_of, layout_of
 
 _Visit = Callable[[Layer, list[dict[str, torch.Tensor]]], None]
 
@@ -242,5 +242,4 @@ class PrunedNetwork:
 
 def _channels(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return these channels, boolean (C,), of feature maps (N, C, H, W), in the same memory layout."""
-    last = maps.is_contiguous(memory_format=torch.channels_last)
-    return maps[:, kept].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return maps[:, kept].contiguous(memory_format=layout_of(maps))

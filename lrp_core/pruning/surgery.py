@@ -10,6 +10,7 @@ from torch import nn
 from lrp_core.graph.explicit import with_modules
 from lrp_core.graph.layers import BATCH_NORMS, WEIGHTED, ChannelConv, ChannelPermutation, ChannelSlice
 from lrp_core.pruning.dependency import Coupling, couple
+from lrp_core.utils.devices import layout_of
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, Iterable[int]], example_input: torch.Tensor) -> nn.Module:
@@ -136,8 +137,7 @@ def replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor, like: tor
     """
     old = getattr(module, name)
     like = old if like is None else like
-    last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
     # A clone sets all strides, also of 1 x 1 kernels, as they will be when the tensor is loaded from a file.
-    tensor = tensor.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+    tensor = tensor.clone(memory_format=layout_of(like))
     is_parameter = isinstance(old, nn.Parameter)
     setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if is_parameter else tensor)

@@ -1,4 +1,7 @@
-"""The device on which a network computes. Images stay on the host and are copied there batch by batch."""
+"""The device on which a network computes, and the memory layout that suits it.
+
+Images stay on the host and are copied to the device batch by batch.
+"""
 
 import os
 
@@ -32,3 +35,24 @@ def nth_device(device: torch.device, n: int) -> torch.device:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a network's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def fastest_layout(device: torch.device) -> torch.memory_format:
+    """Return the memory layout of images and kernels with which pruning takes least time on a device.
+
+    On a CPU it is channels last. On a GPU it is contiguous: there cuDNN compiles depthwise convolutions in channels
+    last anew for each number of channels, which takes 0.2 seconds and more, and pruning changes all of these numbers
+    in every step.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+def layout_of(tensor: torch.Tensor) -> torch.memory_format:
+    """Return the memory layout of a tensor: channels last, or contiguous; the fastest one if it is in both.
+
+    Kernels of 1 x 1, and those of one input channel, are in both.
+    """
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if last and tensor.is_contiguous():
+        return fastest_layout(tensor.device)
+    return torch.channels_last if last else torch.contiguous_format

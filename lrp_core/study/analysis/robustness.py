@@ -25,7 +25,7 @@ from lrp_core.study.data.pretrained import normalise
 from lrp_core.study.runs.experiment import Experiment
 from lrp_core.study.runs.finished import within
 from lrp_core.study.runs.processes import side_by_side
-from lrp_core.utils.devices import device_of
+from lrp_core.utils.devices import device_of, fastest_layout
 
 NOISE, BLUR, BRIGHTNESS, JPEG = 0.1, 1 / 32, 0.3, 40  # of the grey values, of the side, of the grey values, quality
 STEP = 1  # of the attack, in grey values of 0 to 255: the smallest that there is, since 2 break nearly everything
@@ -125,7 +125,7 @@ def _of_seed(experiment: Experiment, names: Sequence[str], seed: int, budgets: l
 
     def prepare(pixels: np.ndarray) -> torch.Tensor:
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), experiment.backbone_name, experiment.weights)
-        return images.to(memory_format=torch.channels_last)
+        return images.to(memory_format=fastest_layout(experiment.device))
 
     rows, networks = [], [(UNPRUNED, 1.0, experiment.network(seed).model)]
     for name in names:

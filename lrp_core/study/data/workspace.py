@@ -20,7 +20,7 @@ from lrp_core.study.data.files import read_tensors, write_tensors
 from lrp_core.study.data.pretrained import load_backbone, normalise
 from lrp_core.study.data.splits import overlap
 from lrp_core.study.paths import ROOT
-from lrp_core.utils.devices import choose_device
+from lrp_core.utils.devices import choose_device, fastest_layout
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Workspace:
 
     @cached_property
     def backbone(self) -> nn.Module:
-        """The frozen backbone, channels last (about 1.5 times as fast on a CPU)."""
+        """The frozen backbone, on a CPU channels last (about 1.5 times as fast there)."""
         backbone = load_backbone(self.backbone_name, self.weights)
-        return backbone.to(self.device, memory_format=torch.channels_last)
+        return backbone.to(self.device, memory_format=fastest_layout(self.device))
 
     @property
     def overlap(self) -> float:
@@ -83,7 +83,7 @@ class Workspace:
         index = rows["index"].to_numpy(copy=True)
         images = normalise(self._images["images"][index], self.backbone_name, self.weights)
         labels = torch.from_numpy(rows["label"].to_numpy(copy=True))
-        return Samples(images.to(memory_format=torch.channels_last), labels, rows["block"].to_numpy(), index)
+        return Samples(images.to(memory_format=fastest_layout(self.device)), labels, rows["block"].to_numpy(), index)
 
     def pixels(self, index: np.ndarray) -> np.ndarray:
         """Return images as they were prepared, (N, H, W, 3), uint8."""

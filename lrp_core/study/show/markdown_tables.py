@@ -346,15 +346,30 @@ FRONT = (  # with the pairs that lose most; the others are in docs/results.md
 def real_size() -> str:
     """Compare the call's default with LRP and the best plain alternative, at a quarter of the multiply-adds."""
     rows, table = with_default(_real_size()), []
-    whole, measured = means(rows, 1.0), draws(rows)
+    whole, predicted, measured = means(rows, 1.0), means(rows, 0.25, "accuracy"), draws(rows)
     quarter = means(rows, 0.25).where(measured.ge(measured[DEFAULT], axis=0))
     for names in (names for names in FRONT if names in quarter.index):
         at = quarter.loc[names]
         plain = at.reindex([LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE]).dropna()
         best = f"{_number(plain.max())} ({METHODS[plain.idxmax()]})"
-        cells = [_number(whole.loc[names, DEFAULT]), _number(at[ONE_SHOT]), best, _number(at[DEFAULT])]
-        table.append([at_real_size(*names), *cells])
-    return _markdown(["task, network, image size", "unpruned", "LRP", "best plain alternative", "ours"], table)
+        ours = [_number(at[DEFAULT]), _number(predicted.loc[names, DEFAULT])]
+        table.append([at_real_size(*names), _number(whole.loc[names, DEFAULT]), _number(at[ONE_SHOT]), best, *ours])
+    header = ["task, network, image size", "unpruned", "LRP", "best plain alternative", "ours", "ours, as predicted"]
+    return _markdown(header, table)
+
+
+def real_size_sizes() -> str:
+    """Compare the call's default with plain alternatives, and with what it predicts, at three sizes."""
+    rows, table = with_default(_real_size()), []
+    compared = [ONE_SHOT, LAYER_BY_LAYER, SMALLER, SMALLER_INTERMEDIATE, DEFAULT]
+    whole = means(rows, 1.0)
+    for names in whole.index:
+        for size in SIZES:
+            at = [_number(value) for value in means(rows, size).reindex(columns=compared).loc[names]]
+            predicted = _number(means(rows, size, "accuracy").loc[names, DEFAULT])
+            table.append([at_real_size(*names), f"{size:.0%}", _number(whole.loc[names, DEFAULT]), *at, predicted])
+    header = ["task, network, image size", "multiply-adds left", "unpruned", *(METHODS[method] for method in compared)]
+    return _markdown([*header, "ours, as predicted"], table)
 
 
 def real_size_methods() -> str:
@@ -490,18 +505,18 @@ def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def gpu() -> str:
-    """Compare the same draws on a GPU and on a CPU: accuracies at each size, and seconds."""
-    key, table = [*PAIR, "method", "seed"], []
-    both = [_by_size(rows).groupby(key) for rows in (_read("benchmarks/gpu.csv"), _real_size())]
-    for names, ours in both[0]:
-        rows = ours.merge(both[1].get_group(names), on="size", suffixes=("", "_cpu"))
-        apart = (rows["test_accuracy"] - rows["test_accuracy_cpu"]).abs()
-        seconds = [f"{rows[column].max():.0f}" for column in ("seconds_cpu", "seconds")]
-        table.append(
-            [at_real_size(*names[:2]), METHODS[names[2]], f"{apart.mean():.3f}", f"{apart.max():.3f}", *seconds]
-        )
-    header = ["task, network, image size", "method", "mean difference in accuracy", "largest", "seconds, CPU"]
-    return _markdown([*header, "seconds, GPU"], table)
+    """Compare the draws that were measured on a GPU and on a CPU: accuracies at each size, and seconds."""
+    key, table = [*PAIR, "method", "seed", "size"], []
+    rows = with_default(_by_size(pd.concat([_read("benchmarks/gpu.csv"), _real_size()]))).dropna(subset="seconds")
+    on_cpu = rows["device"] == "cpu"
+    both = rows[~on_cpu].merge(rows[on_cpu], on=key, suffixes=("", "_cpu"))
+    both["apart"] = (both["test_accuracy"] - both["test_accuracy_cpu"]).abs()
+    for (*names, method, device), some in both.groupby([*PAIR, "method", "device"]):
+        cells = [at_real_size(*names), METHODS[method], device, str(some["seed"].nunique())]
+        cells += [f"{some['apart'].mean():.3f}", f"{some['apart'].max():.3f}"]
+        table.append([*cells, *(f"{some[seconds].mean():.0f}" for seconds in ("seconds_cpu", "seconds"))])
+    header = ["task, network, image size", "method", "GPU", "draws", "mean difference in accuracy", "largest"]
+    return _markdown([*header, "seconds, CPU", "seconds, GPU"], table)
 
 
 def few_images() -> str:
@@ -629,6 +644,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real-size-intermediate": real_size_intermediate,
     "real-size-parts": real_size_parts,
     "real-size-estimates": real_size_estimates,
+    "real-size-sizes": real_size_sizes,
     "real-size-parameters": real_size_parameters,
     "real-size-controller": real_size_controller,
     "few-images": few_images,
