@@ -1,9 +1,11 @@
 """The figures of methods on real networks, from results/benchmarks/real_size.csv: ``make tables``."""
 
 import math
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
@@ -45,11 +47,8 @@ def real_size(rows: pd.DataFrame) -> Figure:
     spread = {size: accuracies(rows, size).groupby(PAIR).std() for size in SIZES}
     unpruned = accuracies(rows[rows["method"] != SMALLER_INTERMEDIATE], 1.0).mean(axis=1).groupby(PAIR).mean()
     pairs, styles = unpruned.index, looks(METHODS[method] for method in DRAWN)
-    columns = math.ceil(math.sqrt(len(pairs)))
-    lines = math.ceil(len(pairs) / columns)
-    size = (3.6 * columns + 0.6, 2.7 * lines + 0.7)
-    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
-    for number, (axis, pair) in enumerate(zip(axes.flat, pairs, strict=False)):
+    figure, axes, empty = _grid(pairs, "multiply-adds left", "test accuracy")
+    for axis, pair in zip(axes, pairs, strict=True):
         axis.axhline(unpruned[pair], ls="--", color="0.4", lw=1)
         for method in rows[(rows[PAIR] == list(pair)).all(axis=1)]["method"].unique():
             look = styles[METHODS[method]] | {"ms": 4}
@@ -57,24 +56,14 @@ def real_size(rows: pd.DataFrame) -> Figure:
             sd = pd.Series({size: spread[size].loc[pair, method] for size in mean.index})
             axis.plot(mean.index, mean, **look)
             axis.fill_between(mean.index, mean - sd, mean + sd, color=look["color"], alpha=0.15, lw=0)
-        axis.set(title=at_real_size(*pair), xscale="log", xlim=(1.05, 0.048), ylim=(0, 1))
+        axis.set(xscale="log", xlim=(1.05, 0.048))
         axis.xaxis.set_major_locator(FixedLocator(TICKS))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.title.set_fontsize("medium")
-        axis.set_ylabel("" if number % columns else "test accuracy")
-        axis.set_xlabel("" if number + columns < len(pairs) else "multiply-adds left")
-    empty = axes.flat[len(pairs) :]
-    for axis in empty:
-        axis.set_axis_off()
     shown = [METHODS[method] for method in DRAWN if method in set(rows["method"])]
     handles = [Line2D([], [], **styles[name] | {"ms": 4}, label=name) for name in shown]
     handles.append(Line2D([], [], ls="--", color="0.4", lw=1, label="unpruned"))
-    if len(empty):
-        empty[0].legend(handles=handles, loc="center", frameon=False)
-    else:
-        legend_below(figure, handles)
+    _legend(figure, empty, handles)
     return figure
 
 
@@ -91,21 +80,43 @@ def controllers(rows: pd.DataFrame) -> Figure:
     found = at_rates.first().unstack("seed")
     panels = [pair for pair, some in found.groupby(PAIR) if {LRP, CONTROLLED} <= set(some.index.unique("method"))]
     styles = looks(METHODS[method] for both in CONTROLLERS.items() for method in both)
-    size = (3.6 * len(panels) + 0.6, 3.6)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for axis, pair in zip(axes[0], panels, strict=True):
+    figure, axes, empty = _grid(panels, "filters removed", "harmonic mean")
+    for axis, pair in zip(axes, panels, strict=True):
         for both in CONTROLLERS.items():
             if set(both) <= set(found.loc[pair].index.unique("method")):
                 means = found.loc[pair].loc[list(both)].dropna(axis="columns").mean(axis="columns")
                 for method in both:
                     axis.plot(means[method], **styles[METHODS[method]] | {"ms": 4})
-        axis.set(title=at_real_size(*pair), xlabel="filters removed", xlim=(0, 1), ylim=(0, 1))
-        axis.title.set_fontsize("medium")
+        axis.set(xlim=(0, 1))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0][0].set_ylabel("harmonic mean of class accuracies")
-    legend_below(figure, [Line2D([], [], **look | {"ms": 4}, label=name) for name, look in styles.items()])
+    _legend(figure, empty, [Line2D([], [], **look | {"ms": 4}, label=name) for name, look in styles.items()])
     return figure
+
+
+def _grid(pairs: Sequence[tuple[str, str]], below: str, beside: str) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Return a figure with a titled panel for each task and network, in a square or so, and the places left over."""
+    columns = math.ceil(math.sqrt(len(pairs)))
+    lines = math.ceil(len(pairs) / columns)
+    size = (3.6 * columns + 0.6, 2.7 * lines + 0.7)
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    for number, (axis, pair) in enumerate(zip(axes.flat, pairs, strict=False)):
+        axis.set(title=at_real_size(*pair), ylim=(0, 1))
+        axis.title.set_fontsize("medium")
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_ylabel("" if number % columns else beside)
+        axis.set_xlabel("" if number + columns < len(pairs) else below)
+    empty = list(axes.flat[len(pairs) :])
+    for axis in empty:
+        axis.set_axis_off()
+    return figure, list(axes.flat[: len(pairs)]), empty
+
+
+def _legend(figure: Figure, empty: list[Axes], handles: list[Line2D]) -> None:
+    """Put a legend into a place that is left over, else below the panels."""
+    if empty:
+        empty[0].legend(handles=handles, loc="center", frameon=False)
+    else:
+        legend_below(figure, handles)
 
 
 def main() -> None:
