@@ -2,9 +2,10 @@
 
 The draws are those of benchmarks/real_size.py but for the number of images. A frozen network's head is fitted to the
 same images, so the unpruned network gets better with more of them, too. Ours, on the given images and with a size that
-the call chooses, stands beside layer by layer, as published and with our reconstruction. Writes a row a draw, number,
-method and size to results/benchmarks/few_images.csv. What data/few_images has is not measured again; the committed rows
-lack TrashNet, which takes longest, and chosen sizes with 20 and 50 images.
+the call chooses, stands beside layer by layer, as published and with our reconstruction. With a chosen size, which is
+the default of trained networks, the call also predicts the accuracy. Writes a row a draw, number, method and size to
+results/benchmarks/few_images.csv. What data/few_images has is not measured again; the committed rows lack what takes
+longest: TrashNet, and chosen sizes of ResNet-56 with 20 and 50 images.
 
     python benchmarks/few_images.py --cifar10 DIR --trashnet DIR --weights DIR --seeds 4000 4001 4002 4003 4004
 """
@@ -16,10 +17,11 @@ import torch
 from torch import nn
 
 from layer_by_layer import layer_by_layer
+from lrp_core.api import FOLDS
 from lrp_core.repair.reconstruction import Reconstruction
 from lrp_core.study.analysis.promise import CHOSEN, LAYER_BY_LAYER, OURS
 from lrp_core.study.analysis.real_size import LAYERS_REPAIRED
-from promise import measured
+from promise import measured, predicted
 from side_by_side import side_by_side
 from tasks import REAL_SIZE, TRAINED, Draw, Setup, draw
 
@@ -28,16 +30,23 @@ PER_CLASS = (5, 10, 20, 50)
 LIMITS = (0.5, 0.25)  # of the multiply-adds
 
 
-def networks(one: Draw) -> Iterator[tuple[str, float, nn.Module]]:
-    """Yield methods, sizes and networks."""
-    yield "unpruned", 1.0, one.model
-    for method in (OURS, CHOSEN):
-        pruned = one.prune(method, head_fitted=one.head_fitted, multiply_adds=LIMITS[-1], folds=0)
-        yield from ((method, limit, pruned.select(multiply_adds=limit).model) for limit in LIMITS)
+def chosen(one: Draw, method: str, folds: int) -> Iterator[tuple[str, float, nn.Module, dict[str, float]]]:
+    """Yield a method of the call, sizes, networks and what is predicted of them."""
+    pruned = one.prune(method, head_fitted=one.head_fitted, multiply_adds=LIMITS[-1], folds=folds)
+    for limit in LIMITS:
+        smaller = pruned.select(multiply_adds=limit)
+        yield method, limit, smaller.model, predicted(smaller)
+
+
+def networks(one: Draw) -> Iterator[tuple[str, float, nn.Module, dict[str, float]]]:
+    """Yield methods, sizes, networks and what is predicted of them."""
+    yield "unpruned", 1.0, one.model, {}
+    yield from chosen(one, OURS, 0)
+    yield from chosen(one, CHOSEN, FOLDS)
     for method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
         repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
         found = layer_by_layer(one.model, one.images, LIMITS, repair=repair)
-        yield from ((method, limit, model) for limit, (_, model) in zip(LIMITS, found, strict=True))
+        yield from ((method, limit, model, {}) for limit, (_, model) in zip(LIMITS, found, strict=True))
 
 
 def measured_rows(task: str, network: str, seed: int, per_class: str, setup: Setup) -> Iterator[dict]:
@@ -46,8 +55,9 @@ def measured_rows(task: str, network: str, seed: int, per_class: str, setup: Set
     frozen = {name: replace(how, per_class=int(per_class)) for name, how in REAL_SIZE.items()}
     one = draw(task, network, seed, setup, frozen, trained)
     key = {"task": task, "network": network, "seed": seed, "images": int(per_class), "overlap": one.overlap}
-    for method, limit, model in networks(one):
-        yield key | {"device": setup.computed_on, "method": method, "multiply_adds": limit, **measured(model, one)}
+    for method, limit, model, estimate in networks(one):
+        row = key | {"device": setup.computed_on, "method": method, "multiply_adds": limit}
+        yield row | measured(model, one) | estimate
 
 
 def parts(seeds: list[int]) -> Iterator[tuple[str, str, int, int]]:

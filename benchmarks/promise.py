@@ -42,6 +42,14 @@ def measured(model: nn.Module, one: Draw) -> dict[str, float]:
     return {"test_accuracy": by_class.mean().item(), "test_harmonic_mean": lrp_core.harmonic_mean(by_class)}
 
 
+def predicted(pruned: lrp_core.Pruned) -> dict[str, float]:
+    """Return the predicted accuracy of a network, its interval, and the predicted drop; nothing without folds."""
+    if (found := pruned.estimate) is None:
+        return {}
+    low, high = found.accuracy_interval
+    return {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "drop": found.drop}
+
+
 def call(one: Draw, method: str) -> tuple[lrp_core.Pruned, Iterator[dict]]:
     """Prune by the call; return the result, and a row a size of its path."""
     told = {} if method == OURS else {"head_fitted": one.head_fitted}  # they have to be

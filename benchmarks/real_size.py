@@ -63,7 +63,7 @@ from lrp_core.study.analysis.real_size import (
     WITH_REPAIR,
 )
 from neuron_merging import neuron_merging
-from promise import measured
+from promise import measured, predicted
 from side_by_side import side_by_side
 from tasks import FINE_TUNED, FROZEN, IMAGENET, REAL_SIZE, TRAINED, VGG, VGG_SIZE, Draw, Setup, draw
 
@@ -207,17 +207,13 @@ def rows(method: str, network: str, one: Draw) -> Iterator[dict]:
         seconds, whole, end = time.perf_counter() - began, pruned.before, pruned.path[-1].multiply_adds
         for asked in (size for size in call.sizes if size.get("multiply_adds", end) >= end):
             smaller = pruned.select(**asked)
-            estimate = {}
-            if (found := smaller.estimate) is not None:
-                low, high = found.accuracy_interval
-                estimate = {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "drop": found.drop}
             yield {
                 "limit": asked.get("multiply_adds"),
                 "multiply_adds": smaller.after.multiply_adds / whole.multiply_adds,
                 "parameters": smaller.after.parameters / whole.parameters,
                 "pruning_ratio": smaller.pruning_ratio,
                 "seconds": seconds,
-                **estimate,
+                **predicted(smaller),
                 **measured(smaller.model, one),
             }
 

@@ -159,10 +159,11 @@ def test_few_images_prune_by_each_method_to_each_size(task):
     labels = torch.arange(len(images)) % 4
     one = drawn(model, images, labels)
     (whole, *others), cost = few_images.networks(one), multiply_adds(model, images[:1])
-    assert whole == ("unpruned", 1.0, model)
-    assert [limit for _, limit, _ in others] == [*few_images.LIMITS] * 4
-    assert len({method for method, _, _ in others}) == 4
-    for _, limit, smaller in others:
+    assert whole == ("unpruned", 1.0, model, {})
+    assert [limit for _, limit, *_ in others] == [*few_images.LIMITS] * 4
+    assert len({method for method, *_ in others}) == 4
+    assert [method for method, *_, estimate in others if estimate] == [CHOSEN] * 2
+    for _, limit, smaller, _ in others:
         assert 0.5 * limit < multiply_adds(smaller, images[:1]) / cost <= limit
 
 

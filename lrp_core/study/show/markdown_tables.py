@@ -525,15 +525,16 @@ def gpu() -> str:
 def few_images() -> str:
     """Return accuracies by the number of labelled images, and the lead over layer by layer with our reconstruction."""
     rows, table, nothing = _read("benchmarks/few_images.csv"), [], pd.Series(dtype=float)
-    columns = [(OURS, 0.5), (OURS, 0.25), (CHOSEN, 0.25), (LAYER_BY_LAYER, 0.25), (LAYERS_REPAIRED, 0.25)]
+    columns = [(OURS, 0.5), (OURS, 0.25), (LAYER_BY_LAYER, 0.25), (LAYERS_REPAIRED, 0.25), (CHOSEN, 0.25)]
     for (*names, images), some in rows.groupby([*PAIR, "images"]):
         at = {size: accuracies(some, size) for size in (1.0, 0.5, 0.25)}
         lead = differences(at[0.25], overlaps(some), OURS, LAYERS_REPAIRED)
         cells = [_number(at[size].get(method, nothing).mean()) for method, size in (("unpruned", 1.0), *columns)]
+        cells.append(_number(accuracies(some, 0.25, "accuracy").get(CHOSEN, nothing).mean()))
         cells += [_interval(*row[_MEAN]) for _, row in lead.iterrows()]
         table.append([at_real_size(*names), str(images), str(some["seed"].nunique()), *cells])
     header = [f"{METHODS[method]}, {size:.0%} left" for method, size in columns]
-    header = ["task, network, image size", "images per class", "draws", "unpruned", *header]
+    header = ["task, network, image size", "images per class", "draws", "unpruned", *header, "the same, as predicted"]
     return _markdown([*header, "ours minus layer by layer, reconstruction, 25% left"], table)
 
 
