@@ -404,7 +404,7 @@ class _Run:
                 advice = " If other images trained it, say head_fitted=False." if head_fitted is None else ""
                 self.notes.append(f"The last layer, {name!r}, counts as fitted to these images{then}.{advice}")
             else:
-                then = ": otherwise predictions are too high" if folds else ""
+                then = ": otherwise predictions may be too high" if folds else ""
                 advice = f" If these fitted it, say head_fitted=True{then}."
                 self.notes.append(f"The last layer, {name!r}, counts as trained by other images.{advice}")
         if self.by_default:

@@ -393,12 +393,16 @@ def test_a_single_draw_has_a_figure_and_tables_without_differences(rows, written
 
 
 def test_draws_on_a_gpu_stand_beside_those_on_the_cpu(rows, written):
-    """A GPU that is off by 0.1 at one of two sizes, in a tenth of the time; one draw was measured on no CPU."""
+    """A GPU that is off by 0.1 at one of two sizes, in a tenth of the time; one draw was measured on no CPU.
+
+    Another method predicted accuracies on the GPU only, which takes time.
+    """
     cpu = rows.assign(device="cpu", seconds=50.0, limit=None)[rows["multiply_adds"] < 1]
     both = cpu["multiply_adds"].between(0.2, 0.5) & (cpu["method"] == OURS)
     gpu = cpu[both].assign(device="H100", seconds=5.0)
     gpu.loc[gpu["multiply_adds"] == 0.5, "test_accuracy"] -= 0.1
-    gpu.to_csv(written / "results" / "benchmarks" / "gpu.csv", index=False)
+    predicted = cpu[cpu["method"] == "taylor"].assign(device="H100", accuracy=0.5)
+    pd.concat([gpu, predicted]).to_csv(written / "results" / "benchmarks" / "gpu.csv", index=False)
     cpu[cpu["seed"] == 0].to_csv(written / "results" / "benchmarks" / "real_size.csv", index=False)
     assert cells(markdown_tables.gpu()) == [[METHODS[OURS], "H100", "1", "0.050", "0.100", "50", "5"]]
 

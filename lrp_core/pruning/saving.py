@@ -17,6 +17,7 @@ from lrp_core.graph.outputs import before_softmax, with_softmax
 from lrp_core.graph.resizing import NETWORK, resizing
 from lrp_core.graph.truncation import classifier, truncated, up_to
 from lrp_core.pruning.surgery import remove_filters
+from lrp_core.utils.devices import layout_of
 from lrp_core.utils.files import atomic
 
 
@@ -53,7 +54,7 @@ def save_pruned(
         "image_size": image_size,
         "intermediate_features": list(intermediate),
         "example_shape": list(example_shape),
-        "channels_last": all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights),
+        "channels_last": all(layout_of(weight) == torch.channels_last for weight in weights),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic(path) as temporary:
