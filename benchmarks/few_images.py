@@ -30,8 +30,8 @@ PER_CLASS = (5, 10, 20, 50)
 LIMITS = (0.5, 0.25)  # of the multiply-adds
 
 
-def chosen(one: Draw, method: str, folds: int) -> Iterator[tuple[str, float, nn.Module, dict[str, float]]]:
-    """Yield a method of the call, sizes, networks and what is predicted of them."""
+def by_call(one: Draw, method: str, folds: int) -> Iterator[tuple[str, float, nn.Module, dict[str, float]]]:
+    """Prune by a method of the call, and yield it with sizes, networks and what is predicted of them."""
     pruned = one.prune(method, head_fitted=one.head_fitted, multiply_adds=LIMITS[-1], folds=folds)
     for limit in LIMITS:
         smaller = pruned.select(multiply_adds=limit)
@@ -41,8 +41,8 @@ def chosen(one: Draw, method: str, folds: int) -> Iterator[tuple[str, float, nn.
 def networks(one: Draw) -> Iterator[tuple[str, float, nn.Module, dict[str, float]]]:
     """Yield methods, sizes, networks and what is predicted of them."""
     yield "unpruned", 1.0, one.model, {}
-    yield from chosen(one, OURS, 0)
-    yield from chosen(one, CHOSEN, FOLDS)
+    yield from by_call(one, OURS, 0)
+    yield from by_call(one, CHOSEN, FOLDS)
     for method in (LAYER_BY_LAYER, LAYERS_REPAIRED):
         repair = Reconstruction(one.model, one.images) if method == LAYERS_REPAIRED else None
         found = layer_by_layer(one.model, one.images, LIMITS, repair=repair)
